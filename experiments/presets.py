@@ -1,0 +1,75 @@
+"""Named experiments. Each docstring says what it is for and the command that runs it; the first line is its entry in the list."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+from mrcnn_jax.config import (
+    BackboneConfig,
+    BoxHeadConfig,
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    MaskHeadConfig,
+    ModelConfig,
+    RoIConfig,
+    RPNConfig,
+    TrainConfig,
+)
+from mrcnn_jax.errors import InputError
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
+
+
+def named(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
+    """Enters an experiment under its function's name."""
+    EXPERIMENTS[build.__name__] = build
+    return build
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name; InputError lists the names there are."""
+    if name not in EXPERIMENTS:
+        raise InputError(f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
+    return replace(EXPERIMENTS[name](), name=name)
+
+
+def describe(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    return inspect.getdoc(EXPERIMENTS[name]).splitlines()[0]
+
+
+@named
+def demo() -> Experiment:
+    """The embedded data set `shapes`, from scratch, in minutes on two CPU cores.
+
+    mrcnn train demo
+    """
+    return Experiment(
+        model=ModelConfig(
+            num_classes=0,
+            backbone=BackboneConfig(name="resnet18", width=32, norm="group", freeze_stages=0, pyramid_channels=64),
+            rpn=RPNConfig(
+                anchor_sizes=(16, 32, 64, 128, 256), samples_per_image=64,
+                pre_nms_train=150, post_nms_train=150, pre_nms_test=100, post_nms_test=100,
+            ),
+            roi=RoIConfig(canonical_size=64, samples_per_image=32),
+            box=BoxHeadConfig(channels=256, candidates=200, detections=30),
+            mask=MaskHeadConfig(channels=64),
+        ),
+        data=DataConfig(short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2),
+        train=TrainConfig(
+            steps=900, images_per_device=8, learning_rate=0.08, warmup_steps=50, decay_steps=(700, 830), clip_norm=5.0,
+            checkpoint_every=150, log_every=10,
+        ),
+        evaluation=EvaluationConfig(images_per_device=8),
+    )  # fmt: skip
+
+
+@named
+def mask_rcnn_r50_fpn() -> Experiment:
+    """The paper's Mask R-CNN with ResNet-50-FPN on COCO (needs data/coco, made by `mrcnn dataset`).
+
+    mrcnn train mask_rcnn_r50_fpn --train.dtype bfloat16
+    """
+    return Experiment(data=DataConfig(dataset="data/coco"))

@@ -1,0 +1,26 @@
+"""Mask R-CNN in JAX and Flax: boxes, classes and masks of objects, from a laptop to a TPU pod.
+
+``load(directory)`` gives a detector, ``detector(image)`` its detections; ``mrcnn_jax.ops`` holds the operations.
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["load", "ops"]
+
+if TYPE_CHECKING:
+    from mrcnn_jax import ops
+    from mrcnn_jax.detector import load
+
+
+def __getattr__(name: str):
+    # on first use: a bare accelerator machine may lack what a detector needs, and the command line's --help should not wait for jax
+    if name == "ops":
+        import mrcnn_jax.ops as ops
+
+        return ops
+    if name == "load":
+        from mrcnn_jax.detector import load
+
+        return load
+    raise AttributeError(f"module 'mrcnn_jax' has no attribute {name!r}")

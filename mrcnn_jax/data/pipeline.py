@@ -1,0 +1,127 @@
+"""Batches from a stored data set, with Grain: deterministic under a seed, sharded by process, resumable at any step."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.records import RecordSource
+from mrcnn_jax.data.transforms import decode_image, is_portrait, padded_size, resize_and_pad, training_example
+from mrcnn_jax.structures import Batch, BatchInfo
+
+
+class BatchPlan:
+    """Which image stands where in every global batch, as a function of the seed alone.
+
+    All images of a batch share an orientation, so that they share a padded size, on every process: the devices of a pod must run the same
+    program at the same step. Landscape and portrait images are two endless streams, each a new permutation in every epoch, cut into batches;
+    an epoch is then a shuffled sequence of the batches that begin in it. Nothing is dropped and nothing is repeated to fill a batch.
+    """
+
+    def __init__(self, sizes: Int[np.ndarray, "N 2"], batch: int, seed: int):
+        portrait = is_portrait(sizes)
+        self.streams = [indices for indices in (np.flatnonzero(~portrait), np.flatnonzero(portrait)) if len(indices)]
+        self.batch, self.seed, self.images = batch, seed, len(sizes)
+        self._permutation = lru_cache(8)(self._permutation)
+        self._order = lru_cache(8)(self._order)
+
+    def record_index(self, step: int, position: int) -> int:
+        """The image at a position of a step's global batch."""
+        epoch = max(0, step * self.batch // self.images - 1)
+        while self._batches_before(epoch + 1) <= step:
+            epoch += 1
+        stream, number = self._order(epoch)[step - self._batches_before(epoch)]
+        turn, place = divmod(number * self.batch + position, len(self.streams[stream]))
+        return int(self._permutation(stream, turn)[place])
+
+    def _batches_before(self, epoch):
+        return sum(epoch * len(indices) // self.batch for indices in self.streams)
+
+    def _order(self, epoch):
+        batches = [
+            (stream, number)
+            for stream, indices in enumerate(self.streams)
+            for number in range(epoch * len(indices) // self.batch, (epoch + 1) * len(indices) // self.batch)
+        ]
+        return [batches[index] for index in np.random.default_rng([self.seed, 1, epoch]).permutation(len(batches))]
+
+    def _permutation(self, stream, turn):
+        return np.random.default_rng([self.seed, 2, stream, turn]).permutation(self.streams[stream])
+
+
+class _TrainingSource:
+    """Random access to the examples of one process, in the order of the plan."""
+
+    def __init__(self, source: RecordSource, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int):
+        self.source, self.config, self.plan = source, config, plan
+        self.steps, self.local, self.process = steps, images_per_process, process
+
+    def __len__(self):
+        return self.steps * self.local
+
+    def __getitem__(self, index):
+        step, position = divmod(int(index), self.local)
+        position += self.process * self.local
+        record = self.source[self.plan.record_index(step, position)]
+        random = np.random.default_rng([self.plan.seed, 3, step, position])
+        example = training_example(record, self.source.info, self.config, random)
+        return example, BatchInfo(np.int64(record.image_id), np.array([record.height, record.width]), np.bool_(True))
+
+
+def training_batches(
+    source: RecordSource, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0
+) -> grain.DatasetIterator:
+    """An iterator over (Batch, BatchInfo) of this process, for steps ``start`` to ``steps``.
+
+    A step's batch depends on the seed, the step and the size of the global batch alone, so the step is the whole state of the iterator: a
+    resumed run starts here where it stopped, on however many processes.
+    """
+    plan = BatchPlan(source.sizes, images_per_process * processes, seed)
+    examples = _TrainingSource(source, config, plan, steps, images_per_process, process)
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads))
+    remaining = grain.MapDataset.source(examples)[start * images_per_process :]
+    return iter(remaining.to_iter_dataset(options).batch(images_per_process, batch_fn=_stack))
+
+
+class EvaluationBatch(NamedTuple):
+    """Images to be detected in; no annotations."""
+
+    images: UInt8[np.ndarray, "B H W 3"]
+    sizes: Int[np.ndarray, "B 2"]
+    info: BatchInfo
+
+
+def evaluation_batches(
+    source: RecordSource, config: DataConfig, images_per_batch: int, *, limit: int | None = None, process: int = 0, processes: int = 1
+) -> Iterator[EvaluationBatch]:
+    """Every image once (or the first ``limit``), grouped by orientation, in batches of one size; the last of a group is filled up with zeros."""
+    portrait = is_portrait(source.sizes[:limit])
+    batches = [
+        (group, indices[start : start + images_per_batch])
+        for group, indices in ((False, np.flatnonzero(~portrait)), (True, np.flatnonzero(portrait)))
+        for start in range(0, len(indices), images_per_batch)
+    ][process::processes]
+
+    def load(batch):
+        group, indices = batch
+        images = np.zeros((images_per_batch, *padded_size(config, group), 3), np.uint8)
+        sizes = np.full((images_per_batch, 2), images.shape[1:3], np.int32)
+        info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
+        for slot, index in enumerate(indices):
+            record = source[int(index)]
+            image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+            images[slot], sizes[slot] = resize_and_pad(image, config.short_edge_test, config)
+            info.image_ids[slot], info.original_sizes[slot] = record.image_id, image.shape[:2]
+        return EvaluationBatch(images, sizes, info)
+
+    options = grain.ReadOptions(num_threads=min(4, config.threads), prefetch_buffer_size=4)
+    return iter(grain.MapDataset.source(batches).map(load).to_iter_dataset(options))
+
+
+def _stack(examples):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)

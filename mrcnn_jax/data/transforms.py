@@ -1,0 +1,107 @@
+"""From a stored image to arrays of fixed shape: decode, resize, mirror, pad, crop masks. NumPy and OpenCV, on the host."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from pycocotools import mask as coco_mask
+
+from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.records import Record
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.structures import Batch, DatasetInfo
+
+MULTIPLE = 32
+"""Sides of padded images are multiples of the coarsest stride that the pyramid halves exactly."""
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB pixels of an encoded image; gray becomes RGB, EXIF orientation is ignored as in COCO."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+    if image is None:
+        raise InputError(f"cannot decode {name}: it must be a complete JPEG or PNG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def resized_size(height: int, width: int, short_edge: int, long_edge: int) -> tuple[int, int]:
+    """Height and width with the shorter edge at ``short_edge``, or less where the longer one would pass ``long_edge``."""
+    scale = min(short_edge / min(height, width), long_edge / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def is_portrait(sizes: Int[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
+    """Which images are higher than wide; square ones count as landscape."""
+    return sizes[:, 0] > sizes[:, 1]
+
+
+def padded_size(config: DataConfig, portrait: bool) -> tuple[int, int]:
+    """Height and width of the padded images: one size for landscape and one for portrait, and no other ever reaches the device."""
+    short, long = (-(-edge // MULTIPLE) * MULTIPLE for edge in (max(*config.short_edge, config.short_edge_test), config.long_edge))
+    return (long, short) if portrait else (short, long)
+
+
+def resize_and_pad(
+    image: UInt8[np.ndarray, "h w 3"], short_edge: int, config: DataConfig
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """The image at its working size in the upper left corner of a padded one, and that size. Area averaging shrinks, bilinear enlarges."""
+    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge)
+    padded = np.zeros((*padded_size(config, image.shape[0] > image.shape[1]), 3), np.uint8)
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    padded[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return padded, (height, width)
+
+
+def decode_mask(rle: str, height: int, width: int) -> UInt8[np.ndarray, "H W"]:
+    """Pixels of a compressed RLE's counts; an empty text, an object without a mask, gives zeros."""
+    return coco_mask.decode({"size": [height, width], "counts": rle}) if rle else np.zeros((height, width), np.uint8)
+
+
+def crop_mask(mask: UInt8[np.ndarray, "H W"], box: Float[np.ndarray, "4"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """The mask inside the box, read at the centres of size x size cells (nearest pixel; 0 outside the image)."""
+    height, width = mask.shape
+    steps = (np.arange(size) + 0.5) / size
+    x = np.floor(box[0] + steps * (box[2] - box[0])).astype(np.int64)
+    y = np.floor(box[1] + steps * (box[3] - box[1])).astype(np.int64)
+    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] * inside
+
+
+def training_example(record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator) -> Batch:
+    """One image of a training batch, augmented; the arrays have no batch axis yet."""
+    short_edge = int(random.choice(config.short_edge))
+    mirror = config.flip and random.random() < 0.5
+    image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+    images, (height, width) = resize_and_pad(image[:, ::-1] if mirror else image, short_edge, config)
+
+    objects = record.objects
+    # of too many, the largest stay: they are the ones that can be told from background at all
+    chosen = np.sort(np.argsort(-np.asarray(objects.areas), kind="stable")[: config.max_objects])
+    count, slots, side, joints = len(chosen), config.max_objects, config.mask_size, len(info.keypoint_names)
+    boxes, masks = np.zeros((slots, 4), np.float32), np.zeros((slots, side, side), np.uint8)
+    classes, crowd, keypoints = np.zeros(slots, np.int32), np.zeros(slots, bool), np.zeros((slots, joints, 3), np.float32)
+    scale = np.array([width / image.shape[1], height / image.shape[0]])
+    for slot, index in enumerate(chosen):
+        box = objects.boxes[index]
+        if not objects.crowd[index]:
+            masks[slot] = crop_mask(decode_mask(objects.rles[index], record.height, record.width), box, side)
+        boxes[slot] = box * np.tile(scale, 2)
+    classes[:count], crowd[:count] = objects.classes[chosen], objects.crowd[chosen]
+    if joints and count:
+        points = np.array(objects.keypoints[chosen], np.float32)
+        labelled = points[..., 2:] > 0
+        keypoints[:count] = np.where(labelled, np.concatenate([points[..., :2] * scale, points[..., 2:]], axis=-1), 0)
+    if mirror:
+        boxes[:count, [0, 2]] = width - boxes[:count, [2, 0]]
+        masks = masks[:, :, ::-1]
+        if joints:
+            keypoints = keypoints[:, list(info.keypoint_flip)]
+            keypoints[..., 0] = np.where(keypoints[..., 2] > 0, width - keypoints[..., 0], 0)
+    return Batch(
+        images=images,
+        sizes=np.array([height, width], np.int32),
+        boxes=boxes,
+        classes=classes,
+        valid=np.arange(slots) < count,
+        crowd=crowd,
+        masks=np.ascontiguousarray(masks),
+        keypoints=keypoints,
+    )

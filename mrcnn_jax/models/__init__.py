@@ -1,0 +1,1 @@
+"""The detector's networks as Flax Linen modules."""

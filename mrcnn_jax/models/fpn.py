@@ -1,0 +1,40 @@
+"""Feature pyramid (Lin et al., 2017): P2 to P6 of equal depth from C2 to C5."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mrcnn_jax.models.norm import normalisation
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Of P2 to P6, in image pixels."""
+XAVIER = nn.initializers.xavier_uniform()
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 convolutions, nearest-neighbour top-down additions, 3x3 output convolutions; P6 is P5 at every second cell."""
+
+    channels: int
+    norm: str = "none"
+    norm_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Sequence[Float[Array, "B _h _w _c"]], train: bool = False) -> list[Float[Array, "B _h _w C"]]:
+        norm = normalisation(self.norm, self.norm_epsilon, train, self.dtype)
+
+        def conv(name, x, size):
+            x = nn.Conv(self.channels, (size, size), padding=size // 2, use_bias=self.norm == "none", kernel_init=XAVIER, dtype=self.dtype, name=name)(x)
+            return norm(name=f"{name}_norm")(x)
+
+        pyramid, above = [], None
+        for level, feature in reversed(list(enumerate(features, start=2))):
+            x = conv(f"lateral{level}", feature, 1)
+            if above is not None:
+                x += jnp.repeat(jnp.repeat(above, 2, axis=1), 2, axis=2)
+            above = x
+            pyramid.insert(0, conv(f"output{level}", x, 3))
+        return [*pyramid, pyramid[-1][:, ::2, ::2]]

@@ -1,0 +1,1 @@
+"""Targets, losses, the per-device step and the loop around it."""

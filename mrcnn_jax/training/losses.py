@@ -1,0 +1,33 @@
+"""L = L_rpn + L_cls + L_box + L_mask (section 3), each as a sum over what was sampled; the step divides."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+
+def smooth_l1(prediction: Float[Array, "*n"], target: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
+    """Elementwise 0.5 d^2 / beta where |d| < beta, else |d| - 0.5 beta (Fast R-CNN, equation 3); beta 0 is L1."""
+    distance = jnp.abs(prediction - target)
+    if beta == 0:
+        return distance
+    return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
+
+
+def objectness_loss(logits: Float[Array, "*n"], positive: Bool[Array, "*n"], exists: Bool[Array, "*n"]) -> Float[Array, ""]:
+    """Binary cross-entropy, summed over the sampled anchors."""
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype)) * exists)
+
+
+def box_loss(deltas: Float[Array, "*n 4"], targets: Float[Array, "*n 4"], positive: Bool[Array, "*n"], beta: float) -> Float[Array, ""]:
+    """Smooth L1, summed over the coordinates of the positive boxes."""
+    return jnp.sum(smooth_l1(deltas, targets, beta) * positive[..., None])
+
+
+def class_loss(logits: Float[Array, "*n K"], classes: Int[Array, "*n"], exists: Bool[Array, "*n"]) -> Float[Array, ""]:
+    """Cross-entropy over classes and background, summed over the sampled RoIs."""
+    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, classes) * exists)
+
+
+def mask_loss(logits: Float[Array, "*n M M"], targets: Float[Array, "*n M M"], positive: Bool[Array, "*n"]) -> Float[Array, ""]:
+    """Per-pixel binary cross-entropy on the object's own class, averaged over the pixels of a mask, summed over positive RoIs."""
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=(-2, -1)) * positive)

@@ -1,0 +1,53 @@
+"""What every test runs under: eight virtual CPU devices, a compilation cache, our own warnings as errors."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported. The second flag makes convolution gradients several times faster on CPU.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_cpu_experimental_ynn_fusion_type="]
+).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+OUR_MODULES = "(mrcnn_jax|experiments|benchmarks|tests|test_|oracles|conftest)"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", f"error:::{OUR_MODULES}")
+    cache = getattr(config, "cache", None)  # absent under -p no:cacheprovider
+    if cache is not None:  # through the environment, so that processes started by tests share it
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """``golden(name)``: the arrays of golden/<name>.npz, expected results of other libraries (golden/README.md)."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where MRCNN_TEST_DATA does not name one."""
+    folder = os.environ.get("MRCNN_TEST_DATA")
+    if not folder:
+        pytest.skip("MRCNN_TEST_DATA does not name a folder of data sets")
+    return Path(folder)
+
+
+@pytest.fixture
+def strict_promotion():
+    """No silent mixing of dtypes. Not for the whole suite: Flax's normalisation layers and Optax mix them themselves."""
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"):
+        yield

@@ -1,0 +1,85 @@
+"""Slow float64 NumPy references, written to be read: one box, one pixel, one sample at a time."""
+
+import math
+
+import numpy as np
+
+
+def area(box):
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def intersection(a, b):
+    return area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+
+
+def iou(a, b):
+    overlap = intersection(a, b)
+    return overlap / (area(a) + area(b) - overlap) if overlap > 0 else 0.0
+
+
+def pairwise(measure, first, second):
+    """measure(a, b) for all pairs of boxes: [len(first), len(second)]."""
+    return np.array([[measure(a, b) for b in np.float64(second)] for a in np.float64(first)]).reshape(len(first), len(second))
+
+
+def greedy_nms(boxes, scores, threshold, valid=None, groups=None):
+    """Takes the best box left, drops its group's boxes that overlap it by more than the threshold, and again: indices, best first."""
+    valid = np.ones(len(boxes), bool) if valid is None else valid
+    groups = np.zeros(len(boxes), int) if groups is None else groups
+    left = [i for i in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)) if valid[i]]
+    overlaps = pairwise(iou, boxes, boxes)
+    kept = []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        left = [i for i in left if groups[i] != groups[best] or overlaps[best, i] <= threshold]
+    return kept
+
+
+def match(overlaps, valid, high, low, low_quality):
+    """Index of the best object and label (1, 0, -1) of each candidate; overlaps are [objects, candidates]."""
+    objects = [g for g in range(len(overlaps)) if valid[g]]
+    indices, labels = [], []
+    for n in range(overlaps.shape[1]):
+        best = max(objects, key=lambda g: (overlaps[g, n], -g), default=None)
+        overlap = 0.0 if best is None else overlaps[best, n]
+        label = 1 if best is not None and overlap >= high else 0 if best is None or overlap < low else -1
+        if low_quality and any(overlaps[g, n] > 0 and overlaps[g, n] == overlaps[g].max() for g in objects):
+            label = 1
+        indices.append(0 if best is None else best)
+        labels.append(label)
+    return np.array(indices), np.array(labels)
+
+
+def bilinear(image, y, x):
+    """The [H, W, C] image at (y, x), where cell i's value lies at coordinate i: nothing from more than one cell outside, else the border."""
+    height, width, channels = image.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return np.zeros(channels)
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+    top, left = math.floor(y), math.floor(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    down, across = y - top, x - left
+    upper = (1 - across) * image[top, left] + across * image[top, right]
+    lower = (1 - across) * image[bottom, left] + across * image[bottom, right]
+    return (1 - down) * upper + down * lower
+
+
+def roi_align(image, boxes, output_size, scale=1.0, samples=2, aligned=True):
+    """[N, PH, PW, C]: the mean of samples x samples bilinear readings in every bin. ``samples`` 0: ceil(RoI size / bins) of them per axis."""
+    image = np.asarray(image, np.float64)
+    rows, columns = output_size
+    pooled = np.zeros((len(boxes), rows, columns, image.shape[2]))
+    for n, box in enumerate(np.asarray(boxes, np.float64)):
+        x1, y1, x2, y2 = box * scale - (0.5 if aligned else 0.0)
+        height, width = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
+        down, across = (samples, samples) if samples else (max(math.ceil(height / rows), 1), max(math.ceil(width / columns), 1))
+        for i in range(rows):
+            for j in range(columns):
+                for u in range(down):
+                    for v in range(across):
+                        y = y1 + (i + (u + 0.5) / down) * height / rows
+                        x = x1 + (j + (v + 0.5) / across) * width / columns
+                        pooled[n, i, j] += bilinear(image, y, x) / (down * across)
+    return pooled

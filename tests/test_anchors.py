@@ -1,0 +1,72 @@
+"""Anchors: literal cells and centres, and the two libraries' own."""
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.ops import cell_anchors, grid_anchors, pyramid_anchors
+
+SIZES, RATIOS, STRIDES = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (4, 8, 16, 32, 64)
+
+
+def test_cells_of_a_square_of_32_pixels():
+    half = 16 * np.sqrt(2)
+    expected = [[-half, -half / 2, half, half / 2], [-16, -16, 16, 16], [-half / 2, -half, half / 2, half]]
+    cells = cell_anchors([32], RATIOS)
+    assert cells.dtype == np.float32
+    np.testing.assert_allclose(cells, expected, rtol=1e-6)
+    np.testing.assert_array_equal(cell_anchors([32], RATIOS, rounded=True), [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]])
+
+
+def test_rounding_takes_halves_to_even():
+    np.testing.assert_array_equal(cell_anchors([5, 7], [1.0], rounded=True), [[-2, -2, 2, 2], [-4, -4, 4, 4]])
+
+
+def test_grid_runs_over_columns_first_then_rows_and_cells_are_innermost():
+    cells = np.float32([[-1, -2, 1, 2], [0, 0, 3, 3]])
+    expected = [[-1, -2, 1, 2], [0, 0, 3, 3], [9, -2, 11, 2], [10, 0, 13, 3], [-1, 2, 1, 6], [0, 4, 3, 7], [9, 2, 11, 6], [10, 4, 13, 7]]
+    np.testing.assert_array_equal(grid_anchors(cells, (2, 2), (4, 10)), expected)
+    np.testing.assert_array_equal(grid_anchors(cells, (2, 2), (4, 10), offset=0.5), np.add(expected, [5, 2, 5, 2]))
+
+
+def test_cells_equal_the_libraries(golden):
+    arrays = golden("anchors")
+    for level, size in enumerate(SIZES):
+        np.testing.assert_array_equal(cell_anchors([size], RATIOS, rounded=True), arrays[f"tv_cell_{level}"])
+        np.testing.assert_allclose(cell_anchors([size], RATIOS), arrays[f"d2_cell_{level}"], atol=1e-4, rtol=0)
+
+
+def test_several_sizes_on_one_level(golden):
+    arrays = golden("anchors")
+    cells = cell_anchors(SIZES, RATIOS)
+    np.testing.assert_allclose(cells, arrays["d2_c4_cell"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(grid_anchors(cells, (5, 7), (16, 16)), arrays["d2_c4_anchors_5x7"], atol=1e-4, rtol=0)
+    # torchvision goes through the ratios first
+    ratio_major = cell_anchors(SIZES, RATIOS, rounded=True).reshape(5, 3, 4).transpose(1, 0, 2).reshape(15, 4)
+    np.testing.assert_array_equal(ratio_major, arrays["tv_c4_cell"])
+
+
+def test_pyramid_equals_torchvision(golden):
+    arrays = golden("anchors")
+    levels = [
+        grid_anchors(cell_anchors([size], RATIOS, rounded=True), tuple(grid), tuple(stride))
+        for size, grid, stride in zip(SIZES, arrays["grid_192x160"], arrays["tv_strides_192x160"], strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(levels), arrays["tv_anchors_192x160"])
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_pyramid_equals_detectron2(golden, offset):
+    arrays = golden("anchors")
+    grids = [tuple(grid) for grid in arrays["grid_192x160"]]
+    levels = [
+        grid_anchors(cell_anchors([size], RATIOS), grid, (stride, stride), offset) for size, grid, stride in zip(SIZES, grids, STRIDES, strict=True)
+    ]
+    np.testing.assert_allclose(np.concatenate(levels), arrays[f"d2_anchors_192x160_off{offset}"], atol=1e-4, rtol=0)
+    if offset == 0:
+        for level, expected in zip(pyramid_anchors(SIZES, RATIOS, grids, STRIDES), levels, strict=True):
+            np.testing.assert_array_equal(level, expected)
+
+
+def test_pyramid_wants_as_many_strides_as_sizes():
+    with pytest.raises(ValueError, match="shorter|longer"):
+        pyramid_anchors(SIZES, RATIOS, [(1, 1)] * 5, STRIDES[:4])
