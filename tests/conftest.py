@@ -21,7 +21,7 @@ def pytest_configure(config):
     cache = getattr(config, "cache", None)  # absent under -p no:cacheprovider
     if cache is not None:  # through the environment, so that processes started by tests share it
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")

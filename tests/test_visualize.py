@@ -46,6 +46,16 @@ def test_a_mask_is_tinted_and_its_surroundings_are_not():
     assert not (drawn[57, 6:42] == 100).all(axis=-1).any()  # and its last
 
 
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_box_is_drawn_on_its_first_and_last_pixels(scale):
+    image, found = scene()
+    one = pick(found, 1)._replace(masks=np.zeros((1, 64, 96), bool))
+    drawn = draw_ground_truth(image, one.boxes, one.class_ids, one.masks, ("", ""), scale=scale)
+    rows, columns = np.nonzero((drawn != 100).any(axis=-1))
+    extent = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert extent == (60 * scale, 30 * scale, 90 * scale, 50 * scale)
+
+
 def test_the_score_threshold_leaves_out_and_does_not_recolour():
     image, found = scene()
     default = draw_detections(image, found, NAMES, scale=1)

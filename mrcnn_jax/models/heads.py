@@ -47,6 +47,10 @@ class MaskHead(nn.Module):
                 config.channels, (3, 3), padding=1, use_bias=config.norm == "none", kernel_init=MSRA, dtype=self.dtype, name=f"conv{index}"
             )
             x = nn.relu(norm(name=f"conv{index}_norm")(conv(x)))
-        x = nn.relu(nn.ConvTranspose(config.channels, (2, 2), (2, 2), kernel_init=MSRA, dtype=self.dtype, name="upsample")(x))
-        logits = nn.Conv(self.num_classes, (1, 1), kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
+        # a 2x2 transposed convolution of stride 2 is one matrix product, for its windows do not overlap; each cell's 2x2 outputs stay
+        # together until only the logits are left to rearrange
+        x = nn.relu(nn.DenseGeneral((2, 2, config.channels), kernel_init=MSRA, dtype=self.dtype, name="upsample")(x))
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
+        number, height, width = logits.shape[:3]
+        logits = logits.transpose(0, 1, 3, 2, 4, 5).reshape(number, 2 * height, 2 * width, self.num_classes)
         return logits.astype(jnp.float32)

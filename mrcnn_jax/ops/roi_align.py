@@ -65,6 +65,8 @@ def multilevel_roi_align(
     """
     batch, count, _ = boxes.shape
     table = jnp.concatenate([level.reshape(batch, -1, level.shape[-1]) for level in pyramid], axis=1)
+    # fused into the gather, the concatenation would be searched again for every element that is read
+    table = jax.lax.optimization_barrier(table)
     rows = table.shape[1]
     heights = jnp.asarray([level.shape[1] for level in pyramid], jnp.int32)
     widths = jnp.asarray([level.shape[2] for level in pyramid], jnp.int32)
@@ -94,7 +96,8 @@ def _gather_align(table, boxes, start, height, width, output_size, samples, alig
     # [N, PH, taps, 1, 1] and [N, 1, 1, PW, taps] combine to all rows of the table that a bin reads
     row = start[:, None, None, None, None] + y[:, :, :, None, None] * width[:, None, None, None, None] + x[:, None, None, :, :]
     weight = (wy[:, :, :, None, None] * wx[:, None, None, :, :]).astype(table.dtype)
-    return jnp.einsum("nptqsc,nptqs->npqc", table.at[row].get(mode="promise_in_bounds"), weight)
+    # a product and a sum, not an einsum: XLA fuses the gather into their loop, so the [.., taps, .., taps, C] samples never exist in memory
+    return jnp.sum(table.at[row].get(mode="promise_in_bounds") * weight[..., None], axis=(2, 4))
 
 
 def _taps(start, size, limit, bins, samples):
