@@ -73,3 +73,32 @@ def mask_rcnn_r50_fpn() -> Experiment:
     mrcnn train mask_rcnn_r50_fpn --train.dtype bfloat16
     """
     return Experiment(data=DataConfig(dataset="data/coco"))
+
+
+@named
+def nuclei() -> Experiment:
+    """Nuclei in microscopy images, from scratch: many small objects (needs data/nuclei, made by `mrcnn dataset`).
+
+    mrcnn train nuclei
+    """
+    return Experiment(
+        model=ModelConfig(
+            num_classes=0,
+            backbone=BackboneConfig(name="resnet18", width=48, norm="group", freeze_stages=0, pyramid_channels=64),
+            rpn=RPNConfig(
+                anchor_sizes=(12, 24, 48, 96, 192), samples_per_image=256,
+                pre_nms_train=600, post_nms_train=600, pre_nms_test=1000, post_nms_test=800,
+            ),
+            roi=RoIConfig(canonical_size=128, samples_per_image=128, positive_fraction=0.5),
+            box=BoxHeadConfig(channels=256, candidates=800, detections=400),
+            mask=MaskHeadConfig(channels=64),
+        ),
+        data=DataConfig(
+            dataset="data/nuclei", short_edge=(288, 320, 352), short_edge_test=320, long_edge=448, max_objects=256, mask_size=56, threads=2
+        ),
+        train=TrainConfig(
+            steps=3600, images_per_device=4, learning_rate=0.08, warmup_steps=100, decay_steps=(2800, 3400), clip_norm=5.0,
+            checkpoint_every=200, log_every=10, evaluate_every=600,
+        ),
+        evaluation=EvaluationConfig(images_per_device=1, max_detections=(1, 100, 400)),
+    )  # fmt: skip

@@ -221,6 +221,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def console() -> None:
+    """Entry point of the installed command `mrcnn`."""
+    sys.exit(main())
+
+
 def _image_files(paths: tuple[Path, ...]) -> list[Path]:
     kinds = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
     files = []
