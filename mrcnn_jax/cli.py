@@ -230,7 +230,9 @@ def _image_files(paths: tuple[Path, ...]) -> list[Path]:
     kinds = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
     files = []
     for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no image file or folder {path}")
         files += sorted(file for file in path.iterdir() if file.suffix.lower() in kinds) if path.is_dir() else [path]
     if not files:
-        raise InputError(f"no image files in {', '.join(map(str, paths))}: looked for {', '.join(kinds)}")
+        raise InputError(f"no image files in {', '.join(map(str, paths)) or 'nothing'}: give image files, or folders with {', '.join(kinds)}")
     return files

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import cattrs
 
@@ -32,6 +32,13 @@ def _fraction(owner: str, **values: float) -> None:
         require(0 <= value <= 1, f"{owner}.{name} must lie between 0 and 1, not {value}")
 
 
+def _choices(owner: str, config: Any) -> None:
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal:
+            value, allowed = getattr(config, name), get_args(kind)
+            require(value in allowed, f"{owner}.{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """ResNet and feature pyramid."""
@@ -50,6 +57,7 @@ class BackboneConfig:
     pyramid_norm: Literal["none", "batch", "group"] = "none"
 
     def __post_init__(self):
+        _choices("backbone", self)
         _positive("backbone", width=self.width, pyramid_channels=self.pyramid_channels, norm_epsilon=self.norm_epsilon)
         require(0 <= self.freeze_stages <= 5, f"backbone.freeze_stages must be 0 to 5, not {self.freeze_stages}")
 
@@ -138,6 +146,7 @@ class MaskHeadConfig:
     norm: Literal["none", "batch", "group"] = "none"
 
     def __post_init__(self):
+        _choices("mask", self)
         _positive("mask", pool_size=self.pool_size, channels=self.channels)
         require(self.convolutions >= 0, f"mask.convolutions must not be negative, not {self.convolutions}")
 
@@ -203,7 +212,10 @@ class TrainConfig:
     warmup_factor: float = 1 / 3
     decay_steps: tuple[int, ...] = (120_000,)
     decay_factor: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with momentum, the paper's; adamw: far quicker from scratch when there are minutes and not days."""
     momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 1e-4
     """Of convolution and matrix weights; not of biases and normalisation."""
     clip_norm: float = 0.0
@@ -218,6 +230,7 @@ class TrainConfig:
     """Steps between evaluations while training; 0 evaluates at the end only."""
 
     def __post_init__(self):
+        _choices("train", self)
         _positive("train", steps=self.steps, images_per_device=self.images_per_device, learning_rate=self.learning_rate,
                   reference_batch=self.reference_batch, log_every=self.log_every, checkpoint_every=self.checkpoint_every,
                   keep_checkpoints=self.keep_checkpoints)  # fmt: skip
@@ -257,8 +270,16 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+def _exactly(value: Any, kind: type) -> Any:
+    """The value, if JSON gave it that type; left alone, cattrs would read 2.7 as 2 and "false" as True."""
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    require(fits, f"must be {kind.__name__}, not {value!r}")
+    return kind(value)
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_structure_hook(float, lambda value, _: float(value))
+for _kind in (int, float, bool, str):
+    _converter.register_structure_hook(_kind, _exactly)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -268,18 +289,23 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any], origin: str = "experiment") -> Experiment:
     """The experiment that to_dict wrote. Raises InputError, naming the origin and the fields, where it does not fit."""
+    def reason(error: BaseException, kind: type | None) -> str:
+        return cattrs.v.format_exception(error, kind) if isinstance(error, TypeError) else str(error)
+
+    require(isinstance(values, dict), f"{origin} does not describe an experiment: it must be an object with named fields, not {values!r:.50}")
     try:
         return _converter.structure(values, Experiment)
-    except Exception as error:
-        reasons = "; ".join(cattrs.transform_error(error, path="experiment")) if isinstance(error, cattrs.BaseValidationError) else str(error)
+    except cattrs.BaseValidationError as error:
+        reasons = "; ".join(cattrs.transform_error(error, "experiment", reason))
         raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from error
 
 
 def read_experiment(path: str | Path) -> Experiment:
     """Reads an experiment.json."""
     try:
-        return from_dict(json.loads(Path(path).read_text()), str(path))
+        values = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
+    return from_dict(values, str(path))

@@ -23,10 +23,10 @@ from mrcnn_jax.structures import DatasetInfo
 
 SPLITS = ("train", "validation")
 
-_DRAWING = 1  # counts changes of the drawing below, so that a set drawn by older code is not taken for the same
+_DRAWING = 2  # counts changes of the drawing below, so that a set drawn by older code is not taken for the same
 _SUPERSAMPLING = 4  # subpixels a side when an outline is filled
-_MIN_VISIBLE_PIXELS = 60
-_MIN_VISIBLE_SHARE = 0.25
+_MIN_VISIBLE_PIXELS = 100
+_MIN_VISIBLE_SHARE = 0.4
 _EMPTY_IMAGES = 0.04  # share of images that show a background and nothing else
 
 
@@ -41,7 +41,7 @@ class ShapesConfig:
     validation_images: int = 200
     seed: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ((128, 128), (128, 160), (160, 128))  # (height, width), equally likely
-    min_size: float = 14.0
+    min_size: float = 18.0
     max_size: float = 90.0
     max_objects: int = 6
 
@@ -150,7 +150,7 @@ class Kind(NamedTuple):
     category_id: int
     outline: Callable[[Generator], Outline]
     smallest: float = 1.0
-    turn: float = np.pi
+    turn: float = 0.5
 
 
 KINDS = (
@@ -160,7 +160,7 @@ KINDS = (
     Kind("star", 5, _star, smallest=1.5),
     Kind("ring", 8, _ring, smallest=1.3),
     Kind("cross", 13, _cross, smallest=1.2),
-    Kind("puppet", 21, _puppet, smallest=2.7, turn=0.8),
+    Kind("puppet", 21, _puppet, smallest=2.2),
 )
 
 INFO = DatasetInfo(

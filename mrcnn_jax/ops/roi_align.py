@@ -13,7 +13,7 @@ def assign_levels(
 ) -> Int[Array, "*n"]:
     """Pyramid level of each box, floor(canonical_level + log2(sqrt(area) / canonical_size)), within [lowest, highest] (FPN, equation 1).
 
-    ``epsilon`` is added outside the logarithm (torchvision). Boxes without area go to the lowest level.
+    ``epsilon`` is added outside the logarithm: 1e-6 is torchvision's rule, 0 Detectron2's. Boxes without area go to the lowest level.
     """
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     size = jnp.sqrt(jnp.maximum(width, 0) * jnp.maximum(height, 0))
@@ -93,11 +93,54 @@ def _gather_align(table, boxes, start, height, width, output_size, samples, alig
         size = jnp.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     y, wy = _taps(boxes[:, 1], size[:, 1], height, output_size[0], samples)
     x, wx = _taps(boxes[:, 0], size[:, 0], width, output_size[1], samples)
-    # [N, PH, taps, 1, 1] and [N, 1, 1, PW, taps] combine to all rows of the table that a bin reads
-    row = start[:, None, None, None, None] + y[:, :, :, None, None] * width[:, None, None, None, None] + x[:, None, None, :, :]
-    weight = (wy[:, :, :, None, None] * wx[:, None, None, :, :]).astype(table.dtype)
-    # a product and a sum, not an einsum: XLA fuses the gather into their loop, so the [.., taps, .., taps, C] samples never exist in memory
-    return jnp.sum(table.at[row].get(mode="promise_in_bounds") * weight[..., None], axis=(2, 4))
+    return _read(table, start, width, y, wy, x, wx)
+
+
+@jax.custom_vjp
+def _read(table, start, width, y, wy, x, wx):
+    """Sum over the taps (t, s) of bin (p, q): wy[n, p, t] wx[n, q, s] table[start[n] + y[n, p, t] width[n] + x[n, q, s]].
+
+    The taps are unrolled so that XLA fuses every gather into one loop that writes the output and nothing else: as one gather, or as an einsum,
+    the [N, PH, taps, PW, taps, C] samples would go through memory, 16 times the output. The gradient scatters tap by tap for the same reason.
+    """
+    out = 0
+    for row, weight in _each_tap(start, width, y, wy, x, wx):
+        out += table.at[row].get(mode="promise_in_bounds") * weight.astype(table.dtype)[..., None]
+    return out
+
+
+def _each_tap(start, width, y, wy, x, wx):
+    for t in range(y.shape[2]):
+        for s in range(x.shape[2]):
+            row = start[:, None, None] + y[:, :, None, t] * width[:, None, None] + x[:, None, :, s]
+            yield row, wy[:, :, None, t] * wx[:, None, :, s]
+
+
+def _read_forward(table, *taps):
+    return _read(table, *taps), (table, taps)
+
+
+def _read_backward(residuals, gradient):
+    table, (start, width, y, wy, x, wx) = residuals
+    taps = y.shape[2], x.shape[2]
+
+    def add_tap(index, total):
+        t, s = index // taps[1], index % taps[1]
+        y_t, wy_t, x_s, wx_s = y[:, :, t], wy[:, :, t], x[:, :, s], wx[:, :, s]
+        row = start[:, None, None] + y_t[:, :, None] * width[:, None, None] + x_s[:, None, :]
+        weight = (wy_t[:, :, None] * wx_s[:, None, :]).astype(gradient.dtype)
+        return total.at[row].add(gradient * weight[..., None], mode="promise_in_bounds")
+
+    to_table = jax.lax.fori_loop(0, taps[0] * taps[1], add_tap, jnp.zeros_like(table))
+    # what the boxes get through the weights; compiled only where somebody asks for it
+    products = [jnp.sum(table.at[row].get(mode="promise_in_bounds") * gradient, axis=-1) for row, _ in _each_tap(start, width, y, wy, x, wx)]
+    products = jnp.stack(products, axis=-1).reshape(*gradient.shape[:3], *taps).astype(wy.dtype)
+    to_wy = jnp.einsum("npqts,nqs->npt", products, wx)
+    to_wx = jnp.einsum("npqts,npt->nqs", products, wy)
+    return to_table, None, None, None, to_wy, None, to_wx
+
+
+_read.defvjp(_read_forward, _read_backward)
 
 
 def _taps(start, size, limit, bins, samples):

@@ -95,7 +95,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
         for step in range(start, config.steps):
             batch, info = next(batches)
             recent.append((step, info.image_ids.tolist()))
-            batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
+            batch = jax.tree.map(lambda leaf: leaf.reshape(devices, config.images_per_device, *leaf.shape[1:]), batch)
             state, metrics = train_step(state, batch)
             done = step + 1
 

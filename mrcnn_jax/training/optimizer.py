@@ -1,4 +1,4 @@
-"""SGD with momentum, linear warm-up, step decay and weight decay, as in the paper (section 3.1) and its released code."""
+"""SGD with momentum, linear warm-up, step decay and weight decay, as in the paper (section 3.1) and its released code; or AdamW."""
 
 import jax
 import optax
@@ -31,11 +31,12 @@ def make_optimizer(config: TrainConfig, model: ModelConfig, images_per_step: int
     def is_kernel(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    trained = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
-        optax.sgd(make_schedule(config, images_per_step), momentum=config.momentum),
-    )
+    schedule, clip = make_schedule(config, images_per_step), optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.optimizer == "sgd":
+        decay = optax.add_decayed_weights(config.weight_decay, mask=is_kernel)
+        trained = optax.chain(clip, decay, optax.sgd(schedule, momentum=config.momentum))
+    else:
+        trained = optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel))
     return optax.multi_transform(
         {"trained": trained, "frozen": optax.set_to_zero()}, lambda params: jax.tree_util.tree_map_with_path(label, params)
     )
