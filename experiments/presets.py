@@ -84,20 +84,20 @@ def nuclei() -> Experiment:
     return Experiment(
         model=ModelConfig(
             num_classes=0,
-            backbone=BackboneConfig(name="resnet18", width=48, norm="group", freeze_stages=0, pyramid_channels=64),
+            backbone=BackboneConfig(name="resnet18", width=32, norm="group", freeze_stages=0, pyramid_channels=64),
             rpn=RPNConfig(
                 anchor_sizes=(12, 24, 48, 96, 192), samples_per_image=256,
                 pre_nms_train=600, post_nms_train=600, pre_nms_test=1000, post_nms_test=800,
             ),
-            roi=RoIConfig(canonical_size=128, samples_per_image=128, positive_fraction=0.5),
+            roi=RoIConfig(canonical_size=128, samples_per_image=96, positive_fraction=0.5),
             box=BoxHeadConfig(channels=256, candidates=800, detections=400),
             mask=MaskHeadConfig(channels=64),
         ),
         data=DataConfig(
-            dataset="data/nuclei", short_edge=(288, 320, 352), short_edge_test=320, long_edge=448, max_objects=256, mask_size=56, threads=2
+            dataset="data/nuclei", short_edge=(288, 320), short_edge_test=320, long_edge=448, max_objects=256, mask_size=56, threads=2
         ),
         train=TrainConfig(
-            steps=3600, images_per_device=4, learning_rate=0.08, warmup_steps=100, decay_steps=(2800, 3400), clip_norm=5.0,
+            steps=2600, images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=100, decay_steps=(2000, 2400), clip_norm=5.0,
             checkpoint_every=200, log_every=10, evaluate_every=600,
         ),
         evaluation=EvaluationConfig(images_per_device=1, max_detections=(1, 100, 400)),

@@ -71,7 +71,7 @@ class Evaluate:
     out: Path | None = None
     """Where metrics.json and results.json go; by default into DIRECTORY/evaluation."""
     pictures: int = 16
-    """Images of the contact sheet predictions.png."""
+    """Images of the contact sheet predictions.png; 0 draws none."""
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -100,7 +100,7 @@ def evaluate(arguments: list[str]) -> int:
     out = options.out or options.directory / "evaluation"
     write_metrics(out / "metrics.json", metrics)
     (out / "results.json").write_text(json.dumps(results))
-    if options.pictures:
+    if options.pictures > 0:
         save_image(out / "predictions.png", scoring.prediction_sheet(detector, source, options.pictures))
     CONSOLE.print(metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images"))
     CONSOLE.print(f"Metrics, results and pictures are in {out}.", highlight=False)
@@ -234,5 +234,5 @@ def _image_files(paths: tuple[Path, ...]) -> list[Path]:
             raise InputError(f"there is no image file or folder {path}")
         files += sorted(file for file in path.iterdir() if file.suffix.lower() in kinds) if path.is_dir() else [path]
     if not files:
-        raise InputError(f"no image files in {', '.join(map(str, paths)) or 'nothing'}: give image files, or folders with {', '.join(kinds)}")
+        raise InputError(f"no image files in {', '.join(map(str, paths)) or 'the command line'}: give image files, or folders that hold {', '.join(kinds)}")
     return files

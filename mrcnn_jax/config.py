@@ -131,8 +131,8 @@ class BoxHeadConfig:
     """Detections kept for an image."""
 
     def __post_init__(self):
-        _positive("box", pool_size=self.pool_size, channels=self.channels, candidates=self.candidates, detections=self.detections,
-                  smallest_delta_weight=min(self.delta_weights))  # fmt: skip
+        _positive("box", pool_size=self.pool_size, channels=self.channels, candidates=self.candidates, detections=self.detections)
+        require(min(self.delta_weights) > 0, f"box.delta_weights must be greater than 0, not {self.delta_weights}")
         _fraction("box", score_threshold=self.score_threshold, nms_iou=self.nms_iou)
 
 
@@ -253,7 +253,7 @@ class EvaluationConfig:
     """Detections below this score are not drawn."""
 
     def __post_init__(self):
-        _positive("evaluation", images_per_device=self.images_per_device)
+        _positive("evaluation", images_per_device=self.images_per_device, pictures=self.pictures)
         require(list(self.max_detections) == sorted(self.max_detections) and self.max_detections[0] > 0,
                 f"evaluation.max_detections must increase from at least 1, not {self.max_detections}")  # fmt: skip
         _fraction("evaluation", picture_score=self.picture_score)

@@ -6,9 +6,17 @@ import numpy as np
 import oracles
 import pytest
 
-from mrcnn_jax.ops import match, sample
+from mrcnn_jax import ops
+from mrcnn_jax.ops import sample
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def match(overlaps, valid, high, low, low_quality=False):
+    """ops.match over a matrix of overlaps at hand."""
+    overlaps = jnp.asarray(overlaps)
+    return ops.match(lambda slot: overlaps[slot], overlaps.shape[1], valid, high, low, low_quality)
+
 
 # ("q" has two objects that nothing overlaps, "q7" none), thresholds, low-quality rule
 LIBRARY_CASES = [("q", 0.7, 0.3, False), ("q", 0.5, 0.5, False), ("q7", 0.7, 0.3, True)]

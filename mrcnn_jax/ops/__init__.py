@@ -3,12 +3,12 @@
 from mrcnn_jax.ops.anchors import cell_anchors, grid_anchors, pyramid_anchors
 from mrcnn_jax.ops.boxes import area, clip, decode, encode, intersection, intersection_over_second, iou, nonempty
 from mrcnn_jax.ops.masks import crop_masks
-from mrcnn_jax.ops.matching import match, sample
+from mrcnn_jax.ops.matching import greatest_overlap, match, sample
 from mrcnn_jax.ops.nms import nms, top_k_of
 from mrcnn_jax.ops.paste import paste_masks
 from mrcnn_jax.ops.roi_align import assign_levels, multilevel_roi_align, roi_align
 
 __all__ = [
-    "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "encode", "grid_anchors", "intersection", "intersection_over_second",
+    "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "encode", "greatest_overlap", "grid_anchors", "intersection", "intersection_over_second",
     "iou", "match", "multilevel_roi_align", "nms", "nonempty", "paste_masks", "pyramid_anchors", "roi_align", "sample", "top_k_of",
 ]  # fmt: skip

@@ -42,7 +42,7 @@ def rpn_targets(
     Anchors that cross the image border take part (FPN, section 4.1).
     """
     objects = valid & ~crowd
-    matched, labels = ops.match(ops.iou(boxes, anchors), objects, config.foreground_iou, config.background_iou, low_quality=True)
+    matched, labels = ops.match(_iou_of(boxes, anchors), len(anchors), objects, config.foreground_iou, config.background_iou, low_quality=True)
     labels = _ignore_crowd(labels, anchors, boxes, valid & crowd)
     index, positive, exists = ops.sample(key, labels, config.samples_per_image, config.positive_fraction)
     deltas = ops.encode(boxes[matched[index]], anchors[index])
@@ -67,7 +67,7 @@ def roi_targets(
     objects = valid & ~crowd
     candidates = jnp.concatenate([proposals, boxes])
     candidate_valid = jnp.concatenate([proposal_valid, objects])
-    matched, labels = ops.match(ops.iou(boxes, candidates), objects, config.foreground_iou, config.foreground_iou)
+    matched, labels = ops.match(_iou_of(boxes, candidates), len(candidates), objects, config.foreground_iou, config.foreground_iou)
     labels = jnp.where(candidate_valid, _ignore_crowd(labels, candidates, boxes, valid & crowd), IGNORED)
     index, positive, exists = ops.sample(key, labels, config.samples_per_image, config.positive_fraction)
     rois, matched = candidates[index], matched[index]
@@ -86,6 +86,10 @@ def roi_targets(
     )
 
 
+def _iou_of(boxes, candidates):
+    return lambda slot: ops.iou(boxes[slot][None], candidates)[0]
+
+
 def _ignore_crowd(labels, candidates, boxes, crowd):
-    covered = jnp.max(jnp.where(crowd[:, None], ops.intersection_over_second(boxes, candidates), 0), axis=0, initial=0)
+    covered = ops.greatest_overlap(lambda slot: ops.intersection_over_second(boxes[slot][None], candidates)[0], len(candidates), crowd)
     return jnp.where((labels == BACKGROUND) & (covered > CROWD_SHARE), IGNORED, labels)

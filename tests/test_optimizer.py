@@ -1,0 +1,118 @@
+"""The learning rate by step, and the update rule against torch's written out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from mrcnn_jax.config import ModelConfig, TrainConfig
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
+
+SCHEDULE = TrainConfig(steps=100, learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(60, 80), decay_factor=0.1)
+
+
+@pytest.mark.parametrize(
+    "step, rate",
+    [(0, 0.002), (1, 0.0038), (5, 0.011), (9, 0.0182), (10, 0.02), (59, 0.02), (60, 0.002), (79, 0.002), (80, 0.0002), (99, 0.0002)],
+)
+def test_schedule_by_hand(step, rate):
+    np.testing.assert_allclose(make_schedule(SCHEDULE, images_per_step=16)(step), rate, rtol=1e-5)
+
+
+def test_no_warmup_starts_at_the_full_rate():
+    schedule = make_schedule(dataclasses.replace(SCHEDULE, warmup_steps=0), 16)
+    np.testing.assert_allclose([schedule(step) for step in (0, 1, 60)], [0.02, 0.02, 0.002], rtol=1e-6)
+
+
+@pytest.mark.parametrize("images, rate", [(16, 0.02), (8, 0.01), (1, 0.00125), (256, 0.32)])
+def test_the_rate_is_proportional_to_the_images_of_a_step(images, rate):
+    assert scaled_learning_rate(SCHEDULE, images) == pytest.approx(rate)
+    np.testing.assert_allclose(make_schedule(SCHEDULE, images)(30), rate, rtol=1e-6)
+
+
+def rule(model: ModelConfig | None = None, images: int = 16, **train):
+    config = dict(learning_rate=0.1, warmup_steps=0, decay_steps=(2,), momentum=0.9, weight_decay=0.05, clip_norm=0.0)
+    return make_optimizer(TrainConfig(**{**config, **train}), model or ModelConfig(), images)
+
+
+def some_params(seed: int = 0):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    return {
+        "backbone": {"stem": {"kernel": draw(3, 2)}, "res2_0": {"conv1": {"kernel": draw(2, 2)}}, "res3_0": {"conv1": {"kernel": draw(2, 2)}}},
+        "fpn": {"output2": {"kernel": draw(2, 3), "bias": draw(3)}},
+        "box": {"norm": {"scale": draw(4), "bias": draw(4)}},
+    }
+
+
+def test_three_steps_of_torch_sgd():
+    """torch.optim.SGD: decay joins the gradient, the buffer takes it in undamped, the rate applies at the end. The third step is decayed."""
+    optimizer, params = rule(), some_params()
+    state = optimizer.init(params)
+    expected, buffers = tiny.names_and_leaves(params), {}
+    for step, rate in enumerate((0.1, 0.1, 0.01)):
+        gradient = some_params(seed=step + 1)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, leaf in tiny.names_and_leaves(gradient).items():
+            if "stem" in name or "res2" in name:
+                continue
+            decayed = np.float64(leaf) + (0.05 * expected[name] if "kernel" in name else 0)
+            buffers[name] = 0.9 * buffers.get(name, 0) + decayed
+            expected[name] = expected[name] - rate * buffers[name]
+        for name, leaf in tiny.names_and_leaves(params).items():
+            np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_reaches_kernels_only(name):
+    optimizer, params = rule(optimizer=name), some_params()
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    params, updates = tiny.names_and_leaves(params), tiny.names_and_leaves(updates)
+    moved = {leaf for leaf, update in updates.items() if update.any()}
+    assert moved == {"['backbone']['res3_0']['conv1']['kernel']", "['fpn']['output2']['kernel']"}
+    for leaf in moved:
+        np.testing.assert_allclose(updates[leaf], -0.1 * 0.05 * params[leaf], rtol=1e-6)
+
+
+def test_clipping_is_of_the_norm_over_everything_that_is_trained():
+    optimizer, params = rule(clip_norm=1.0, weight_decay=0.0), some_params()
+    gradient = some_params(seed=1)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.global_norm(updates), 0.1, rtol=1e-5)
+    small = jax.tree.map(lambda leaf: leaf * 1e-3, gradient)
+    updates, _ = optimizer.update(small, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["fpn"]["output2"]["bias"], -0.1 * small["fpn"]["output2"]["bias"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("stages", [0, 1, 2, 5])
+def test_frozen_stages_have_no_update_and_no_optimizer_state(stages, name):
+    config = tiny.model_config(freeze_stages=stages)
+    params = jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0)))["params"]
+    optimizer = rule(config, optimizer=name)
+    state = jax.eval_shape(optimizer.init, params)
+    frozen = ("stem", "res2", "res3", "res4", "res5")[:stages]
+    still = [leaf for name, part in params["backbone"].items() if name.startswith(frozen) for leaf in jax.tree.leaves(part)]
+    moments = {"sgd": 1, "adamw": 2}[name]
+    kept = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sum(leaf.size for leaf in kept) == moments * (sum(leaf.size for leaf in jax.tree.leaves(params)) - sum(leaf.size for leaf in still))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), params)
+    updates, _ = jax.eval_shape(optimizer.update, ones, state, zeros)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_frozen_stages_do_not_move():
+    optimizer, params = rule(), some_params()
+    updates, _ = optimizer.update(some_params(seed=1), optimizer.init(params), params)
+    for name, update in tiny.names_and_leaves(updates).items():
+        assert update.any() != ("stem" in name or "res2" in name), name
