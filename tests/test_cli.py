@@ -337,6 +337,18 @@ def test_dataset_takes_splits_by_name_or_number(mrcnn, refused):
     assert refused("dataset", "pets", "--validation-images", "3").endswith("all.json: none of its 3 images is left for this split.")
 
 
+def test_dataset_prefers_keypoints_when_told_to(mrcnn):
+    content = json.loads((coco_folder() / "annotations/all.json").read_text())
+    Path("pets/annotations/all.json").rename("pets/annotations/instances_train.json")
+    content["categories"] = [category | {"keypoints": ["nose", "left_ear", "right_ear"]} for category in content["categories"]]
+    content["annotations"][0]["keypoints"] = [5, 5, 2, 0, 0, 0, 9, 9, 1]
+    Path("pets/annotations/person_keypoints_train.json").write_text(json.dumps(content))
+    assert "with keypoints" not in mrcnn("dataset", "pets", "--out", "instances")[1]
+    status, out, _ = mrcnn("dataset", "pets", "--keypoints")
+    assert status == 0 and rows(out)["with keypoints (of 3)"] == ["1"]
+    assert records.open_dataset("data/pets", "train").info.keypoint_flip == (0, 2, 1)
+
+
 FILE = "pets/annotations/all.json"
 BOX = {"id": 11, "image_id": 1, "category_id": 3, "bbox": [4, 4, 10, 8]}
 

@@ -156,7 +156,8 @@ def test_defaults_are_the_papers(path, value):
         (DataConfig, {"short_edge": (640, 0)}, "data.short_edge must be greater than 0, not (640, 0)"),
         (DataConfig, {"short_edge": (640, 1400)}, "data.long_edge must be at least the shorter edge 1400, not 1333"),
         (DataConfig, {"short_edge_test": 1334}, "data.long_edge must be at least the shorter edge 1334, not 1333"),
-        *[(DataConfig, {name: 0}, f"data.{name} must be greater than 0, not 0") for name in ("short_edge_test", "max_objects", "mask_size", "threads")],
+        *[(DataConfig, {name: 0}, f"data.{name} must be greater than 0, not 0")
+          for name in ("short_edge_test", "max_objects", "mask_size", "threads")],
         (TrainConfig, {"optimizer": "lion"}, "train.optimizer must be one of sgd, adamw, not 'lion'"),
         (TrainConfig, {"dtype": "float16"}, "train.dtype must be one of float32, bfloat16, not 'float16'"),
         *[(TrainConfig, {name: 0}, f"train.{name} must be greater than 0, not 0")
@@ -266,7 +267,7 @@ def test_whole_numbers_serve_as_floats():
         ("data.short_edge", 800, "@ experiment.data.short_edge"),
         ("data.short_edge", [800, "900"], "must be int, not '900' @ experiment.data.short_edge[1]"),
         ("model.pixel_mean", [1, 2], "@ experiment.model.pixel_mean"),
-        ("model.backbone.name", "resnet51", "resnet51 not in literal typing.Literal['resnet18', 'resnet34', 'resnet50', 'resnet101'] @ experiment.model.backbone.name"),
+        ("model.backbone.name", "resnet51", "'resnet101'] @ experiment.model.backbone.name"),
         ("train", 5, "@ experiment.train"),
         ("model.backbone", None, "@ experiment.model.backbone"),
         ("train.steps", -1, "train.steps must be greater than 0, not -1 @ experiment.train"),

@@ -8,8 +8,6 @@ import pytest
 from mrcnn_jax import ops
 from mrcnn_jax.training import losses
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
-
 CLOSE = {"rtol": 1e-6, "atol": 1e-7}
 
 

@@ -87,7 +87,7 @@ def test_clipping_is_of_the_norm_over_everything_that_is_trained():
     optimizer, params = rule(clip_norm=1.0, weight_decay=0.0), some_params()
     gradient = some_params(seed=1)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    np.testing.assert_allclose(optax.global_norm(updates), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.1, rtol=1e-5)
     small = jax.tree.map(lambda leaf: leaf * 1e-3, gradient)
     updates, _ = optimizer.update(small, optimizer.init(params), params)
     np.testing.assert_allclose(updates["fpn"]["output2"]["bias"], -0.1 * small["fpn"]["output2"]["bias"], rtol=1e-6)

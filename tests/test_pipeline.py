@@ -76,6 +76,18 @@ def test_a_seed_fixes_every_batch():
         assert_same(first, other)
 
 
+def test_a_seed_decides_who_meets_whom_and_how_they_are_augmented():
+    def meetings(seed, steps):
+        plan = BatchPlan(np.array([LANDSCAPE] * 12 + [PORTRAIT] * 8), batch=4, seed=seed)
+        return {frozenset(plan.record_index(step, position) for position in range(4)) for step in steps}
+
+    assert not meetings(0, range(5)) & meetings(1, range(5))
+    assert not meetings(0, range(5)) & meetings(0, range(5, 10))  # nor do the same meet in the next epoch
+    one = source(LANDSCAPE)
+    first, second = ([batch.images.tobytes() for batch, _ in batches(one, images_per_process=1, steps=20, seed=seed)] for seed in (5, 6))
+    assert first != second
+
+
 def test_batches_do_not_depend_on_the_number_of_threads():
     first = batches(config=dataclasses.replace(CONFIG, threads=1), steps=20)
     assert_same(first, batches(config=dataclasses.replace(CONFIG, threads=8), steps=20))

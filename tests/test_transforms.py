@@ -1,5 +1,6 @@
 """One image on its way to the device: sizes, padding, mirroring, masks in their boxes, object slots."""
 
+import dataclasses
 import io
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255
 THINGS = DatasetInfo("things", (1, 2, 3), ("a", "b", "c"))
 FACES = DatasetInfo("faces", (1,), ("face",), ("nose", "left_eye", "right_eye"), keypoint_flip=(0, 2, 1))
 AS_IT_IS = DataConfig(short_edge=(20,), short_edge_test=20, long_edge=32, max_objects=4, mask_size=16, flip=False)  # a 20x30 image keeps its size
-MIRRORING = DataConfig(short_edge=(20,), short_edge_test=20, long_edge=32, max_objects=4, mask_size=16, flip=True)
+MIRRORING = dataclasses.replace(AS_IT_IS, flip=True)
 
 
 def encode(image: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
@@ -333,13 +334,22 @@ def test_the_short_edge_is_drawn_among_those_given():
 def test_of_too_many_objects_the_largest_are_kept_in_their_order():
     mask, box = letter()
     boxes = np.array([box] * 6) + np.arange(6)[:, None] * 0.5
-    batch = example(record(picture_of(mask), boxes, [mask] * 6, classes=[0, 1, 2, 0, 1, 2], areas=[5, 90, 20, 20, 1000, 30], crowd=[0, 1, 0, 0, 0, 0]))
+    masks = [np.roll(mask, i, axis=1) for i in range(6)]
+    areas, crowd = [5, 90, 20, 20, 1000, 30], np.arange(6) == 1
+    batch = example(record(picture_of(mask), boxes, masks, classes=[0, 1, 2, 0, 1, 2], areas=areas, crowd=crowd))
     assert batch.valid.all()
-    np.testing.assert_array_equal(batch.boxes, boxes[[1, 2, 4, 5]])  # areas 90, 20, 1000, 30: of equals the first, by annotated area
+    np.testing.assert_array_equal(batch.boxes, boxes[[1, 2, 4, 5]])
     np.testing.assert_array_equal(batch.classes, [1, 2, 1, 2])
     np.testing.assert_array_equal(batch.crowd, [True, False, False, False])
     for slot, index in ((1, 2), (2, 4), (3, 5)):
-        np.testing.assert_array_equal(batch.masks[slot], brute_force_crop(mask, boxes[index], 16))
+        np.testing.assert_array_equal(batch.masks[slot], brute_force_crop(masks[index], boxes[index], 16))
+
+
+def test_of_too_many_equal_objects_the_first_are_kept():
+    areas = np.random.default_rng(0).integers(1, 4, 500)
+    boxes = np.array([[0, 0, 9, 9]] * 500) + np.arange(500)[:, None] / 32
+    batch = example(record(picture_of(letter()[0]), boxes, areas=areas))
+    np.testing.assert_array_equal(batch.boxes, boxes[areas == 3][:4])
 
 
 @pytest.mark.parametrize("info", [THINGS, FACES], ids=["things", "keypoints"])
@@ -375,6 +385,8 @@ def test_the_record_is_left_as_it_was():
     mask, box = letter()
     given = record(picture_of(mask), [box], [mask], keypoints=[[[12.5, 10.5, 2], [8.5, 5.5, 1], [0, 0, 0]]])
     boxes, points = given.objects.boxes.copy(), given.objects.keypoints.copy()
-    mirrored_example(given, FACES)
+    enlarging = dataclasses.replace(MIRRORING, short_edge=(30,), short_edge_test=30, long_edge=64)
+    for seed in range(8):
+        example(given, enlarging, FACES, seed)
     np.testing.assert_array_equal(given.objects.boxes, boxes)
     np.testing.assert_array_equal(given.objects.keypoints, points)

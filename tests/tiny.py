@@ -1,11 +1,17 @@
 """The smallest detector that has every part, and batches for it. Compiling it takes seconds, running it milliseconds."""
 
 import dataclasses
+import io
+from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from rich.console import Console
 
+from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
@@ -18,8 +24,12 @@ from mrcnn_jax.config import (
     RPNConfig,
     TrainConfig,
 )
+from mrcnn_jax.data import shapes
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import Batch
+from mrcnn_jax.training.loop import train
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.step import create_state
 
 CLASSES = 3
 SLOTS = 4  # object slots of an image
@@ -40,7 +50,7 @@ def model_config(num_classes: int = CLASSES, **backbone) -> ModelConfig:
     )
 
 
-def experiment(model: ModelConfig | None = None, data: dict | None = None, **train) -> Experiment:
+def experiment(model: ModelConfig | None = None, data: dict | None = None, **settings) -> Experiment:
     """Every step logged, a constant learning rate, 64 x 96 images."""
     edges = {"short_edge": (64,), "short_edge_test": 64, "long_edge": 96}
     rate = {"learning_rate": 0.02, "reference_batch": 8, "warmup_steps": 0, "decay_steps": (), "clip_norm": 5.0}
@@ -48,7 +58,7 @@ def experiment(model: ModelConfig | None = None, data: dict | None = None, **tra
         name="tiny",
         model=model or model_config(),
         data=DataConfig(**{**edges, "max_objects": SLOTS, "mask_size": MASK, "threads": 2, **(data or {})}),
-        train=TrainConfig(**{**rate, "images_per_device": 1, "log_every": 1, **train}),
+        train=TrainConfig(**{**rate, "images_per_device": 1, "log_every": 1, **settings}),
         evaluation=EvaluationConfig(images_per_device=1, pictures=2, picture_score=0.0),
     )
 
@@ -96,11 +106,6 @@ def spread(whole: Batch, devices: int) -> Batch:
     return jax.tree.map(lambda leaf: leaf.reshape(devices, len(leaf) // devices, *leaf.shape[1:]), whole)
 
 
-def with_train(config: Experiment, **train) -> Experiment:
-    """The experiment with other settings of training."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
-
-
 def names_and_leaves(tree) -> dict[str, np.ndarray]:
     """Every array of a tree under its path."""
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -112,3 +117,48 @@ def assert_same(tree, expected) -> None:
     assert tree.keys() == expected.keys()
     for name in tree:
         np.testing.assert_array_equal(tree[name], expected[name], err_msg=name)
+
+
+# ---- a run that was really trained ----
+
+STEPS, CHECKPOINT = 6, 3
+
+
+@cache
+def dataset(factory: pytest.TempPathFactory) -> Path:
+    """The embedded shapes, fewer and smaller; all landscape, so that one program trains on them."""
+    directory = factory.mktemp("data") / "shapes"
+    shapes.prepare(directory, shapes.ShapesConfig(train_images=20, validation_images=6, image_sizes=((64, 64), (64, 96)), min_size=12, max_size=50))
+    return directory
+
+
+def run_experiment(data: Path, **settings) -> Experiment:
+    """What trained_run trains."""
+    model = model_config(num_classes=0)
+    model = dataclasses.replace(model, box=dataclasses.replace(model.box, score_threshold=0.01))  # hardly trained, it is sure of nothing
+    return experiment(model, {"dataset": str(data)}, **{"steps": STEPS, "checkpoint_every": CHECKPOINT, **settings})
+
+
+@cache
+def trained_run(factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of six steps, one for all tests: look, but do not touch."""
+    directory = factory.mktemp("run") / "undisturbed"
+    train(run_experiment(dataset(factory)), directory, quiet())
+    return directory
+
+
+def quiet() -> Console:
+    """A console whose output is kept in its file."""
+    return Console(file=io.StringIO(), width=10_000)
+
+
+def saved_state(directory: Path, step: int):
+    """The training state of a checkpoint as plain arrays, and how many images it has seen."""
+    checkpoints = Checkpoints(directory / "checkpoints")
+    experiment, info, images_seen = checkpoints.about(step)
+    model = MaskRCNN(experiment.model)
+    optimizer = make_optimizer(experiment.train, experiment.model, len(jax.devices()))
+    template = jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))
+    state = checkpoints.restore(step, template)
+    checkpoints.close()
+    return state, images_seen

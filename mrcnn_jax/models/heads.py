@@ -49,7 +49,9 @@ class MaskHead(nn.Module):
             x = nn.relu(norm(name=f"conv{index}_norm")(conv(x)))
         # a 2x2 transposed convolution of stride 2 is one matrix product, for its windows do not overlap; each cell's 2x2 outputs stay
         # together until only the logits are left to rearrange
-        x = nn.relu(nn.DenseGeneral((2, 2, config.channels), kernel_init=MSRA, dtype=self.dtype, name="upsample")(x))
+        x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name="upsample")(x)
+        bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(self.dtype)
+        x = nn.relu(x + jnp.tile(bias, 4)).reshape(*x.shape[:3], 2, 2, config.channels)
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
         number, height, width = logits.shape[:3]
         logits = logits.transpose(0, 1, 3, 2, 4, 5).reshape(number, 2 * height, 2 * width, self.num_classes)

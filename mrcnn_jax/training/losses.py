@@ -9,7 +9,7 @@ def smooth_l1(prediction: Float[Array, "*n"], target: Float[Array, "*n"], beta: 
     """Elementwise 0.5 d^2 / beta where |d| < beta, else |d| - 0.5 beta (Fast R-CNN, equation 3); beta 0 is L1."""
     distance = jnp.abs(prediction - target)
     if beta == 0:
-        return distance
+        return jnp.where(distance == 0, 0, distance)  # where both agree there is nothing to learn; the derivative of abs is 1 there
     return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
 
 

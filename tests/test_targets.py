@@ -1,0 +1,194 @@
+"""Targets of hand-made images: which anchors and RoIs are examples of what, and what each should have said."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrcnn_jax import ops
+from mrcnn_jax.config import BoxHeadConfig, RoIConfig, RPNConfig
+from mrcnn_jax.training.targets import roi_targets, rpn_targets
+
+SLOTS, CLASSES, MASK, SIDE = 4, 5, 8, 16  # SIDE of the masks of a batch
+
+ANCHORS = np.float32(
+    [
+        [0, 0, 10, 10],  # 0: the first object exactly
+        [0, 0, 10, 14],  # 1: IoU 0.714 with it
+        [0, 0, 10, 20],  # 2: IoU 0.5
+        [0, 0, 10, 50],  # 3: IoU 0.2
+        [40, 40, 60, 60],  # 4: IoU 0.25 with the second object, the best that it has
+        [70, 70, 80, 80],  # 5: touches nothing
+        [60, 0, 70, 10],  # 6: inside the crowd
+        [55, 0, 65, 10],  # 7: half of it inside the crowd
+        [-5, -5, 5, 5],  # 8: beyond the border, IoU 1/7
+    ]
+)
+OBJECTS = {"object": (0, 0, 10, 10), "lonely": (50, 40, 70, 50), "crowd": (60, 0, 90, 30)}
+POSITIVE, BACKGROUND = {0, 1, 4}, {3, 5, 6, 7, 8}
+
+
+def slots(*names):
+    """boxes, valid and crowd of the named objects. The other slots hold a copy of the first anchor, which must not count."""
+    boxes = np.tile(ANCHORS[0], (SLOTS, 1))
+    boxes[: len(names)] = [OBJECTS[name] for name in names] if names else boxes[:0]
+    names += ("nothing",) * (SLOTS - len(names))
+    return boxes, np.array([name != "nothing" for name in names]), np.array([name == "crowd" for name in names])
+
+
+RPN = RPNConfig(samples_per_image=8, positive_fraction=0.5)
+
+
+@partial(jax.jit, static_argnames="config")
+def rpn(key, *objects, config=RPN):
+    return rpn_targets(key, jnp.asarray(ANCHORS), *objects, config)
+
+
+def sampled(targets, which="exists"):
+    chosen = np.asarray(targets.exists) if which == "exists" else np.asarray(targets.positive)
+    return set(np.asarray(targets.index)[chosen].tolist())
+
+
+def test_which_anchors_are_positive_background_and_neither():
+    drawn = [rpn(jax.random.key(seed), *slots("object", "lonely")) for seed in range(10)]
+    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE
+    assert set().union(*(sampled(targets) for targets in drawn)) == POSITIVE | BACKGROUND  # never 2, whose IoU lies between
+    for targets in drawn:
+        assert targets.positive.tolist() == [True] * 3 + [False] * 5  # positives first
+        assert targets.exists.all()
+
+
+def test_anchor_deltas_lead_to_the_object():
+    objects = slots("object", "lonely")
+    targets = rpn(jax.random.key(0), *objects)
+    own = {0: 0, 1: 0, 4: 1}
+    for slot in range(3):
+        anchor = int(targets.index[slot])
+        np.testing.assert_allclose(ops.decode(targets.deltas[slot], ANCHORS[anchor]), objects[0][own[anchor]], atol=1e-4)
+    assert not np.asarray(targets.deltas)[3:].any()
+
+
+def test_anchors_within_a_crowd_are_no_examples():
+    names = [rpn(jax.random.key(seed), *slots("object", "lonely", "crowd")) for seed in range(10)]
+    assert set().union(*(sampled(targets) for targets in names)) == (POSITIVE | BACKGROUND) - {6}  # 7 is half out, so it stays
+    alone = rpn(jax.random.key(0), *slots("crowd"))  # a crowd is no object: its best anchor is not positive
+    assert not alone.positive.any() and 6 not in sampled(alone)
+
+
+def test_no_object_makes_every_anchor_background():
+    targets = rpn(jax.random.key(0), *slots())
+    assert not targets.positive.any() and targets.exists.all() and len(sampled(targets)) == 8
+    assert np.isfinite(targets.deltas).all() and not np.asarray(targets.deltas).any()
+
+
+def test_an_object_that_no_anchor_touches_has_none():
+    boxes, valid, crowd = slots("object")
+    boxes[0] = 200, 200, 210, 210
+    assert not rpn(jax.random.key(0), boxes, valid, crowd).positive.any()
+
+
+def test_more_positive_anchors_than_slots():
+    config = RPNConfig(samples_per_image=4, positive_fraction=0.5)
+    drawn = [rpn(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
+    assert all(targets.positive.tolist() == [True, True, False, False] and targets.exists.all() for targets in drawn)
+    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE  # each has its turn
+
+
+# ---- RoIs ----
+
+PROPOSALS = np.float32(
+    [
+        [0, 0, 10, 12],  # 0: IoU 0.83 with the object
+        [0, 0, 10, 20],  # 1: 0.5 exactly
+        [0, 0, 10, 21],  # 2: below
+        [52, 40, 70, 50],  # 3: 0.9 with the lonely one
+        [70, 70, 80, 80],  # 4: nothing
+        [62, 2, 72, 12],  # 5: in the crowd
+        [0, 0, 10, 10],  # 6: does not exist
+        [0, 0, 0, 0],  # 7: does not exist
+    ]
+)
+EXISTS = np.arange(8) < 6
+CLASS = np.int32([3, 1, 2, 4])
+ROI = RoIConfig(samples_per_image=16, positive_fraction=0.5)
+BOX = BoxHeadConfig()
+
+
+def object_masks():
+    """The first object is its lower half, the second its left half, the others are full."""
+    masks = np.ones((SLOTS, SIDE, SIDE), np.uint8)
+    masks[0, : SIDE // 2] = 0
+    masks[1, :, SIDE // 2 :] = 0
+    return masks
+
+
+@partial(jax.jit, static_argnames="config")
+def rois(key, boxes, valid, crowd, exists=EXISTS, config=ROI):
+    proposals, classes, masks = map(jnp.asarray, (PROPOSALS, CLASS, object_masks()))
+    return roi_targets(key, proposals, exists, boxes, classes, valid, crowd, masks, CLASSES, MASK, config, BOX)
+
+
+def rows(boxes):
+    return {tuple(box) for box in np.asarray(boxes).tolist()}
+
+
+def test_which_rois_are_positive_and_background():
+    objects = slots("object", "lonely")
+    targets = rois(jax.random.key(0), *objects)
+    positive, exists = np.asarray(targets.positive), np.asarray(targets.exists)
+    assert positive.tolist() == [True] * 5 + [False] * 11 and exists.tolist() == [True] * 8 + [False] * 8
+    # the objects themselves take part; the slots without an object and the proposals that do not exist do not
+    assert rows(targets.boxes[:5]) == rows(PROPOSALS[[0, 1, 3]]) | rows(objects[0][:2])
+    assert rows(targets.boxes[5:8]) == rows(PROPOSALS[[2, 4, 5]])
+    assert (np.asarray(targets.classes)[~positive] == CLASSES).all()
+    assert not np.asarray(targets.boxes)[~exists].any() and not np.asarray(targets.deltas)[~positive].any()
+
+
+def test_each_positive_roi_has_its_objects_class_and_deltas():
+    objects = slots("object", "lonely")
+    targets = rois(jax.random.key(0), *objects)
+    for slot in range(5):
+        own = int(targets.boxes[slot, 0] > 40)
+        assert targets.classes[slot] == CLASS[own]
+        decoded = ops.decode(targets.deltas[slot], targets.boxes[slot], BOX.delta_weights)
+        np.testing.assert_allclose(decoded, objects[0][own], atol=1e-4)
+
+
+def test_masks_are_the_objects_part_of_the_roi():
+    targets = rois(jax.random.key(0), *slots("object", "lonely"))
+    assert targets.masks.shape == (8, MASK, MASK)  # half of the samples at most are positive
+    row, column = np.mgrid[:MASK, :MASK] + 0.5
+    for slot in range(5):
+        x1, y1, x2, y2 = np.asarray(targets.boxes[slot])
+        x, y = x1 + (x2 - x1) * column / MASK, y1 + (y2 - y1) * row / MASK
+        expected = (y >= 5) & (y <= 10) if x1 < 40 else (x >= 50) & (x <= 60)
+        np.testing.assert_array_equal(targets.masks[slot], expected, err_msg=str(targets.boxes[slot]))
+
+
+def test_rois_within_a_crowd_are_no_examples():
+    targets = rois(jax.random.key(0), *slots("object", "lonely", "crowd"))
+    assert targets.positive.sum() == 5
+    assert rows(targets.boxes[5:7]) == rows(PROPOSALS[[2, 4]]) and targets.exists.sum() == 7
+
+
+def test_no_object_makes_every_roi_background():
+    targets = rois(jax.random.key(0), *slots())
+    assert not targets.positive.any() and targets.exists.sum() == 6
+    assert rows(targets.boxes[:6]) == rows(PROPOSALS[:6]) and (np.asarray(targets.classes) == CLASSES).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(targets))
+
+
+def test_nothing_at_all_stays_finite():
+    targets = rois(jax.random.key(0), *slots(), np.zeros(8, bool))
+    assert not targets.exists.any() and not targets.positive.any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(targets))
+
+
+def test_more_positive_rois_than_slots():
+    config = RoIConfig(samples_per_image=8, positive_fraction=0.25)
+    drawn = [rois(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
+    for targets in drawn:
+        assert targets.positive.tolist() == [True] * 2 + [False] * 6 and targets.exists.sum() == 5  # two positive, all three of background
+        assert targets.masks.shape == (2, MASK, MASK) and targets.masks.any(axis=(1, 2)).all()
+    assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5  # each has its turn
