@@ -53,14 +53,14 @@ def demo() -> Experiment:
                 anchor_sizes=(16, 32, 64, 128, 256), samples_per_image=64,
                 pre_nms_train=150, post_nms_train=150, pre_nms_test=100, post_nms_test=100,
             ),
-            roi=RoIConfig(canonical_size=64, samples_per_image=32),
+            roi=RoIConfig(canonical_size=64, samples_per_image=32, positive_fraction=0.375),
             box=BoxHeadConfig(channels=256, candidates=200, detections=30),
             mask=MaskHeadConfig(channels=64),
         ),
         data=DataConfig(short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2),
         train=TrainConfig(
-            steps=900, images_per_device=8, learning_rate=0.08, warmup_steps=50, decay_steps=(700, 830), clip_norm=5.0,
-            checkpoint_every=150, log_every=10,
+            steps=1150, images_per_device=8, optimizer="adamw", learning_rate=0.003, weight_decay=0.01, warmup_steps=50,
+            decay_steps=(850, 1050), clip_norm=5.0, checkpoint_every=100, log_every=10,
         ),
         evaluation=EvaluationConfig(images_per_device=8),
     )  # fmt: skip
@@ -101,4 +101,31 @@ def nuclei() -> Experiment:
             checkpoint_every=200, log_every=10, evaluate_every=600,
         ),
         evaluation=EvaluationConfig(images_per_device=1, max_detections=(1, 100, 400)),
+    )  # fmt: skip
+
+
+@named
+def small() -> Experiment:
+    """Your own data on a small machine: ResNet-18-FPN from scratch at 256 pixels, any number of classes.
+
+    mrcnn train small --data.dataset data/fruits --directory runs/fruits
+    """
+    return Experiment(
+        model=ModelConfig(
+            num_classes=0,
+            backbone=BackboneConfig(name="resnet18", width=32, norm="group", freeze_stages=0, pyramid_channels=64),
+            rpn=RPNConfig(
+                anchor_sizes=(16, 32, 64, 128, 256), samples_per_image=128,
+                pre_nms_train=400, post_nms_train=400, pre_nms_test=400, post_nms_test=300,
+            ),
+            roi=RoIConfig(canonical_size=96, samples_per_image=64, positive_fraction=0.375),
+            box=BoxHeadConfig(channels=256, candidates=600),
+            mask=MaskHeadConfig(channels=64),
+        ),
+        data=DataConfig(dataset="data/mine", short_edge=(224, 240, 256), short_edge_test=256, long_edge=352, max_objects=64, mask_size=56, threads=2),
+        train=TrainConfig(
+            steps=600, images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=50,
+            decay_steps=(450, 550), clip_norm=5.0, checkpoint_every=100, log_every=10,
+        ),
+        evaluation=EvaluationConfig(images_per_device=1),
     )  # fmt: skip

@@ -219,6 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; a training goes on from its last checkpoint when the same command is given again", file=sys.stderr)
+        return 130
 
 
 def console() -> None:

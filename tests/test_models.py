@@ -273,7 +273,7 @@ def test_mask_head_upsamples_with_a_transposed_convolution():
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
     upsample, logits = variables["params"]["upsample"], variables["params"]["logits"]
-    kernel = upsample["kernel"].transpose(1, 2, 3, 0)  # [2, 2, out, in], as the convolution whose transpose is meant
+    kernel = upsample["kernel"].reshape(4, 2, 2, 6).transpose(1, 2, 3, 0)  # [2, 2, out, in], as the convolution whose transpose is meant
     x = jax.lax.conv_transpose(rois, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=True)
     expected = nn.relu(x + variables["params"]["upsample_bias"]) @ logits["kernel"] + logits["bias"]
     np.testing.assert_allclose(head.apply(variables, rois), expected, atol=1e-4)

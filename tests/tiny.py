@@ -1,17 +1,11 @@
 """The smallest detector that has every part, and batches for it. Compiling it takes seconds, running it milliseconds."""
 
 import dataclasses
-import io
-from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from rich.console import Console
 
-from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
@@ -24,12 +18,8 @@ from mrcnn_jax.config import (
     RPNConfig,
     TrainConfig,
 )
-from mrcnn_jax.data import shapes
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.loop import train
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.step import create_state
 
 CLASSES = 3
 SLOTS = 4  # object slots of an image
@@ -117,48 +107,3 @@ def assert_same(tree, expected) -> None:
     assert tree.keys() == expected.keys()
     for name in tree:
         np.testing.assert_array_equal(tree[name], expected[name], err_msg=name)
-
-
-# ---- a run that was really trained ----
-
-STEPS, CHECKPOINT = 6, 3
-
-
-@cache
-def dataset(factory: pytest.TempPathFactory) -> Path:
-    """The embedded shapes, fewer and smaller; all landscape, so that one program trains on them."""
-    directory = factory.mktemp("data") / "shapes"
-    shapes.prepare(directory, shapes.ShapesConfig(train_images=20, validation_images=6, image_sizes=((64, 64), (64, 96)), min_size=12, max_size=50))
-    return directory
-
-
-def run_experiment(data: Path, **settings) -> Experiment:
-    """What trained_run trains."""
-    model = model_config(num_classes=0)
-    model = dataclasses.replace(model, box=dataclasses.replace(model.box, score_threshold=0.01))  # hardly trained, it is sure of nothing
-    return experiment(model, {"dataset": str(data)}, **{"steps": STEPS, "checkpoint_every": CHECKPOINT, **settings})
-
-
-@cache
-def trained_run(factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run of six steps, one for all tests: look, but do not touch."""
-    directory = factory.mktemp("run") / "undisturbed"
-    train(run_experiment(dataset(factory)), directory, quiet())
-    return directory
-
-
-def quiet() -> Console:
-    """A console whose output is kept in its file."""
-    return Console(file=io.StringIO(), width=10_000)
-
-
-def saved_state(directory: Path, step: int):
-    """The training state of a checkpoint as plain arrays, and how many images it has seen."""
-    checkpoints = Checkpoints(directory / "checkpoints")
-    experiment, info, images_seen = checkpoints.about(step)
-    model = MaskRCNN(experiment.model)
-    optimizer = make_optimizer(experiment.train, experiment.model, len(jax.devices()))
-    template = jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))
-    state = checkpoints.restore(step, template)
-    checkpoints.close()
-    return state, images_seen

@@ -23,10 +23,10 @@ from mrcnn_jax.structures import DatasetInfo
 
 SPLITS = ("train", "validation")
 
-_DRAWING = 2  # counts changes of the drawing below, so that a set drawn by older code is not taken for the same
+_DRAWING = 3  # counts changes of the drawing below, so that a set drawn by older code is not taken for the same
 _SUPERSAMPLING = 4  # subpixels a side when an outline is filled
 _MIN_VISIBLE_PIXELS = 100
-_MIN_VISIBLE_SHARE = 0.4
+_MIN_VISIBLE_SHARE = 0.5
 _EMPTY_IMAGES = 0.04  # share of images that show a background and nothing else
 
 
@@ -43,7 +43,7 @@ class ShapesConfig:
     image_sizes: tuple[tuple[int, int], ...] = ((128, 128), (128, 160), (160, 128))  # (height, width), equally likely
     min_size: float = 18.0
     max_size: float = 90.0
-    max_objects: int = 6
+    max_objects: int = 5
 
     def __post_init__(self):
         for field, least in (("train_images", 1), ("validation_images", 1), ("seed", 0)):

@@ -91,7 +91,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     recent: deque[tuple[int, list[int]]] = deque(maxlen=config.log_every + 1)
     with _progress(console) as bar:
         task = bar.add_task("training", total=config.steps, completed=start, terms="compiling")
-        clock = time.perf_counter()
+        clock, logged = time.perf_counter(), start
         for step in range(start, config.steps):
             batch, info = next(batches)
             recent.append((step, info.image_ids.tolist()))
@@ -103,8 +103,8 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
                 scalars = {name: float(value) for name, value in metrics.items()}
                 _halt_if_diverged(state, recent, directory)
                 seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                steps_timed = 1 if done == start + 1 else (done - start - 1) % config.log_every or config.log_every
-                scalars |= {"learning_rate": float(schedule(step)), "images_per_second": steps_timed * images_per_step / seconds}
+                scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds}
+                logged = done
                 history.add(done, scalars)
                 terms = " ".join(f"{name.removeprefix('loss_')} {scalars[name]:.3f}" for name in scalars if name.startswith("loss"))
                 bar.update(task, completed=done, terms=f"{terms} | {scalars['images_per_second']:.1f} images/s")

@@ -1,0 +1,1 @@
+"""How fast the parts are, measured on the machine at hand."""

@@ -1,0 +1,98 @@
+"""python -m benchmarks.train_step [EXPERIMENT] [--steps N] [--objects N]: the real train step on made-up images, without any data set.
+
+Prints one JSON object: compile seconds, the median step time without warm-up, images a second, and the compiler's memory figures.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
+
+import json  # noqa: E402
+import time  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+
+import experiments  # noqa: E402
+from mrcnn_jax.config import Experiment  # noqa: E402
+from mrcnn_jax.data.transforms import padded_size  # noqa: E402
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise  # noqa: E402
+from mrcnn_jax.models.norm import DEVICES  # noqa: E402
+from mrcnn_jax.structures import Batch  # noqa: E402
+from mrcnn_jax.training.optimizer import make_optimizer  # noqa: E402
+from mrcnn_jax.training.step import create_state, make_train_step  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time the train step of an experiment on made-up landscape images."""
+
+    experiment: tyro.conf.Positional[str] = "demo"
+    steps: int = 10
+    """Steps that are timed."""
+    objects: int = 8
+    """Objects of an image."""
+
+
+def made_up_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:
+    """Noise images with random boxes, [devices, images_per_device, ...]."""
+    random, data = np.random.default_rng(seed), experiment.data
+    lead = (devices, experiment.train.images_per_device)
+    height, width = padded_size(data, portrait=False)
+    slots, side = data.max_objects, data.mask_size
+    corner = random.uniform(0, 0.7, (*lead, slots, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, corner.shape)], axis=-1) * [width, height, width, height]
+    return Batch(
+        images=random.integers(0, 256, (*lead, height, width, 3), dtype=np.uint8),
+        sizes=np.broadcast_to(np.array([height, width], np.int32), (*lead, 2)),
+        boxes=boxes.astype(np.float32),
+        classes=random.integers(0, experiment.model.num_classes, (*lead, slots)).astype(np.int32),
+        valid=np.broadcast_to(np.arange(slots) < objects, (*lead, slots)),
+        crowd=np.zeros((*lead, slots), bool),
+        masks=np.ones((*lead, slots, side, side), np.uint8),
+        keypoints=np.zeros((*lead, slots, 0, 3), np.float32),
+    )
+
+
+def measure(options: Options) -> dict[str, object]:
+    """The figures that are printed."""
+    experiment = experiments.get(options.experiment)
+    experiment = replace(experiment, model=replace(experiment.model, num_classes=experiment.model.num_classes or 8))
+    devices = jax.local_device_count()
+    images = devices * experiment.train.images_per_device
+    model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))
+    optimizer = make_optimizer(experiment.train, experiment.model, images)
+    state = create_state(initialise(model, jax.random.key(0)), optimizer)
+    state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICES,)), PartitionSpec()))
+    batch = made_up_batch(experiment, devices, options.objects)
+    step = make_train_step(model, optimizer, experiment)
+    begin = time.perf_counter()
+    memory = step.lower(state, batch).compile().memory_analysis()
+    compiled = time.perf_counter()
+    for _ in range(2):
+        state, metrics = step(state, batch)
+    jax.block_until_ready(state)
+    seconds = []
+    for _ in range(options.steps):
+        start = time.perf_counter()
+        state, metrics = step(state, batch)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "experiment": options.experiment,
+        "device": f"{devices} x {jax.devices()[0].device_kind}",
+        "images_per_step": images,
+        "compile_seconds": round(compiled - begin, 2),
+        "step_seconds": round(float(np.median(seconds)), 4),
+        "images_per_second": round(images / float(np.median(seconds)), 2),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "loss": float(metrics["loss"]),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(tyro.cli(Options, prog="python -m benchmarks.train_step")), indent=1))

@@ -1,0 +1,44 @@
+"""python -m experiments.report: renders the result files as the table in README.md. Nothing in that table is written by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+from experiments.publish import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results: made by python -m experiments.report -->", "<!-- end of results -->"
+
+
+def table(results: Path = RESULTS) -> str:
+    """A Markdown table with a row for each result file."""
+    lines = [
+        "| result | mask AP | AP50 | AP75 | box AP | AP50 | AP75 | steps x images | training | made by |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(results.glob("*.json")):
+        result = json.loads(path.read_text())
+        figures = [result["metrics"][kind][name] for kind in ("segm", "bbox") for name in ("AP", "AP50", "AP75")]
+        lines.append(
+            f"| [{path.stem}](experiments/results/{path.name}) | {' | '.join('-' if value is None else f'{value:.1f}' for value in figures)} | "
+            f"{result['steps']} x {result['images_per_step']} | {result['training_seconds'] / 60:.0f} min, {result['hardware']} | `{result['command']}` |"
+        )
+    return "\n".join(lines)
+
+
+def rendered(readme: str, results: Path = RESULTS) -> str:
+    """The README with its table renewed."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+
+
+def main() -> int:
+    """Rewrites README.md."""
+    README.write_text(rendered(README.read_text()))
+    print(f"Renewed the table in {README}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
