@@ -97,8 +97,8 @@ def nuclei() -> Experiment:
             dataset="data/nuclei", short_edge=(288, 320), short_edge_test=320, long_edge=448, max_objects=256, mask_size=56, threads=2
         ),
         train=TrainConfig(
-            steps=2600, images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=100, decay_steps=(2000, 2400), clip_norm=5.0,
-            checkpoint_every=200, log_every=10, evaluate_every=600,
+            steps=1700, images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=100, decay_steps=(1250, 1550), clip_norm=5.0,
+            checkpoint_every=100, log_every=10, evaluate_every=600,
         ),
         evaluation=EvaluationConfig(images_per_device=1, max_detections=(1, 100, 400)),
     )  # fmt: skip
