@@ -317,29 +317,45 @@ def test_proposals_without_area_are_left_out(golden, propose):
 
 
 @pytest.fixture(scope="module")
-def detect(golden):
-    """detect(valid) for the recorded outputs of a box head: score over 0.05, NMS 0.5 within each class, the best 30."""
-    arrays = {name: jnp.asarray(array) for name, array in golden("postprocess").items()}
-    background_last = jnp.roll(arrays["box_logits"], -1, axis=1)
-    deltas = arrays["box_deltas"].reshape(80, 6, 4)[:, 1:]
-    config = dataclasses.replace(tiny.model_config(num_classes=5), box=BoxHeadConfig(detections=30))
-    size = arrays["sizes"][0]
-    model, proposals = MaskRCNN(config), arrays["d2_prop0"][:80]
-    return jax.jit(lambda valid: model.apply({}, background_last, deltas, proposals, valid, size, method="detect"))
-
-
-def test_detections_equal_detectron2(golden, detect):
+def outputs(golden):
+    """Recorded logits, deltas and proposals of a box head; background goes to the last column and has no deltas."""
     arrays = golden("postprocess")
-    boxes, scores, classes, valid = detect(np.ones(80, bool))
+    deltas = arrays["box_deltas"].reshape(80, 6, 4)[:, 1:]
+    return np.roll(arrays["box_logits"], -1, axis=1), deltas, arrays["d2_prop0"][:80]
+
+
+@pytest.fixture(scope="module")
+def detect(golden):
+    """detect(logits, deltas, proposals, valid): score over 0.05, NMS 0.5 within each class, the best 30."""
+    config = dataclasses.replace(tiny.model_config(num_classes=5), box=BoxHeadConfig(detections=30))
+    size = golden("postprocess")["sizes"][0].astype(np.int32)
+    return jax.jit(lambda *given: MaskRCNN(config).apply({}, *given, jnp.asarray(size), method="detect"))
+
+
+def test_detections_equal_detectron2(golden, outputs, detect):
+    arrays = golden("postprocess")
+    boxes, scores, classes, valid = detect(*outputs, np.ones(80, bool))
     assert valid.all()
     np.testing.assert_allclose(boxes, arrays["d2_box"], atol=1e-3)
     np.testing.assert_allclose(scores, arrays["d2_score"], atol=1e-6)
     np.testing.assert_array_equal(classes, arrays["d2_class"])
 
 
-def test_proposals_that_do_not_exist_are_not_detected(golden, detect):
-    exists = np.arange(80) != golden("postprocess")["d2_roi_index"][0]
-    boxes, scores, _, valid = detect(exists)
-    assert valid.all() and not np.isclose(scores[0], golden("postprocess")["d2_score"][0], atol=1e-6)
-    boxes, scores, classes, valid = detect(np.zeros(80, bool))
+def test_proposals_that_do_not_exist_are_not_detected(golden, outputs, detect):
+    arrays = golden("postprocess")
+    boxes, scores, _, valid = detect(*outputs, np.arange(80) != arrays["d2_roi_index"][0])
+    assert valid.all() and not np.isclose(scores[0], arrays["d2_score"][0], atol=1e-6)
+    boxes, scores, classes, valid = detect(*outputs, np.zeros(80, bool))
     assert not (valid.any() or boxes.any() or scores.any() or classes.any())
+
+
+def test_a_box_suppresses_only_its_own_class(outputs, detect):
+    """Two proposals at one place, the first unsure between classes 1 and 3, the second sure of class 3."""
+    probabilities = np.full((80, 6), 1e-6)
+    probabilities[0, [1, 3]] = 0.6, 0.4
+    probabilities[1, 3] = 1
+    proposals = np.tile(np.float32([10, 20, 50, 60]), (80, 1))
+    boxes, scores, classes, valid = detect(np.log(probabilities).astype(np.float32), np.zeros_like(outputs[1]), proposals, np.arange(80) < 2)
+    assert valid.sum() == 2 and classes[:2].tolist() == [3, 1]
+    np.testing.assert_allclose(scores[:2], [1, 0.6], atol=1e-4)
+    np.testing.assert_allclose(boxes[:2], proposals[:2], atol=1e-4)

@@ -71,6 +71,9 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     if start >= config.steps and metrics_file.exists():
         console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
         return json.loads(metrics_file.read_text())
+    if start == 0 and experiment.model.backbone.norm == "frozen":
+        console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
+                      "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "experiment.json").write_text(json.dumps(to_dict(experiment), indent=1) + "\n")
     history = History(directory, start)
