@@ -7,24 +7,24 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
 
-import json  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
+import json
+import time
+from dataclasses import dataclass, replace
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import experiments  # noqa: E402
-from mrcnn_jax.config import Experiment  # noqa: E402
-from mrcnn_jax.data.transforms import padded_size  # noqa: E402
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise  # noqa: E402
-from mrcnn_jax.models.norm import DEVICES  # noqa: E402
-from mrcnn_jax.structures import Batch  # noqa: E402
-from mrcnn_jax.training.optimizer import make_optimizer  # noqa: E402
-from mrcnn_jax.training.step import create_state, make_train_step  # noqa: E402
+import experiments
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.data.transforms import padded_size
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.norm import DEVICES
+from mrcnn_jax.structures import Batch
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.step import create_state, make_train_step
 
 
 @dataclass(frozen=True)

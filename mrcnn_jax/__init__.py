@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     # on first use: a bare accelerator machine may lack what a detector needs, and the command line's --help should not wait for jax
     if name == "ops":
-        import mrcnn_jax.ops as ops
+        import importlib
 
-        return ops
+        return importlib.import_module("mrcnn_jax.ops")
     if name == "load":
         from mrcnn_jax.detector import load
 

@@ -10,10 +10,10 @@ from typing import Annotated
 # XLA's convolutions on CPU train 1.7 to 3 times faster with this fusion off; other platforms do not read the flag
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
 
-import tyro  # noqa: E402
-from rich.console import Console  # noqa: E402
+import tyro
+from rich.console import Console
 
-from mrcnn_jax.errors import InputError  # noqa: E402
+from mrcnn_jax.errors import InputError
 
 CONSOLE = Console()
 PROGRAM = "mrcnn"
@@ -101,7 +101,7 @@ def evaluate(arguments: list[str]) -> int:
     write_metrics(out / "metrics.json", metrics)
     (out / "results.json").write_text(json.dumps(results))
     if options.pictures > 0:
-        save_image(out / "predictions.png", scoring.prediction_sheet(detector, source, options.pictures))
+        save_image(out / "predictions.png", scoring.prediction_sheet(results, source, options.pictures))
     CONSOLE.print(metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images"))
     CONSOLE.print(f"Metrics, results and pictures are in {out}.", highlight=False)
     return 0

@@ -1,7 +1,7 @@
 """A trained model as a function from images to detections."""
 
 import os
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def load(directory: str | os.PathLike) -> Detector:
 @lru_cache(maxsize=8)
 def compiled(config: ModelConfig, dtype: str, all_devices: bool = False):
     """(variables, images, sizes) -> Predictions, jitted for one device, or mapped over all local ones with a leading axis of devices."""
-    apply = partial(MaskRCNN(config, jnp.dtype(dtype)).apply)
+    apply = MaskRCNN(config, jnp.dtype(dtype)).apply
     return jax.pmap(apply, in_axes=(None, 0, 0)) if all_devices else jax.jit(apply)
 
 

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from mrcnn_jax.data.pipeline import evaluation_batches
-from mrcnn_jax.data.records import RecordSource, ground_truth
-from mrcnn_jax.data.transforms import decode_image, decode_mask
+from mrcnn_jax.data.records import Record, RecordSource, ground_truth
+from mrcnn_jax.data.transforms import decode_mask, record_image
 from mrcnn_jax.detector import Detector, compiled, to_detections
 from mrcnn_jax.evaluation import coco_results, evaluate_coco
+from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize import contact_sheet, draw_detections, draw_ground_truth
 
 
@@ -51,28 +52,43 @@ def evaluate(
     return evaluate_coco(ground_truth(source), results, ("bbox", "segm"), limits, per_class=per_class), results
 
 
-def prediction_sheet(detector: Detector, source: RecordSource, count: int, columns: int = 4) -> np.ndarray:
-    """A contact sheet of predictions in ``count`` images spread evenly over the split."""
-    pictures = []
-    for index in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
-        record = source[int(index)]
-        image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
-        threshold = detector.experiment.evaluation.picture_score
-        pictures.append(draw_detections(image, detector(image), detector.class_names, score_threshold=threshold))
-    return contact_sheet(pictures, columns)
+def prediction_sheet(results: list[dict[str, Any]], source: RecordSource, count: int, score_threshold: float = 0.5) -> np.ndarray:
+    """A contact sheet of COCO results (of detect_all) in ``count`` images spread evenly over the split."""
+    info = source.info
+    class_of = {category: index for index, category in enumerate(info.category_ids)}
+
+    def picture(record: Record) -> np.ndarray:
+        found = [entry for entry in results if entry["image_id"] == record.image_id]
+        boxes = np.array([entry["bbox"] for entry in found], np.float32).reshape(-1, 4)
+        detections = Detections(
+            boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+            scores=np.array([entry["score"] for entry in found], np.float32),
+            class_ids=np.array([class_of[entry["category_id"]] for entry in found], np.int32),
+            masks=_decode([entry["segmentation"]["counts"] for entry in found], record),
+        )
+        return draw_detections(record_image(record), detections, info.category_names, score_threshold=score_threshold)
+
+    return _sheet(source, count, picture)
 
 
-def ground_truth_sheet(source: RecordSource, count: int, columns: int = 4) -> np.ndarray:
+def ground_truth_sheet(source: RecordSource, count: int) -> np.ndarray:
     """A contact sheet of ``count`` images of a split with their annotated objects."""
-    pictures = []
-    for index in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
-        record = source[int(index)]
+    info = source.info
+
+    def picture(record: Record) -> np.ndarray:
         objects = record.objects
-        image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
-        masks = np.zeros((len(objects.ids), record.height, record.width), bool)
-        for mask, rle in zip(masks, objects.rles, strict=True):
-            mask[:] = decode_mask(rle, record.height, record.width)
-        keypoints = objects.keypoints if source.info.keypoint_names else None
-        pictures.append(draw_ground_truth(image, objects.boxes, objects.classes, masks, source.info.category_names,
-                                          keypoints=keypoints, skeleton=source.info.skeleton))  # fmt: skip
-    return contact_sheet(pictures, columns)
+        keypoints = objects.keypoints if info.keypoint_names else None
+        return draw_ground_truth(record_image(record), objects.boxes, objects.classes, _decode(objects.rles, record), info.category_names,
+                                 keypoints=keypoints, skeleton=info.skeleton)  # fmt: skip
+
+    return _sheet(source, count, picture)
+
+
+def _decode(rles, record):
+    masks = [decode_mask(rle, record.height, record.width) for rle in rles]
+    return np.array(masks, bool).reshape(-1, record.height, record.width)
+
+
+def _sheet(source, count, picture, columns=4):
+    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+    return contact_sheet([picture(source[int(index)]) for index in chosen], columns)

@@ -172,6 +172,13 @@ def test_rois_within_a_crowd_are_no_examples():
     assert rows(targets.boxes[5:7]) == rows(PROPOSALS[[2, 4]]) and targets.exists.sum() == 7
 
 
+def test_a_crowd_is_no_proposal_of_the_object_it_covers():
+    boxes, valid, crowd = slots("object", "crowd")
+    boxes[1] = 0, 0, 10, 11  # IoU 0.91 with the object
+    targets = rois(jax.random.key(0), boxes, valid, crowd)
+    assert rows(targets.boxes[np.asarray(targets.positive)]) == rows(PROPOSALS[[0, 1]]) | rows(boxes[:1])
+
+
 def test_no_object_makes_every_roi_background():
     targets = rois(jax.random.key(0), *slots())
     assert not targets.positive.any() and targets.exists.sum() == 6

@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.data.transforms import decode_image, is_portrait, padded_size, resize_and_pad, training_example
-from mrcnn_jax.structures import Batch, BatchInfo
+from mrcnn_jax.data.transforms import is_portrait, padded_size, record_image, resize_and_pad, training_example
+from mrcnn_jax.structures import BatchInfo
 
 
 class BatchPlan:
@@ -114,7 +114,7 @@ def evaluation_batches(
         info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
         for slot, index in enumerate(indices):
             record = source[int(index)]
-            image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+            image = record_image(record)
             images[slot], sizes[slot] = resize_and_pad(image, config.short_edge_test, config)
             info.image_ids[slot], info.original_sizes[slot] = record.image_id, image.shape[:2]
         return EvaluationBatch(images, sizes, info)

@@ -22,6 +22,11 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def record_image(record: Record) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB pixels of a stored image; InputError names it."""
+    return decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+
+
 def resized_size(height: int, width: int, short_edge: int, long_edge: int) -> tuple[int, int]:
     """Height and width with the shorter edge at ``short_edge``, or less where the longer one would pass ``long_edge``."""
     scale = min(short_edge / min(height, width), long_edge / max(height, width))
@@ -69,7 +74,7 @@ def training_example(record: Record, info: DatasetInfo, config: DataConfig, rand
     """One image of a training batch, augmented; the arrays have no batch axis yet."""
     short_edge = int(random.choice(config.short_edge))
     mirror = config.flip and random.random() < 0.5
-    image = decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+    image = record_image(record)
     images, (height, width) = resize_and_pad(image[:, ::-1] if mirror else image, short_edge, config)
 
     objects = record.objects

@@ -22,6 +22,7 @@ from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.library import open_split
 from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.data.records import RecordSource
 from mrcnn_jax.detector import Detector
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation import metrics_table, write_metrics
@@ -121,19 +122,19 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
                 checkpoints.save(done, state, images_seen, experiment, training.info)
             if config.evaluate_every and done % config.evaluate_every == 0 and not last:
                 with _evaluating(bar, len(validation)) as progress:
-                    metrics, _ = scoring.evaluate(detector(), validation, progress)
+                    metrics, results = scoring.evaluate(detector(), validation, progress)
                 history.add_evaluation(done, metrics)
-                history.picture(done, scoring.prediction_sheet(detector(), validation, experiment.evaluation.pictures))
+                history.picture(done, _sheet(experiment, results, validation))
                 console.print(f"step {done:,}: box AP {_figure(metrics, 'bbox')}, mask AP {_figure(metrics, 'segm')}", highlight=False)
                 clock = time.perf_counter()
 
         # ---- the end ----
         with _evaluating(bar, len(validation)) as progress:
-            metrics, _ = scoring.evaluate(detector(), validation, progress)
+            metrics, results = scoring.evaluate(detector(), validation, progress)
     checkpoints.wait()
     checkpoints.close()
     history.add_evaluation(config.steps, metrics)
-    sheet = scoring.prediction_sheet(detector(), validation, experiment.evaluation.pictures)
+    sheet = _sheet(experiment, results, validation)
     history.picture(config.steps, sheet)
     save_image(directory / "predictions.png", sheet)
     history.plot()
@@ -217,6 +218,10 @@ def _halt_if_diverged(state: TrainState, recent: deque, directory: Path) -> None
         f"the loss or its gradient is not finite at step {failed:,}, with the images of id {', '.join(map(str, images))}; "
         f"nothing was learned from it. Look at these images, lower train.learning_rate or set train.clip_norm; {directory} resumes from its last checkpoint"
     )
+
+
+def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: RecordSource) -> np.ndarray:
+    return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
 
 
 def _figure(metrics: dict[str, Any], kind: str) -> str:
