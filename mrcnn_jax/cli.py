@@ -101,7 +101,7 @@ def evaluate(arguments: list[str]) -> int:
     write_metrics(out / "metrics.json", metrics)
     (out / "results.json").write_text(json.dumps(results))
     if options.pictures > 0:
-        save_image(out / "predictions.png", scoring.prediction_sheet(results, source, options.pictures))
+        save_image(out / "predictions.png", scoring.prediction_sheet(results, source, options.pictures, detector.experiment.evaluation.picture_score))
     CONSOLE.print(metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images"))
     CONSOLE.print(f"Metrics, results and pictures are in {out}.", highlight=False)
     return 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-OUR_MODULES = "(mrcnn_jax|experiments|benchmarks|tests|test_|oracles|conftest)"
+OUR_MODULES = "(mrcnn_jax|experiments|benchmarks|tests|test_|oracles|tiny|conftest)"
 
 
 def pytest_configure(config):
