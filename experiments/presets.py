@@ -61,7 +61,7 @@ def demo() -> Experiment:
     return Experiment(
         model=ModelConfig(num_classes=0, backbone=NARROW, rpn=rpn, roi=roi, box=box, mask=MASK),
         data=DataConfig(short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2),
-        train=replace(MINUTES, steps=1150, images_per_device=8, learning_rate=0.003, decay_steps=(850, 1050)),
+        train=replace(MINUTES, steps=900, images_per_device=8, learning_rate=0.003, decay_steps=(660, 820)),
         evaluation=EvaluationConfig(images_per_device=8),
     )
 

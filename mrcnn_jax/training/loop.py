@@ -53,26 +53,26 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     images_per_process = devices * config.images_per_device
     images_per_step = images_per_process * processes
 
+    # ---- checkpoint ----
+    checkpoints, metrics_file = Checkpoints(directory / "checkpoints", config.keep_checkpoints), directory / "metrics.json"
+    start, images_seen = checkpoints.latest or 0, 0
+    if start:
+        saved, _, images_seen = checkpoints.about(start)
+        _check_same(saved, experiment, directory)
+    if start >= config.steps and metrics_file.exists():
+        console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
+        return json.loads(metrics_file.read_text())
+    metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
+
     # ---- model and optimiser ----
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype))
     optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
     state = create_state(initialise(model, jax.random.key(config.seed)), optimizer)
     console.print(_describe(experiment, state, images_per_step, len(training), len(validation)), highlight=False)
-
-    # ---- checkpoint ----
-    checkpoints = Checkpoints(directory / "checkpoints", config.keep_checkpoints)
-    start, images_seen = 0, 0
-    if checkpoints.latest is not None:
-        start = checkpoints.latest
-        saved, _, images_seen = checkpoints.about(start)
-        _check_same(saved, experiment, directory)
+    if start:
         state = checkpoints.restore(start, state)
         console.print(f"Resumed {directory} at step {start:,} of {config.steps:,}.", highlight=False)
-    metrics_file = directory / "metrics.json"
-    if start >= config.steps and metrics_file.exists():
-        console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
-        return json.loads(metrics_file.read_text())
-    if start == 0 and experiment.model.backbone.norm == "frozen":
+    elif experiment.model.backbone.norm == "frozen":
         console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
                       "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,10 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     # ---- devices: state once for all, batches split by the leading axis ----
     state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICES,)), PartitionSpec()))
     train_step = make_train_step(model, optimizer, experiment)
+    position = images_seen // images_per_step  # the step itself, unless the run began with another number of devices
     batches = training_batches(
-        training, experiment.data, steps=config.steps, images_per_process=images_per_process, seed=config.seed,
-        process=jax.process_index(), processes=processes, start=images_seen // images_per_step,
+        training, experiment.data, start=position, steps=position + config.steps - start, seed=config.seed,
+        images_per_process=images_per_process, process=jax.process_index(), processes=processes,
     )  # fmt: skip
 
     def detector() -> Detector:
@@ -118,8 +119,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
             last = done == config.steps
             if done % config.checkpoint_every == 0 or last:
                 _halt_if_diverged(state, recent, directory)
-                images_seen = done * images_per_step
-                checkpoints.save(done, state, images_seen, experiment, training.info)
+                checkpoints.save(done, state, images_seen + (done - start) * images_per_step, experiment, training.info)
             if config.evaluate_every and done % config.evaluate_every == 0 and not last:
                 with _evaluating(bar, len(validation)) as progress:
                     metrics, results = scoring.evaluate(detector(), validation, progress)

@@ -101,7 +101,7 @@ def make_device_step(model: MaskRCNN, optimizer: optax.GradientTransformation, s
 
         gradient, (metrics, updated) = jax.grad(loss, has_aux=True)(state.params)
         gradient, metrics = jax.lax.pmean((gradient, metrics), DEVICES)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
