@@ -14,11 +14,14 @@ from mrcnn_jax.structures import DatasetInfo
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. A checkpoint appears under its name only when it is complete."""
+    """The checkpoints of one run directory. A checkpoint appears under its name only when it is complete.
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    ``read_only``: leave the directory as it is; a run may be writing to it.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=not read_only)
         # named here, for a manager that has not written anything yet could not tell what a checkpoint holds
         handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)

@@ -51,7 +51,7 @@ def load(directory: str | os.PathLike) -> Detector:
     checkpoints = Path(directory) / "checkpoints"
     if not checkpoints.is_dir():
         raise InputError(f"{directory} holds no checkpoints: give the directory of a training run")
-    manager = Checkpoints(checkpoints)
+    manager = Checkpoints(checkpoints, read_only=True)
     step = manager.latest
     if step is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
