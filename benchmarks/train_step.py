@@ -38,6 +38,13 @@ class Options:
     """Objects of an image."""
 
 
+def standalone(experiment: Experiment) -> Experiment:
+    """The experiment without a data set or a trained RPN behind it: what it would take from these is made up."""
+    model = experiment.model
+    keypoint = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or 7)
+    return replace(experiment, model=replace(model, num_classes=model.num_classes or 8, keypoint=keypoint))
+
+
 def made_up_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:
     """Noise images with random boxes, [devices, images_per_device, ...]."""
     random, data = np.random.default_rng(seed), experiment.data
@@ -54,14 +61,20 @@ def made_up_batch(experiment: Experiment, devices: int, objects: int, seed: int 
         valid=np.broadcast_to(np.arange(slots) < objects, (*lead, slots)),
         crowd=np.zeros((*lead, slots), bool),
         masks=np.ones((*lead, slots, side, side), np.uint8),
-        keypoints=np.zeros((*lead, slots, 0, 3), np.float32),
+        keypoints=made_up_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
     )
+
+
+def made_up_keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
+    """Visible keypoints anywhere in their boxes, [..., number, 3]."""
+    place = random.uniform(size=(*boxes.shape[:-1], number, 2))
+    points = boxes[..., None, :2] + place * (boxes[..., None, 2:] - boxes[..., None, :2])
+    return np.concatenate([points, np.full_like(points[..., :1], 2)], axis=-1).astype(np.float32)
 
 
 def measure(options: Options) -> dict[str, object]:
     """The figures that are printed."""
-    experiment = experiments.get(options.experiment)
-    experiment = replace(experiment, model=replace(experiment.model, num_classes=experiment.model.num_classes or 8))
+    experiment = standalone(experiments.get(options.experiment))
     devices = jax.local_device_count()
     images = devices * experiment.train.images_per_device
     model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))

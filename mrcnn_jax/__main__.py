@@ -1,7 +1,5 @@
 """python -m mrcnn_jax"""
 
-import sys
+from mrcnn_jax.cli import console
 
-from mrcnn_jax.cli import main
-
-sys.exit(main())
+console()

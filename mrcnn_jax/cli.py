@@ -26,7 +26,8 @@ def train(arguments: list[str]) -> int:
     from mrcnn_jax.training.loop import TrainingDiverged
     from mrcnn_jax.training.loop import train as run
 
-    names = "\n".join(f"  {name:<22}{experiments.describe(name)}" for name in experiments.EXPERIMENTS)
+    width = max(map(len, experiments.EXPERIMENTS))
+    names = "\n".join(f"  {name:<{width}} {experiments.describe(name)}" for name in experiments.EXPERIMENTS)
     usage = (
         f"usage: {PROGRAM} train EXPERIMENT [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...\n\n{train.__doc__}\n\n"
         f"experiments:\n{names}\n\n`{PROGRAM} train EXPERIMENT --help` lists every field with its value."
@@ -72,6 +73,8 @@ class Evaluate:
     """Where metrics.json and results.json go; by default into DIRECTORY/evaluation."""
     pictures: int = 16
     """Images of the contact sheet predictions.png; 0 draws none."""
+    cityscapes: Path | None = None
+    """The root of Cityscapes, for its official figures beside COCO's (with the extra mrcnn_jax[cityscapes])."""
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -83,6 +86,7 @@ def evaluate(arguments: list[str]) -> int:
     from rich.progress import Progress
 
     from mrcnn_jax import scoring
+    from mrcnn_jax.cityscapes_evaluation import CityscapesEvaluator, cityscapes_table
     from mrcnn_jax.data.library import open_split
     from mrcnn_jax.detector import load
     from mrcnn_jax.evaluation import metrics_table, write_metrics
@@ -94,15 +98,24 @@ def evaluate(arguments: list[str]) -> int:
     source = open_split(data, options.split or data.validation_split)
     if source.info.category_names != detector.class_names:
         raise InputError(f"{source.directory} has the classes {source.info.category_names}, but {options.directory} was trained on {detector.class_names}")
+    if options.cityscapes and "masks" not in detector.experiment.model.tasks:
+        raise InputError(f"{options.directory} predicts no masks, but masks are what Cityscapes scores")
+    official = CityscapesEvaluator(source, options.cityscapes) if options.cityscapes else None
     with Progress(console=CONSOLE) as bar:
         task = bar.add_task("evaluating", total=len(source))
         metrics, results = scoring.evaluate(detector, source, lambda images: bar.advance(task, images))
     out = options.out or options.directory / "evaluation"
+    tables = [metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images")]
     write_metrics(out / "metrics.json", metrics)
     (out / "results.json").write_text(json.dumps(results))
+    if official:
+        with CONSOLE.status("Cityscapes' own evaluation"):
+            metrics["cityscapes"] = official(results)
+        write_metrics(out / "metrics.json", metrics)
+        tables.append(cityscapes_table(metrics["cityscapes"], title="Cityscapes"))
     if options.pictures > 0:
         save_image(out / "predictions.png", scoring.prediction_sheet(results, source, options.pictures, detector.experiment.evaluation.picture_score))
-    CONSOLE.print(metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images"))
+    CONSOLE.print(*tables)
     CONSOLE.print(f"Metrics, results and pictures are in {out}.", highlight=False)
     return 0
 
@@ -134,28 +147,37 @@ def predict(arguments: list[str]) -> int:
 
     files = _image_files(options.images)
     detector = load(options.directory)
-    results, images = [], []
+    results, images, unreadable = [], [], []
     for number, file in enumerate(track(files, description="detecting", console=CONSOLE), start=1):
-        image = read_image(file)
+        try:
+            image = read_image(file)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
         detections = detector(image)
         images.append({"id": number, "file_name": str(file), "height": image.shape[0], "width": image.shape[1]})
         results += coco_results(number, detections, detector.info)
-        picture = draw_detections(image, detections, detector.class_names, score_threshold=options.score)
+        picture = draw_detections(image, detections, detector.class_names, score_threshold=options.score, skeleton=detector.info.skeleton)
         save_image(options.out / f"{number:04}_{file.stem}.png", picture)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(results))
-    (options.out / "images.json").write_text(json.dumps(images, indent=1))
-    CONSOLE.print(f"{len(results)} detections in {len(files)} images: pictures, results.json (COCO results) and images.json "
-                  f"(which image_id is which file) are in {options.out}.", highlight=False)  # fmt: skip
+    if images:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "results.json").write_text(json.dumps(results))
+        (options.out / "images.json").write_text(json.dumps(images, indent=1))
+        CONSOLE.print(f"{len(results)} detections in {len(images)} images: pictures, results.json (COCO results) and images.json "
+                      f"(which image_id is which file) are in {options.out}.", highlight=False)  # fmt: skip
+    if len(unreadable) > 1:
+        raise InputError(f"{len(unreadable)} of {len(files)} images cannot be read; the first: {unreadable[0]}")
+    if unreadable:
+        raise InputError(unreadable[0])
     return 0
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Turn images and COCO-format annotations into a data set ready for training, or show what a ready one holds."""
+    """Turn images and annotations in the format of COCO or Cityscapes into a data set ready for training, or show what a ready one holds."""
 
     folder: tyro.conf.Positional[Path]
-    """A folder in COCO format (annotations/*.json and image folders), or a prepared data set."""
+    """A folder in COCO format (annotations/*.json and image folders), the root of Cityscapes (gtFine and leftImg8bit), or a prepared data set."""
     out: Path | None = None
     """Where the prepared set goes; by default data/<name of the folder>."""
     train: tuple[Path, Path] | None = None
@@ -173,9 +195,9 @@ class Dataset:
 
 
 def dataset(arguments: list[str]) -> int:
-    """Prepare a COCO-format data set, and show what is in it."""
+    """Prepare a data set in the format of COCO or Cityscapes, and show what is in it."""
     options = tyro.cli(Dataset, prog=f"{PROGRAM} dataset", args=arguments)
-    from mrcnn_jax.data import coco, records
+    from mrcnn_jax.data import cityscapes, coco, records
     from mrcnn_jax.visualize import save_image
 
     if (options.folder / "metadata.json").exists():
@@ -186,9 +208,14 @@ def dataset(arguments: list[str]) -> int:
         splits = {split: coco.Source(*paths) for split, paths in given.items() if paths}
         if splits and "train" not in splits:
             raise InputError("--validation needs --train IMAGES ANNOTATIONS beside it")
-        reports = coco.prepare(
-            splits or options.folder, prepared, validation_images=options.validation_images, keypoints=options.keypoints, overwrite=options.overwrite
-        )
+        if not splits and cityscapes.is_cityscapes(options.folder):
+            if options.validation_images or options.keypoints:
+                raise InputError(f"{options.folder} is laid out like Cityscapes, where --validation-images and --keypoints mean nothing")
+            reports = cityscapes.prepare(options.folder, prepared, overwrite=options.overwrite)
+        else:
+            reports = coco.prepare(
+                splits or options.folder, prepared, validation_images=options.validation_images, keypoints=options.keypoints, overwrite=options.overwrite
+            )
         for report in reports.values():
             CONSOLE.print(str(report), highlight=False)
     CONSOLE.print(records.summary(prepared))
@@ -226,7 +253,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def console() -> None:
     """Entry point of the installed command `mrcnn`."""
-    sys.exit(main())
+    try:
+        try:
+            status = main()
+        finally:  # the argument parser leaves with SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush at exit complains
+        status = 1
+    sys.exit(status)
 
 
 def _image_files(paths: tuple[Path, ...]) -> list[Path]:

@@ -15,6 +15,7 @@ from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.transforms import resize_and_pad
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.ops.keypoints import decode_keypoints
 from mrcnn_jax.ops.paste import paste_masks, paste_rles
 from mrcnn_jax.structures import DatasetInfo, Detections, Predictions
 
@@ -43,7 +44,7 @@ class Detector:
         predictions = compiled(self.experiment.model, self.experiment.train.dtype)(
             self.variables, padded[None], np.array([size], np.int32)
         )
-        return to_detections(jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictions), size, image.shape[:2])[0]
+        return to_detections(jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictions), size, image.shape[:2], self.experiment.model)[0]
 
 
 def load(directory: str | os.PathLike) -> Detector:
@@ -69,19 +70,23 @@ def compiled(config: ModelConfig, dtype: str, all_devices: bool = False):
 
 
 def to_detections(
-    predictions: Predictions, size: tuple[int, int], original: tuple[int, int], as_rle: bool = False
+    predictions: Predictions, size: tuple[int, int], original: tuple[int, int], config: ModelConfig, as_rle: bool = False
 ) -> tuple[Detections, list[dict] | None]:
     """Predictions of one image (no batch axis, NumPy) as Detections in pixels of the original image.
 
     ``size``, ``original``: height and width of the resized and of the original image. With ``as_rle`` the masks come as COCO run-length
-    codes beside detections whose own masks are empty, which saves the full-size images.
+    codes beside detections that have none themselves, which saves the full-size images.
     """
     valid = np.asarray(predictions.valid)
     scale = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
-    boxes = predictions.boxes[valid] * scale
-    masks, rles = np.zeros((len(boxes), 0, 0), bool), None
-    if as_rle:
-        rles = paste_rles(predictions.masks[valid], boxes, *original)
-    else:
-        masks = paste_masks(predictions.masks[valid], boxes, *original)
-    return Detections(boxes=boxes, scores=predictions.scores[valid], class_ids=predictions.classes[valid], masks=masks), rles
+    boxes, classes = predictions.boxes[valid] * scale, predictions.classes[valid]
+    masks = rles = keypoints = None
+    if predictions.masks is not None:
+        paste = paste_rles if as_rle else paste_masks
+        pasted = paste(predictions.masks[valid], boxes, *original)
+        masks, rles = (None, pasted) if as_rle else (pasted, None)
+    if predictions.keypoints is not None:
+        keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
+        of_class = np.isin(classes, config.keypoint.classes)
+        keypoints[of_class] = decode_keypoints(predictions.keypoints[valid][of_class], boxes[of_class])[..., [0, 1, 3]]
+    return Detections(boxes=boxes, scores=predictions.scores[valid], class_ids=classes, masks=masks, keypoints=keypoints), rles

@@ -17,18 +17,22 @@ from typing import Any, Literal
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 from rich.table import Table
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.ops.paste import encode_masks
 from mrcnn_jax.structures import DatasetInfo, Detections
 
-Kind = Literal["bbox", "segm", "keypoints"]
+Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
 
-_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what a results entry is judged by
-_PERSON_KEYPOINTS = 17  # COCO's tolerances exist for these only
+# What a results entry is judged by.
+_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
+
+
+UNKNOWN_SIGMA = 0.067
+"""The tolerance of a keypoint for which none was ever measured: the mean of COCO's 17."""
 
 
 def coco_results(
@@ -38,33 +42,34 @@ def coco_results(
 
     Args:
       image_id: the data set's own id.
-      detections: in pixels of the original image.
+      detections: in pixels of the original image. Where info names the classes that have keypoints, those of other
+        classes are left out.
       info: its category_ids[i] is written for class i.
       rles: the masks as run-length codes (`ops.paste.paste_rles`) where they are at hand; `detections.masks` is not
         looked at then.
 
     Returns:
-      JSON-ready entries with image_id, category_id, bbox (x, y, width, height), score, segmentation, and keypoints (x,
-      y, score in turn) if there are any.
+      JSON-ready entries with image_id, category_id, bbox (x, y, width, height), score; segmentation where there are
+      masks and keypoints (x, y, score in turn) where there are any.
     """
     boxes = np.asarray(detections.boxes, np.float64)
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(2).tolist()
     scores = np.asarray(detections.scores, np.float64).round(6).tolist()
-    rles = encode_masks(detections.masks) if rles is None else rles
     entries = [
-        {
-            "image_id": int(image_id),
-            "category_id": int(info.category_ids[class_id]),
-            "bbox": box,
-            "score": score,
-            "segmentation": rle,
-        }
-        for class_id, box, score, rle in zip(detections.class_ids, boxes, scores, rles, strict=True)
+        {"image_id": int(image_id), "category_id": int(info.category_ids[class_id]), "bbox": box, "score": score}
+        for class_id, box, score in zip(detections.class_ids, boxes, scores, strict=True)
     ]
+    if rles is None and detections.masks is not None:
+        rles = encode_masks(detections.masks)
+    if rles is not None:
+        for entry, rle in zip(entries, rles, strict=True):
+            entry["segmentation"] = rle
     if detections.keypoints is not None:
-        keypoints = np.asarray(detections.keypoints, np.float64).round(2)
-        for entry, points in zip(entries, keypoints, strict=True):
-            entry["keypoints"] = points.ravel().tolist()
+        have_keypoints = info.keypoint_classes or range(info.num_classes)
+        keypoints = np.asarray(detections.keypoints, np.float64).round(4)
+        for entry, points, class_id in zip(entries, keypoints, detections.class_ids, strict=True):
+            if class_id in have_keypoints:
+                entry["keypoints"] = points.ravel().tolist()
     return entries
 
 
@@ -74,6 +79,8 @@ def evaluate_coco(
     kinds: Iterable[Kind] = ("bbox", "segm"),
     max_detections: Sequence[int] = (1, 10, 100),
     per_class: bool = False,
+    keypoint_sigmas: Sequence[float] | None = None,
+    proposal_limits: Sequence[int] = (10, 100, 1000),
 ) -> Metrics:
     """The COCO metrics of a list of results.
 
@@ -81,27 +88,34 @@ def evaluate_coco(
       ground_truth: the data set in COCO's format; left as it is.
       results: entries as `coco_results` makes them, each with the field its kind needs; may be empty.
       kinds: "bbox" judges boxes, "segm" masks (sized by their own area, not that of a box beside them), "keypoints"
-        COCO's 17 person keypoints.
+        keypoints, in the categories that name some in the ground truth (in all where none does), "proposals" how many
+        objects boxes find, whatever the class.
       max_detections: how many of an image's best detections of a class count: one AR each; everything else is at
         the largest. Keypoints always take 20.
-      per_class: add to each kind "per_class": the AP of every category by name.
+      per_class: add to each kind that knows classes "per_class": the AP of every category by name.
+      keypoint_sigmas: the tolerance of each keypoint in the object keypoint similarity: the distance, in square roots
+        of the object's area, at which an annotator's placing typically strays; None takes COCO's of a person's 17.
+      proposal_limits: max_detections of "proposals".
 
     Returns:
       {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}}, the names of the
       middle ones following max_detections; for keypoints {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75",
-      "ARm", "ARl"}.
+      "ARm", "ARl"}; for proposals {"AR10", "AR100", "AR1000", "ARs", "ARm", "ARl"}, following proposal_limits.
 
     Raises:
-      InputError: unknown kind, image or category id, or a missing or malformed field.
+      InputError: unknown kind, image or category id, a missing or malformed field, or another number of keypoints than
+        of tolerances.
     """
-    limits = sorted(set(max_detections))
-    if not limits or limits[0] < 1:
-        raise InputError(f"max_detections must be one or more numbers from 1 up, not {tuple(max_detections)}.")
+    for name, limits in (("max_detections", max_detections), ("proposal_limits", proposal_limits)):
+        if not limits or min(limits) < 1:
+            raise InputError(f"{name} must be one or more numbers from 1 up, not {tuple(limits)}.")
+    sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else np.asarray(keypoint_sigmas, np.float64)
     metrics = {}
     for kind in kinds:
-        evaluator = _evaluator(ground_truth, results, kind, limits)
-        metrics[kind] = _keypoint_figures(evaluator) if kind == "keypoints" else _detection_figures(evaluator)
-        if per_class:
+        limits = proposal_limits if kind == "proposals" else max_detections
+        evaluator = _evaluator(ground_truth, results, kind, sorted(set(limits)), sigmas)
+        metrics[kind] = _figures(evaluator, kind)
+        if per_class and kind != "proposals":
             metrics[kind]["per_class"] = _class_figures(evaluator)
     return metrics
 
@@ -112,6 +126,8 @@ def evaluate_files(
     kinds: Iterable[Kind] = ("bbox", "segm"),
     max_detections: Sequence[int] = (1, 10, 100),
     per_class: bool = False,
+    keypoint_sigmas: Sequence[float] | None = None,
+    proposal_limits: Sequence[int] = (10, 100, 1000),
 ) -> Metrics:
     """`evaluate_coco` of two JSON files.
 
@@ -123,7 +139,7 @@ def evaluate_files(
         raise InputError(f"{ground_truth_json} is not a COCO data set: it must hold a JSON object.")
     if not isinstance(results, list):
         raise InputError(f"{results_json} is not a COCO results file: it must hold a JSON array of entries.")
-    return evaluate_coco(ground_truth, results, kinds, max_detections, per_class)
+    return evaluate_coco(ground_truth, results, kinds, max_detections, per_class, keypoint_sigmas, proposal_limits)
 
 
 def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
@@ -150,30 +166,58 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _evaluator(ground_truth: dict, results: list[dict], kind: str, limits: list[int]) -> COCOeval:
+def _evaluator(ground_truth: dict, results: list[dict], kind: str, limits: list[int], sigmas: np.ndarray) -> COCOeval:
     """pycocotools' evaluator with its precision and recall arrays filled."""
     if kind not in _FIELDS:
         raise InputError(f'unknown kind of evaluation "{kind}": it is one of {", ".join(_FIELDS)}.')
     for key in ("images", "annotations", "categories"):
         if key not in ground_truth:
             raise InputError(f'the ground truth has no "{key}": a COCO data set holds images, annotations, categories.')
-    detected = _checked_results(ground_truth, results, kind)
-    objects = _completed_objects(ground_truth["annotations"], kind)
+    if kind == "proposals":
+        ground_truth, results = _without_classes(ground_truth, results)
+    if kind == "keypoints":
+        if not len(sigmas) or not np.all(sigmas > 0):
+            given = tuple(sigmas.tolist())
+            raise InputError(f"keypoint_sigmas must be numbers above 0, one for each keypoint, not {given}.")
+        ground_truth, results = _with_keypoints(ground_truth, results)
+    objects = _completed_objects(ground_truth["annotations"], kind, len(sigmas))
+    detected = _checked_results(ground_truth, results, kind, len(sigmas))
     with _quiet():
         truth = _index(ground_truth["images"], ground_truth["categories"], objects)
         if detected:
             predictions = truth.loadRes(detected)
         else:
             predictions = _index(ground_truth["images"], ground_truth["categories"], [])
-        evaluator = COCOeval(truth, predictions, kind)
-        if kind != "keypoints":
+        evaluator = COCOeval(truth, predictions, "bbox" if kind == "proposals" else kind)
+        if kind == "keypoints":
+            evaluator.params.kpt_oks_sigmas = sigmas
+        else:
             evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
 
 
-def _checked_results(ground_truth: dict, results: list[dict], kind: str) -> list[dict]:
+def _without_classes(ground_truth: dict, results: list[dict]) -> tuple[dict, list[dict]]:
+    """Objects and results in one category."""
+    one = {"category_id": 1}
+    annotations = [annotation | one for annotation in ground_truth["annotations"]]
+    categories = [{"id": 1, "name": "object"}]
+    return ground_truth | {"annotations": annotations, "categories": categories}, [entry | one for entry in results]
+
+
+def _with_keypoints(ground_truth: dict, results: list[dict]) -> tuple[dict, list[dict]]:
+    """Objects and results of the categories that name keypoints, or of all where none does."""
+    categories = [category for category in ground_truth["categories"] if category.get("keypoints")]
+    if not categories:
+        return ground_truth, results
+    others = {category["id"] for category in ground_truth["categories"]} - {category["id"] for category in categories}
+    annotations = [annotation for annotation in ground_truth["annotations"] if annotation["category_id"] not in others]
+    judged = [entry for entry in results if entry.get("category_id") not in others]
+    return ground_truth | {"annotations": annotations, "categories": categories}, judged
+
+
+def _checked_results(ground_truth: dict, results: list[dict], kind: str, num_keypoints: int) -> list[dict]:
     """Fresh entries with nothing but what this kind is judged by.
 
     pycocotools would size a mask by the box beside it and write into the entries it is given.
@@ -198,13 +242,13 @@ def _checked_results(ground_truth: dict, results: list[dict], kind: str) -> list
             )
         if not _finite([entry["score"]]):
             raise InputError(f"results entry {number} has score {entry['score']!r}, which is not a finite number.")
-        if flaw := _flaw(entry[field], kind, images[entry["image_id"]]):
+        if flaw := _flaw(entry[field], kind, images[entry["image_id"]], num_keypoints):
             raise InputError(f'results entry {number} has an unusable "{field}": {flaw}.')
         checked.append({key: entry[key] for key in ("image_id", "category_id", "score", field)})
     return checked
 
 
-def _flaw(value: Any, kind: str, image: dict) -> str | None:
+def _flaw(value: Any, kind: str, image: dict, num_keypoints: int) -> str | None:
     """What is wrong with what was detected, if anything."""
     if kind == "segm":
         if not isinstance(value, dict) or not isinstance(value.get("counts"), str | bytes):
@@ -213,7 +257,7 @@ def _flaw(value: Any, kind: str, image: dict) -> str | None:
         if None not in size and list(value.get("size", ())) != size:
             return f"its size is {value.get('size')}, but the image is {size[0]} high and {size[1]} wide"
         return None
-    length = 4 if kind == "bbox" else 3 * _PERSON_KEYPOINTS
+    length = 3 * num_keypoints if kind == "keypoints" else 4
     if not isinstance(value, list | tuple | np.ndarray) or len(value) != length or not _finite(value):
         return f"it must hold {length} finite numbers"
     return None
@@ -223,7 +267,7 @@ def _finite(values: Iterable[Any]) -> bool:
     return all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
-def _completed_objects(annotations: list[dict], kind: str) -> list[dict]:
+def _completed_objects(annotations: list[dict], kind: str, num_keypoints: int) -> list[dict]:
     """Copies of the ground truth's objects with every key that pycocotools takes for granted.
 
     Objects are numbered anew from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids.
@@ -235,11 +279,11 @@ def _completed_objects(annotations: list[dict], kind: str) -> list[dict]:
             if not given.get(key):
                 name = given.get("id", f"number {number}")
                 raise InputError(f'annotation {name} of the ground truth has no "{key}", which {kind} needs.')
-        keypoints = given.get("keypoints") or [0] * (3 * _PERSON_KEYPOINTS)
-        if kind == "keypoints" and len(keypoints) != 3 * _PERSON_KEYPOINTS:
+        keypoints = given.get("keypoints") or [0] * (3 * num_keypoints)
+        if kind == "keypoints" and len(keypoints) != 3 * num_keypoints:
             raise InputError(
                 f"annotation {given.get('id', number)} of the ground truth has {len(keypoints) // 3} keypoints, but "
-                f"COCO rates the {_PERSON_KEYPOINTS} of a person only."
+                f"keypoint_sigmas has {num_keypoints}: there must be one for each keypoint (by default COCO's 17)."
             )
         completed.append(
             {
@@ -273,17 +317,32 @@ def _quiet() -> Iterator[None]:
 # [IoU threshold, recall, category, area range, limit], recall the same without its second axis; -1 marks the undefined.
 
 
+def _figures(evaluator: COCOeval, kind: str) -> dict[str, float | None]:
+    own = {"keypoints": _keypoint_figures, "proposals": _recall_figures}
+    return own.get(kind, _detection_figures)(evaluator)
+
+
 def _detection_figures(evaluator: COCOeval) -> dict[str, float | None]:
-    precision, recall = evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
+    precision = evaluator.eval["precision"][..., -1]
     everything, small, medium, large = range(4)
-    figures = _average_precisions(precision[..., everything])
-    for name, area in (("APs", small), ("APm", medium), ("APl", large)):
-        figures[name] = _percent(precision[..., area])
-    for position, limit in enumerate(evaluator.params.maxDets):
-        figures[f"AR{limit}"] = _percent(recall[..., everything, position])
-    for name, area in (("ARs", small), ("ARm", medium), ("ARl", large)):
-        figures[name] = _percent(recall[..., area, -1])
-    return figures
+    return {
+        **_average_precisions(precision[..., everything]),
+        "APs": _percent(precision[..., small]),
+        "APm": _percent(precision[..., medium]),
+        "APl": _percent(precision[..., large]),
+        **_recall_figures(evaluator),
+    }
+
+
+def _recall_figures(evaluator: COCOeval) -> dict[str, float | None]:
+    recall = evaluator.eval["recall"]
+    everything, small, medium, large = range(4)
+    return {
+        **{f"AR{limit}": _percent(recall[..., everything, i]) for i, limit in enumerate(evaluator.params.maxDets)},
+        "ARs": _percent(recall[..., small, -1]),
+        "ARm": _percent(recall[..., medium, -1]),
+        "ARl": _percent(recall[..., large, -1]),
+    }
 
 
 def _keypoint_figures(evaluator: COCOeval) -> dict[str, float | None]:

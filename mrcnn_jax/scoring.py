@@ -10,9 +10,12 @@ from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.records import Record, RecordSource, ground_truth
 from mrcnn_jax.data.transforms import decode_mask, record_image
 from mrcnn_jax.detector import Detector, compiled, to_detections
-from mrcnn_jax.evaluation import coco_results, evaluate_coco
+from mrcnn_jax.evaluation import UNKNOWN_SIGMA, coco_results, evaluate_coco
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize import contact_sheet, draw_detections, draw_ground_truth
+
+KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
+"""What COCO calls the evaluation of each task."""
 
 
 def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int], None] = lambda images: None) -> list[dict[str, Any]]:
@@ -27,7 +30,8 @@ def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int
         predictions = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), predictions)
         for index in np.flatnonzero(batch.info.real):
             one = jax.tree.map(lambda leaf, index=index: leaf[index], predictions)
-            detections, rles = to_detections(one, tuple(batch.sizes[index]), tuple(int(n) for n in batch.info.original_sizes[index]), as_rle=True)
+            original = tuple(int(n) for n in batch.info.original_sizes[index])
+            detections, rles = to_detections(one, tuple(batch.sizes[index]), original, experiment.model, as_rle=True)
             results.extend(coco_results(int(batch.info.image_ids[index]), detections, detector.info, rles))
         progress(int(batch.info.real.sum()))
 
@@ -46,10 +50,12 @@ def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int
 def evaluate(
     detector: Detector, source: RecordSource, progress: Callable[[int], None] = lambda images: None, per_class: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO metrics of boxes and masks in percent, and the results they were computed from."""
+    """COCO metrics in percent of all that the model predicts, and the results they were computed from."""
     results = detect_all(detector, source, progress)
     limits = detector.experiment.evaluation.max_detections
-    return evaluate_coco(ground_truth(source), results, ("bbox", "segm"), limits, per_class=per_class), results
+    kinds = [KINDS[task] for task in detector.experiment.model.tasks] or ["proposals"]
+    sigmas = source.info.keypoint_sigmas or (UNKNOWN_SIGMA,) * len(source.info.keypoint_names)
+    return evaluate_coco(ground_truth(source), results, kinds, limits, per_class=per_class, keypoint_sigmas=sigmas), results
 
 
 def prediction_sheet(results: list[dict[str, Any]], source: RecordSource, count: int, score_threshold: float = 0.5) -> np.ndarray:
@@ -60,13 +66,20 @@ def prediction_sheet(results: list[dict[str, Any]], source: RecordSource, count:
     def picture(record: Record) -> np.ndarray:
         found = [entry for entry in results if entry["image_id"] == record.image_id]
         boxes = np.array([entry["bbox"] for entry in found], np.float32).reshape(-1, 4)
+        masks = keypoints = None
+        if found and "segmentation" in found[0]:
+            masks = _decode([entry["segmentation"]["counts"] for entry in found], record)
+        if info.keypoint_names:
+            nowhere = [0] * (3 * len(info.keypoint_names))  # classes without keypoints, and models that predict none
+            keypoints = np.array([entry.get("keypoints", nowhere) for entry in found], np.float32).reshape(len(found), -1, 3)
         detections = Detections(
             boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
             scores=np.array([entry["score"] for entry in found], np.float32),
             class_ids=np.array([class_of[entry["category_id"]] for entry in found], np.int32),
-            masks=_decode([entry["segmentation"]["counts"] for entry in found], record),
+            masks=masks,
+            keypoints=keypoints,
         )
-        return draw_detections(record_image(record), detections, info.category_names, score_threshold=score_threshold)
+        return draw_detections(record_image(record), detections, info.category_names, score_threshold=score_threshold, skeleton=info.skeleton)
 
     return _sheet(source, count, picture)
 

@@ -32,7 +32,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 class Batch:
     """What the device sees of B images: fixed shapes, whatever the images hold."""
 
-    images: UInt8[Array, "B H W 3"]  # RGB, resized, zero-padded at the right and at the bottom
+    # RGB, 0 to 255, resized, zero-padded at the right and at the bottom; float32 where resizing does not round to whole levels
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
     sizes: Int[Array, "B 2"]  # height and width before padding
     boxes: Float[Array, "B G 4"]
     classes: Int[Array, "B G"]
@@ -67,7 +68,8 @@ class Predictions:
     scores: Float[Array, "B D"]
     classes: Int[Array, "B D"]
     valid: Bool[Array, "B D"]
-    masks: Float[Array, "B D M M"]  # probability of the predicted class's mask inside the box
+    masks: Float[Array, "B D M M"] | None = None  # probability of the predicted class's mask inside the box; None without a mask branch
+    keypoints: Float[Array, "B D J m m"] | None = None  # logits over the positions of the box, for each keypoint; None without that branch
 
 
 class Detections(NamedTuple):
@@ -76,8 +78,8 @@ class Detections(NamedTuple):
     boxes: Float[np.ndarray, "D 4"]
     scores: Float[np.ndarray, "D"]
     class_ids: Int[np.ndarray, "D"]  # 0..K-1; the names and the data set's own ids stand in DatasetInfo
-    masks: Bool[np.ndarray, "D H W"]
-    keypoints: Float[np.ndarray, "D J 3"] | None = None  # x, y, score
+    masks: Bool[np.ndarray, "D H W"] | None = None  # None from a model without a mask branch
+    keypoints: Float[np.ndarray, "D J 3"] | None = None  # x, y, score; 0 for classes that have none; None without a keypoint branch
 
 
 class DatasetInfo(NamedTuple):
@@ -89,6 +91,8 @@ class DatasetInfo(NamedTuple):
     keypoint_names: tuple[str, ...] = ()
     keypoint_flip: tuple[int, ...] = ()  # which keypoint takes each one's place in the mirrored image
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints to join in pictures, counted from 0
+    keypoint_classes: tuple[int, ...] = ()  # classes whose objects have keypoints
+    keypoint_sigmas: tuple[float, ...] = ()  # tolerance of each keypoint in the object keypoint similarity (OKS)
 
     @property
     def num_classes(self) -> int:

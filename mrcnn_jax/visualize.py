@@ -65,17 +65,20 @@ def draw_detections(
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.5,
+    keypoint_threshold: float = 0.02,
     skeleton: Sequence[tuple[int, int]] = (),
     scale: int | None = None,
 ) -> Picture:
-    """Draw masks, boxes, labels and keypoints over an image.
+    """Draw masks, boxes, labels and keypoints over an image, those of them that there are.
 
     Args:
       image: left as it is.
       detections: in its pixels. Detection i has the same colour in every picture, whatever the threshold.
       class_names: of classes 0..K-1.
       score_threshold: detections below it are left out.
-      skeleton: pairs of keypoints to join. Keypoints whose third number is not above 0 are left out.
+      keypoint_threshold: keypoints whose score is not above it are left out. A score is a share of the softmax over
+        the positions in the box: spread evenly over the fiftieth part of a map of 56 x 56 it would be 0.016.
+      skeleton: pairs of keypoints to join.
       scale: whole factor by which the picture is enlarged; None enlarges small images until text is readable.
 
     Returns:
@@ -86,25 +89,28 @@ def draw_detections(
     scores = [f"{detections.scores[i]:.2f}" for i in shown]
     labels = [f"{class_names[detections.class_ids[i]]} {score}" for i, score in zip(shown, scores, strict=True)]
     shorter = scores if len(class_names) == 1 else labels
-    return _draw(image, detections, shown, labels, shorter, skeleton, scale)
+    return _draw(image, detections, shown, labels, shorter, skeleton, keypoint_threshold, scale)
 
 
 def draw_ground_truth(
     image: Picture,
     boxes: Float[np.ndarray, "G 4"],
     class_ids: Int[np.ndarray, "G"],
-    masks: Bool[np.ndarray, "G H W"],
+    masks: Bool[np.ndarray, "G H W"] | None,
     class_names: Sequence[str],
     *,
     keypoints: Float[np.ndarray, "G J 3"] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
     scale: int | None = None,
 ) -> Picture:
-    """Draw annotated objects the way `draw_detections` draws detections, without scores."""
+    """Draw annotated objects the way `draw_detections` draws detections, without scores.
+
+    A keypoint's third number is its visibility here; those of 0 are left out.
+    """
     objects = Detections(boxes, np.ones(len(boxes), np.float32), class_ids, masks, keypoints)
     labels = [class_names[class_id] for class_id in class_ids]
     shorter = [""] * len(labels) if len(class_names) == 1 else labels
-    return _draw(image, objects, np.arange(len(boxes)), labels, shorter, skeleton, scale)
+    return _draw(image, objects, np.arange(len(boxes)), labels, shorter, skeleton, 0.0, scale)
 
 
 def contact_sheet(
@@ -197,6 +203,7 @@ def _draw(
     labels: Sequence[str],
     shorter: Sequence[str],
     skeleton: Sequence[tuple[int, int]],
+    keypoint_threshold: float,
     scale: int | None,
 ) -> Picture:
     """Detections `shown`, with their labels or, where those are wider than the box, the shorter ones."""
@@ -204,18 +211,21 @@ def _draw(
         scale = max(1, round(_READABLE_SIDE / max(image.shape[:2])))
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else image.copy()
     width = max(2, round(min(canvas.shape[:2]) / 300))
-    masks = [_enlarge(detections.masks[i], scale) for i in shown]
+    masks = {} if detections.masks is None else {index: _enlarge(detections.masks[index], scale) for index in shown}
     # Fillings first and the best last, so that no object's outline disappears below another's filling.
-    for index, mask in reversed(list(zip(shown, masks, strict=True))):
+    for index, mask in reversed(masks.items()):
         _fill(canvas, mask, _color(index))
-    for index, mask in reversed(list(zip(shown, masks, strict=True))):
-        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, _color(index), width, cv2.LINE_AA)
+    for index in reversed(shown):
+        if index in masks:
+            contours, _ = cv2.findContours(masks[index], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(canvas, contours, -1, _color(index), width, cv2.LINE_AA)
         x1, y1, x2, y2 = _corners(detections.boxes[index], scale)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _color(index), width - 1)
     if detections.keypoints is not None:
         for index in reversed(shown):
-            _draw_keypoints(canvas, detections.keypoints[index] * [scale, scale, 1], skeleton, _color(index), width)
+            x, y, score = np.transpose(detections.keypoints[index])
+            points = np.stack([x, y], axis=1) * scale
+            _draw_keypoints(canvas, points, score > keypoint_threshold, skeleton, _color(index), width)
     return _write_labels(canvas, [_corners(detections.boxes[i], scale) for i in shown], labels, shorter, shown)
 
 
@@ -235,9 +245,14 @@ def _fill(canvas: Picture, mask: UInt8[np.ndarray, "H W"], color: Color) -> None
 
 
 def _draw_keypoints(
-    canvas: Picture, keypoints: Float[np.ndarray, "J 3"], skeleton: Sequence[tuple[int, int]], color: Color, width: int
+    canvas: Picture,
+    positions: Float[np.ndarray, "J 2"],
+    seen: Bool[np.ndarray, "J"],
+    skeleton: Sequence[tuple[int, int]],
+    color: Color,
+    width: int,
 ) -> None:
-    points = [(round(x), round(y)) if score > 0 else None for x, y, score in keypoints.tolist()]
+    points = [(round(x), round(y)) if shown else None for (x, y), shown in zip(positions.tolist(), seen, strict=True)]
     for first, second in skeleton:
         if points[first] and points[second]:
             cv2.line(canvas, points[first], points[second], color, width + 1, cv2.LINE_AA)

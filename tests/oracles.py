@@ -66,7 +66,7 @@ def bilinear(image, y, x):
     return (1 - down) * upper + down * lower
 
 
-def roi_align(image, boxes, output_size, scale=1.0, samples=2, aligned=True):
+def roi_align(image, boxes, output_size, scale=1.0, samples=2, aligned=True, reduce=np.mean):
     """[N, PH, PW, C]: the mean of samples x samples bilinear readings in every bin. ``samples`` 0: ceil(RoI size / bins) of them per axis."""
     image = np.asarray(image, np.float64)
     rows, columns = output_size
@@ -77,9 +77,32 @@ def roi_align(image, boxes, output_size, scale=1.0, samples=2, aligned=True):
         down, across = (samples, samples) if samples else (max(math.ceil(height / rows), 1), max(math.ceil(width / columns), 1))
         for i in range(rows):
             for j in range(columns):
-                for u in range(down):
-                    for v in range(across):
-                        y = y1 + (i + (u + 0.5) / down) * height / rows
-                        x = x1 + (j + (v + 0.5) / across) * width / columns
-                        pooled[n, i, j] += bilinear(image, y, x) / (down * across)
+                ys = [y1 + (i + (u + 0.5) / down) * height / rows for u in range(down)]
+                xs = [x1 + (j + (v + 0.5) / across) * width / columns for v in range(across)]
+                pooled[n, i, j] = reduce([bilinear(image, y, x) for y in ys for x in xs], axis=0)
+    return pooled
+
+
+def round_half_away(value):
+    return math.copysign(math.floor(abs(value) + 0.5), value)
+
+
+def roi_warp(image, boxes, output_size, scale=1.0, samples=2, reduce=np.mean):
+    """RoIAlign, not aligned, of boxes whose corners are rounded to whole cells."""
+    rounded = [[round_half_away(corner) for corner in np.float64(box) * scale] for box in boxes]
+    return roi_align(image, rounded, output_size, 1.0, samples, False, reduce)
+
+
+def roi_pool(image, boxes, output_size, scale=1.0):
+    """[N, PH, PW, C]: the largest cell of every bin; both end cells of a rounded box belong to it."""
+    height, width, channels = image.shape
+    pooled = np.zeros((len(boxes), *output_size, channels))
+    for n, box in enumerate(boxes):
+        x1, y1, x2, y2 = (int(round_half_away(corner)) for corner in np.float64(box) * scale)
+        tall, wide = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        for i, j in np.ndindex(*output_size):
+            rows = [y for y in range(y1 + math.floor(i * tall / output_size[0]), y1 + math.ceil((i + 1) * tall / output_size[0])) if 0 <= y < height]
+            columns = [x for x in range(x1 + math.floor(j * wide / output_size[1]), x1 + math.ceil((j + 1) * wide / output_size[1])) if 0 <= x < width]
+            if rows and columns:
+                pooled[n, i, j] = image[np.ix_(rows, columns)].max(axis=(0, 1))
     return pooled

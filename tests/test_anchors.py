@@ -39,32 +39,38 @@ def test_several_sizes_on_one_level(golden):
     arrays = golden("anchors")
     cells = cell_anchors(SIZES, RATIOS)
     np.testing.assert_allclose(cells, arrays["d2_c4_cell"], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(grid_anchors(cells, (5, 7), (16, 16)), arrays["d2_c4_anchors_5x7"], atol=1e-4, rtol=0)
+    (level,) = pyramid_anchors([SIZES], RATIOS, [(5, 7)], [16])
+    np.testing.assert_allclose(level, arrays["d2_c4_anchors_5x7"], atol=1e-4, rtol=0)
     # torchvision goes through the ratios first
     ratio_major = cell_anchors(SIZES, RATIOS, rounded=True).reshape(5, 3, 4).transpose(1, 0, 2).reshape(15, 4)
     np.testing.assert_array_equal(ratio_major, arrays["tv_c4_cell"])
 
 
-def test_pyramid_equals_torchvision(golden):
-    arrays = golden("anchors")
-    levels = [
-        grid_anchors(cell_anchors([size], RATIOS, rounded=True), tuple(grid), tuple(stride))
-        for size, grid, stride in zip(SIZES, arrays["grid_192x160"], arrays["tv_strides_192x160"], strict=True)
-    ]
-    np.testing.assert_array_equal(np.concatenate(levels), arrays["tv_anchors_192x160"])
+# 192 x 160 whole, of 320 x 416 every 31st; on both, torchvision's stride on P6 is not 64 along x, where the grid was rounded up
+PADDED = [("192x160", ""), ("320x416", "_every31")]
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_pyramid_equals_detectron2(golden, offset):
+def every(levels, kept: str):
+    return np.concatenate(levels)[:: int(kept.removeprefix("_every") or 1)]
+
+
+@pytest.mark.parametrize("size, kept", PADDED)
+def test_pyramid_equals_torchvision(golden, size, kept):
     arrays = golden("anchors")
-    grids = [tuple(grid) for grid in arrays["grid_192x160"]]
-    levels = [
-        grid_anchors(cell_anchors([size], RATIOS), grid, (stride, stride), offset) for size, grid, stride in zip(SIZES, grids, STRIDES, strict=True)
-    ]
-    np.testing.assert_allclose(np.concatenate(levels), arrays[f"d2_anchors_192x160_off{offset}"], atol=1e-4, rtol=0)
-    if offset == 0:
-        for level, expected in zip(pyramid_anchors(SIZES, RATIOS, grids, STRIDES), levels, strict=True):
-            np.testing.assert_array_equal(level, expected)
+    grids, strides = (list(map(tuple, arrays[f"{name}_{size}"])) for name in ("grid", "tv_strides"))
+    height, width = map(int, size.split("x"))
+    assert strides == [(height // rows, width // columns) for rows, columns in grids] and strides[-1] != (64, 64)
+    levels = pyramid_anchors(SIZES, RATIOS, grids, strides, rounded=True)
+    np.testing.assert_array_equal(every(levels, kept), arrays[f"tv_anchors_{size}{kept}"])
+
+
+@pytest.mark.parametrize("size, kept", PADDED)
+def test_pyramid_equals_detectron2(golden, size, kept):
+    arrays = golden("anchors")
+    grids = list(map(tuple, arrays[f"grid_{size}"]))
+    np.testing.assert_allclose(every(pyramid_anchors(SIZES, RATIOS, grids, STRIDES), kept), arrays[f"d2_anchors_{size}_off0.0{kept}"], atol=1e-4, rtol=0)
+    halfway = [grid_anchors(cell_anchors([side], RATIOS), grid, (stride, stride), 0.5) for side, grid, stride in zip(SIZES, grids, STRIDES, strict=True)]
+    np.testing.assert_allclose(every(halfway, kept), arrays[f"d2_anchors_{size}_off0.5{kept}"], atol=1e-4, rtol=0)
 
 
 def test_pyramid_wants_as_many_strides_as_sizes():

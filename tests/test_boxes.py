@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 from mrcnn_jax.ops import area, clip, decode, encode, intersection, intersection_over_second, iou, nonempty
+from mrcnn_jax.ops.boxes import MAX_LOG_SCALE
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -42,9 +43,11 @@ def test_overlaps_equal_the_oracle(boxes):
     np.testing.assert_allclose(intersection_over_second(boxes, others), share, atol=1e-6)
 
 
-def test_overlaps_equal_detectron2(golden):
+def test_overlaps_equal_the_libraries(golden):
     arrays = golden("iou_matcher")
-    np.testing.assert_allclose(iou(arrays["a"], arrays["b"]), arrays["d2_iou"], atol=1e-6)
+    overlaps = iou(arrays["a"], arrays["b"])
+    np.testing.assert_allclose(overlaps, arrays["d2_iou"], atol=1e-6)
+    np.testing.assert_allclose(overlaps, np.nan_to_num(arrays["tv_iou"]), atol=1e-6)  # of two boxes without area torchvision gives NaN
     np.testing.assert_allclose(intersection_over_second(arrays["a"], arrays["b"]), arrays["d2_ioa"], atol=1e-6)
 
 
@@ -74,6 +77,10 @@ def test_no_delta_leaves_the_anchor_and_sizes_are_bounded():
     np.testing.assert_allclose(wild, [[18 - 500, 24, 18 + 500, 24]], rtol=1e-5)
 
 
+def test_the_bound_of_sizes_is_the_libraries(golden):
+    assert golden("boxcoder")["clip_value"] == MAX_LOG_SCALE
+
+
 def test_clip_equals_torchvision(golden):
     arrays = golden("boxcoder")
     boxes = jnp.asarray(arrays["dec_w10"].reshape(200, 4))
@@ -91,9 +98,15 @@ def test_clip_to_traced_sizes_per_image():
 def test_nonempty_wants_both_sides(golden):
     boxes = jnp.asarray([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 2.0], [3.0, 3.0, 1.0, 1.0], [0.0, 0.0, 3.0, 2.5]])
     np.testing.assert_array_equal(nonempty(boxes), [True, False, False, False, True])
-    np.testing.assert_array_equal(nonempty(boxes, 2.0), [False, False, False, False, True])
+    np.testing.assert_array_equal(nonempty(boxes, 2.0), [True, False, False, False, True])  # a side equal to the least is enough, but not 0
+    np.testing.assert_array_equal(nonempty(boxes, 2.5), [False, False, False, False, True])
+    assert not nonempty(boxes, 2.75).any()
     arrays = golden("boxcoder")
-    np.testing.assert_array_equal(np.flatnonzero(nonempty(arrays["clipped_200x300"], 30)), arrays["keep_small_30"])
+    clipped = arrays["clipped_200x300"]
+    for name in ("1e-2", "30"):
+        np.testing.assert_array_equal(np.flatnonzero(nonempty(clipped, float(name))), arrays[f"keep_small_{name}"])
+    sides = clipped[:, 2:] - clipped[:, :2]
+    np.testing.assert_array_equal(nonempty(clipped, float(sides.min(axis=1)[7])), (sides >= sides.min(axis=1)[7]).all(axis=1))
 
 
 @pytest.mark.parametrize("function", [iou, intersection_over_second, encode, decode])

@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import tiny_cityscapes
+from pycocotools import mask as coco_mask
 
 import experiments
 from mrcnn_jax import cli
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import DataConfig, Experiment
 from mrcnn_jax.data import records
-from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.structures import DatasetInfo, Detections
 from mrcnn_jax.visualize import read_image
 
 HEIGHT, WIDTH = 24, 36
@@ -119,7 +122,7 @@ def test_help_of_an_experiment_names_every_field_with_its_value(mrcnn, name):
 @pytest.mark.parametrize(
     "command, names",
     [
-        ("evaluate", ["--dataset", "--split", "--out", "--pictures"]),
+        ("evaluate", ["--dataset", "--split", "--out", "--pictures", "--cityscapes"]),
         ("predict", ["--out", "--score"]),
         ("dataset", ["--out", "--train", "--validation", "--validation-images", "--keypoints", "--overwrite", "--draw"]),
     ],
@@ -159,7 +162,7 @@ def test_unknown_commands_and_experiments(refused):
         (("--train.steps",), "--train.steps"),
         (("--train.steps", "-5"), "train.steps must be greater than 0, not -5"),
         (("--model.backbone.name", "resnet51"), "invalid choice 'resnet51' for argument '--model.backbone.name'"),
-        (("--model.rpn.anchor-sizes", "8", "16"), "rpn.anchor_sizes needs one size for each of the 5 levels, not 2"),
+        (("--model.rpn.anchor-sizes", "8", "16"), "rpn.anchor_sizes needs one size for each of the 5 levels of backbone.features fpn, not 2"),
         (("--data.short-edge", "900"), "data.long_edge must be at least the shorter edge 900, not 160"),
     ],
 )
@@ -233,6 +236,67 @@ def test_unreadable_images_are_named_and_leave_no_results(mrcnn, run, damage):
     status, _, err = mrcnn("predict", run, "broken.jpg")
     assert status == 2 and listing() == before
     assert err.startswith("mrcnn: cannot read image broken.jpg: ") and err.count("\n") == 1
+
+
+class OneCat:
+    """Stands in for a trained detector: finds one cat in every image, in its upper left corner."""
+
+    info = DatasetInfo("things", (3, 90), ("cat", "dog"))
+    class_names = info.category_names
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        mask = np.zeros((1, *image.shape[:2]), bool)
+        mask[:, 2:12, 3:13] = True
+        return Detections(np.float32([[3, 2, 13, 12]]), np.float32([0.75]), np.array([0]), mask)
+
+
+@pytest.fixture
+def one_cat(monkeypatch):
+    monkeypatch.setattr("mrcnn_jax.detector.load", lambda directory: OneCat())
+
+
+def test_predict_leaves_pictures_and_results(mrcnn, one_cat):
+    files = [photograph("a.png"), photograph("folder/b.jpg", 40, 30)]
+    status, out, err = mrcnn("predict", "run", files[0], "folder")
+    assert status == 0 and err == "" and "2 detections in 2 images" in out
+    results = json.loads(Path("predictions/results.json").read_text())
+    assert [(entry["image_id"], entry["category_id"], entry["bbox"], entry["score"]) for entry in results] == [(i, 3, [3, 2, 10, 10], 0.75) for i in (1, 2)]
+    assert json.loads(Path("predictions/images.json").read_text()) == [
+        {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}, {"id": 2, "file_name": "folder/b.jpg", "height": 40, "width": 30},
+    ]  # fmt: skip
+    assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["0001_a.png", "0002_b.png"]
+
+
+def test_predict_without_masks_and_with_keypoints(mrcnn, monkeypatch):
+    class CatPose(OneCat):
+        info = OneCat.info._replace(keypoint_names=("nose", "tail"), keypoint_flip=(0, 1), skeleton=((0, 1),), keypoint_classes=(0,))
+
+        def __call__(self, image: np.ndarray) -> Detections:
+            return super().__call__(image)._replace(masks=None, keypoints=np.float32([[[4, 3, 0.9], [12, 11, 0.8]]]))
+
+    monkeypatch.setattr("mrcnn_jax.detector.load", lambda directory: CatPose())
+    status, _, err = mrcnn("predict", "run", photograph("a.png"))
+    assert status == 0 and err == ""
+    (entry,) = json.loads(Path("predictions/results.json").read_text())
+    assert entry["keypoints"] == pytest.approx([4, 3, 0.9, 12, 11, 0.8]) and "segmentation" not in entry
+    posed = read_image("predictions/0001_a.png")
+    monkeypatch.setattr(CatPose, "info", CatPose.info._replace(skeleton=()))
+    assert mrcnn("predict", "run", "a.png")[0] == 0
+    assert not np.array_equal(read_image("predictions/0001_a.png"), posed)  # the line from nose to tail is gone
+
+
+def test_unreadable_images_do_not_cost_the_results_of_the_others(mrcnn, one_cat):
+    files = [photograph("a.png"), Path("b.png"), photograph("c.png"), Path("d.png")]
+    files[1].write_text("no image")
+    status, out, err = mrcnn("predict", "run", *files[:3])
+    assert status == 2 and "2 detections in 2 images" in out
+    assert err.startswith("mrcnn: cannot read image b.png: ") and err.count("\n") == 1
+    assert [entry["image_id"] for entry in json.loads(Path("predictions/results.json").read_text())] == [1, 3]
+    images = json.loads(Path("predictions/images.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in images] == [(1, "a.png"), (3, "c.png")]
+    files[3].write_bytes(b"")
+    status, _, err = mrcnn("predict", "run", *files)
+    assert status == 2 and err.startswith("mrcnn: 2 of 4 images cannot be read; the first: cannot read image b.png: ") and err.count("\n") == 1
 
 
 def test_evaluation_needs_a_fitting_data_set(mrcnn, refused, run):
@@ -349,6 +413,87 @@ def test_dataset_prefers_keypoints_when_told_to(mrcnn):
     assert records.open_dataset("data/pets", "train").info.keypoint_flip == (0, 2, 1)
 
 
+# ---- Cityscapes
+
+
+def test_dataset_recognises_cityscapes(mrcnn, refused):
+    tiny_cityscapes.write(Path("cityscapes"))
+    status, out, err = mrcnn("dataset", "cityscapes", "--draw", "sheet.png")
+    assert status == 0 and "Traceback" not in err
+    assert "train: 3 images, 1 of them without objects" in out and "  car: 1 instances, 1 groups" in out
+    table = rows(out)
+    assert table["images"] == ["3", "3"] and table["crowd"] == ["2", "1"] and table["24"] == ["person", "2", "2"]
+    assert out.endswith("Some of its images are drawn in sheet.png.\nReady: --data.dataset data/cityscapes\n")
+    assert read_image("sheet.png").std() > 10
+    assert refused("dataset", "cityscapes").endswith("data/cityscapes exists already: choose another name, or overwrite it if it is a prepared set.")
+    assert mrcnn("dataset", "cityscapes", "--overwrite")[0] == 0
+
+
+def test_options_of_coco_mean_nothing_to_cityscapes(mrcnn, refused):
+    tiny_cityscapes.write(Path("cityscapes"))
+    for options in (("--validation-images", "2"), ("--keypoints",)):
+        sentence = "cityscapes is laid out like Cityscapes, where --validation-images and --keypoints mean nothing"
+        assert refused("dataset", "cityscapes", *options) == sentence
+    coco_folder()  # but annotations in COCO's format are taken where they are named
+    status, out, _ = mrcnn("dataset", "cityscapes", "--train", "pets/images", "pets/annotations/all.json")
+    assert status == 0 and rows(out)["images"] == ["3"]
+
+
+def test_a_cityscapes_without_annotations_is_named(refused):
+    tiny_cityscapes.write(Path("cityscapes"))
+    Path("cityscapes/gtFine").rename("elsewhere")
+    assert refused("dataset", "cityscapes") == "cityscapes has no folder gtFine: Cityscapes' annotations, gtFine_trainvaltest, belong there."
+
+
+@pytest.fixture
+def trained_on_cityscapes(mrcnn, monkeypatch):
+    """A prepared Cityscapes, and in place of a run a detector that finds one person perfectly; ``tasks`` may be changed."""
+    tiny_cityscapes.write(Path("cityscapes"))
+    mrcnn("dataset", "cityscapes")
+    source = records.open_dataset("data/cityscapes", "validation")
+    encoded = coco_mask.encode(np.asfortranarray(tiny_cityscapes.instance_ids("val/munster/munster_000000_000019") == 24005, np.uint8))
+    mask = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    results = [{"image_id": 2, "category_id": 24, "score": 0.75, "bbox": [30, 20, 20, 36], "segmentation": mask}]
+    experiment = SimpleNamespace(
+        data=DataConfig(dataset="data/cityscapes"), evaluation=SimpleNamespace(picture_score=0.5), model=SimpleNamespace(tasks=("boxes", "masks"))
+    )
+    detector = SimpleNamespace(experiment=experiment, info=source.info, class_names=source.info.category_names)
+    monkeypatch.setattr("mrcnn_jax.detector.load", lambda directory: detector)
+    monkeypatch.setattr("mrcnn_jax.scoring.evaluate", lambda detector, source, progress: ({"bbox": {"AP": 12.5}}, results))
+    return experiment
+
+
+def test_evaluate_adds_the_official_figures_of_cityscapes(mrcnn, trained_on_cityscapes):
+    pytest.importorskip("cityscapesscripts")
+    status, out, err = mrcnn("evaluate", "run", "--cityscapes", "cityscapes", "--pictures", "0")
+    assert status == 0 and err == ""
+    metrics = json.loads(Path("run/evaluation/metrics.json").read_text())
+    assert metrics["bbox"] == {"AP": 12.5}
+    assert metrics["cityscapes"]["AP"] == metrics["cityscapes"]["AP50"] == pytest.approx(100 / 3)  # persons, but neither riders nor cars
+    assert metrics["cityscapes"]["per_class"]["person"] == {"AP": pytest.approx(100), "AP50": pytest.approx(100)}
+    assert metrics["cityscapes"]["per_class"]["bus"] == {"AP": None, "AP50": None}
+    table = rows(out)
+    assert table["person"] == ["100.0", "100.0"] and table["bus"] == ["-", "-"] and table["all"] == ["33.3", "33.3"] and table["AP"] == ["12.5"]
+    assert mrcnn("evaluate", "run", "--pictures", "0")[0] == 0
+    assert list(json.loads(Path("run/evaluation/metrics.json").read_text())) == ["bbox"]
+
+
+def test_what_the_figures_of_cityscapes_need_is_asked_for_first(refused, trained_on_cityscapes, monkeypatch):
+    monkeypatch.setattr("mrcnn_jax.scoring.evaluate", None)  # nothing may come this far
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling", None)
+        sentence = "Cityscapes' AP is computed by cityscapesscripts, which is not installed: install mrcnn_jax[cityscapes]."
+        assert refused("evaluate", "run", "--cityscapes", "cityscapes") == sentence
+    monkeypatch.setattr("mrcnn_jax.cityscapes_evaluation._official_scripts", lambda: None)
+    name = "gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_instanceIds.png"
+    assert refused("evaluate", "run", "--cityscapes", "nowhere") == f"nowhere/{name}: there is no such file."
+    trained_on_cityscapes.model.tasks = ("boxes",)
+    assert refused("evaluate", "run", "--cityscapes", "cityscapes") == "run predicts no masks, but masks are what Cityscapes scores"
+
+
+# ---- what is wrong with annotations and images
+
+
 FILE = "pets/annotations/all.json"
 BOX = {"id": 11, "image_id": 1, "category_id": 3, "bbox": [4, 4, 10, 8]}
 
@@ -411,10 +556,11 @@ def test_a_picture_that_cannot_be_written_is_named(mrcnn):
 # ---- as a program
 
 
-def program(*arguments: str) -> subprocess.CompletedProcess:
+def program(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess:
     package = str(Path(cli.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
-    return subprocess.run([sys.executable, "-m", "mrcnn_jax", *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    command = [sys.executable, "-m", "mrcnn_jax", *arguments]
+    return subprocess.run(command, check=False, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
 
 
 def test_as_a_program():
@@ -423,3 +569,14 @@ def test_as_a_program():
     failed = program("dataset", "none")
     assert failed.returncode == 2 and failed.stderr == "mrcnn: none is not a folder.\n" and failed.stdout == ""
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes break in this way on POSIX systems")
+@pytest.mark.parametrize("arguments", [("--help",), ("dataset", "--help")])
+def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of(arguments):
+    """As in `mrcnn --help | head`: the reading end of the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    shown = program(*arguments, stdout=writing)
+    os.close(writing)
+    assert shown.returncode == 1 and shown.stderr == ""

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import Params
 
 from mrcnn_jax.data import coco, records
-from mrcnn_jax.data.coco import CocoFile, Source
+from mrcnn_jax.data.coco import Source
+from mrcnn_jax.data.coco_file import CocoFile, Report
 from mrcnn_jax.errors import InputError
 
 HEIGHT, WIDTH = 40, 60
@@ -74,7 +76,7 @@ def write_folder(
     return CocoFile(folder / images, folder / annotations)
 
 
-def read_one(tmp_path: Path, *annotations: dict, **kwargs) -> tuple[records.Objects, coco.Report]:
+def read_one(tmp_path: Path, *annotations: dict, **kwargs) -> tuple[records.Objects, Report]:
     """The objects of image 7, which has all the annotations, and the report."""
     file = write_folder(tmp_path, content(*annotations, image_ids=(7,), **kwargs))
     (record,) = file
@@ -173,6 +175,26 @@ def test_keypoints(tmp_path):
     assert sorted(map(sorted, report.left_out.values())) == [[4], [5, 6]]
     info = CocoFile(tmp_path / "images", tmp_path / "annotations/all.json").info
     assert info.keypoint_flip == (0, 2, 1) and info.skeleton == ((0, 1), (0, 2))
+
+
+PERSON = [
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names, known", [(PERSON, True), (PERSON[::-1], False), (PERSON[:3], False)])
+def test_tolerances_are_known_for_the_keypoints_of_a_person_only(tmp_path, names, known):
+    given = content()
+    given["categories"] = [{"id": 1, "name": "bag"}, {"id": 3, "name": "person", "keypoints": names}, {"id": 2, "name": "cat"}]
+    info = write_folder(tmp_path, given).info
+    assert info.category_names == ("bag", "cat", "person") and info.keypoint_classes == (2,)
+    assert info.keypoint_sigmas == (pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist()) if known else ())
+
+
+def test_without_keypoints_there_are_no_classes_with_any(tmp_path):
+    info = write_folder(tmp_path, content()).info
+    assert info.keypoint_names == info.keypoint_classes == info.keypoint_sigmas == ()
 
 
 def test_sizes_may_be_absent(tmp_path):

@@ -201,6 +201,80 @@ def test_results_of_one_image():
     assert coco_results(7, detections(), INFO) == []
 
 
+def test_results_without_masks_and_of_classes_without_keypoints():
+    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))._replace(masks=None, keypoints=np.full((2, 1, 3), 0.5))
+    cat, dog = coco_results(7, found, INFO._replace(keypoint_classes=(1,)))
+    assert list(cat) == ["image_id", "category_id", "bbox", "score"]
+    assert list(dog) == ["image_id", "category_id", "bbox", "score", "keypoints"]
+    assert coco_results(7, detections()._replace(masks=None), INFO) == []
+
+
+def with_keypoints(truth, points):
+    """Only dogs have keypoints: the same for each object here, all visible."""
+    truth["categories"][1]["keypoints"] = [f"k{j}" for j in range(len(points))]
+    for annotation in truth["annotations"]:
+        if annotation["category_id"] == 17:
+            annotation["keypoints"] = [number for x, y in points for number in (x, y, 2)]
+    return truth
+
+
+def test_keypoints_of_any_number_in_the_categories_that_have_them():
+    truth = with_keypoints(ground_truth((7, 17, 10, 10, 40), (7, 3, 0, 0, 9)), [(20, 20), (40, 30)])
+    dog = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20 + 4, 20, 1, 40, 30, 1]}
+    cat = coco_results(7, detections((0, 0.8, 0, 0, 9)), INFO)[0]  # of a class that is not judged: it needs no keypoints
+    # similarity exp(-4^2 / (2 (2 sigma)^2 40^2)) of the first, 1 of the second
+    for sigma, similarity in ((0.05, (np.exp(-0.5) + 1) / 2), (0.025, (np.exp(-2) + 1) / 2)):
+        metrics = evaluate_coco(truth, [dog, cat], ["keypoints"], keypoint_sigmas=[sigma, 0.1], per_class=True)
+        passed = np.sum(similarity >= np.linspace(0.5, 0.95, 10))
+        assert passed in (2, 7) and metrics["keypoints"]["AP"] == pytest.approx(10 * passed)
+        assert metrics["keypoints"]["per_class"] == {"dog": pytest.approx(10 * passed)}
+        assert metrics["keypoints"]["AR"] == pytest.approx(10 * passed)
+
+
+def test_another_number_of_tolerances():
+    truth = with_keypoints(ground_truth((7, 17, 10, 10, 40)), [(20, 20), (40, 30)])
+    with pytest.raises(InputError, match="annotation 0 of the ground truth has 2 keypoints, but keypoint_sigmas has 17"):
+        evaluate_coco(truth, [], ["keypoints"])
+    with pytest.raises(InputError, match="has 2 keypoints, but keypoint_sigmas has 3: there must be one for each"):
+        evaluate_coco(truth, [], ["keypoints"], keypoint_sigmas=(0.1, 0.1, 0.1))
+    entry = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20, 20, 1]}
+    with pytest.raises(InputError, match='results entry 0 has an unusable "keypoints": it must hold 6 finite numbers'):
+        evaluate_coco(truth, [entry], ["keypoints"], keypoint_sigmas=(0.1, 0.1))
+    for sigmas in ((), (0.1, 0.0), (0.1, float("nan"))):
+        with pytest.raises(InputError, match="keypoint_sigmas must be numbers above 0, one for each keypoint, not"):
+            evaluate_coco(truth, [], ["keypoints"], keypoint_sigmas=sigmas)
+    assert evaluate_coco(truth, [], ["bbox"], keypoint_sigmas=())["bbox"]["AP"] == 0
+
+
+def test_proposals_find_objects_whatever_the_class():
+    truth = ground_truth((7, 3, 0, 0, 20), (7, 17, 30, 10, 40), (9, 3, 5, 5, 30), (9, 17, 40, 20, 31))
+    entries = coco_results(7, detections((0, 0.9, 60, 0, 9), (0, 0.8, 0, 0, 20), (0, 0.7, 30, 10, 40)), INFO)
+    entries += coco_results(9, detections((1, 0.6, 5, 5, 30)), INFO)
+    for entry in entries:
+        del entry["category_id"]
+    figures = evaluate_coco(truth, entries, ["proposals"], per_class=True, proposal_limits=(2, 1, 100))["proposals"]
+    expected = {"AR1": 25, "AR2": 50, "AR100": 75, "ARs": 200 / 3, "ARm": 100, "ARl": None}
+    assert figures == {name: value if value is None else pytest.approx(value) for name, value in expected.items()}
+    assert list(figures) == list(expected)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_proposals_equal_pycocotools_without_categories(golden):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(golden["gt"])
+        truth.createIndex()
+        keys = ("image_id", "category_id", "score", "bbox")
+        evaluator = COCOeval(truth, truth.loadRes([{key: d[key] for key in keys} for d in golden["dets"]]), "bbox")
+        evaluator.params.useCats = 0
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    figures = evaluate_coco(golden["gt"], golden["dets"], ["proposals"], proposal_limits=(1, 10, 100))["proposals"]
+    np.testing.assert_allclose([value / 100 for value in figures.values()], evaluator.stats[6:], atol=1e-12)
+    assert list(evaluate_coco(golden["gt"], [], ["proposals"])["proposals"]) == ["AR10", "AR100", "AR1000", "ARs", "ARm", "ARl"]
+
+
 @pytest.mark.parametrize(
     "kind, change, message",
     [
@@ -235,7 +309,7 @@ def test_bad_ground_truth():
         evaluate_coco(truth, [], ["keypoints"])
 
 
-@pytest.mark.parametrize("arguments", [{"kinds": ["masks"]}, {"max_detections": ()}, {"max_detections": (0, 10)}])
+@pytest.mark.parametrize("arguments", [{"kinds": ["masks"]}, {"max_detections": ()}, {"max_detections": (0, 10)}, {"proposal_limits": (0,)}])
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):
         evaluate_coco(ground_truth(), [], **arguments)
@@ -258,15 +332,15 @@ def test_bad_files(tmp_path):
 
 
 def test_table_has_every_figure(golden):
-    metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints"), per_class=True)
+    metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints", "proposals"), per_class=True)
     metrics["segm"]["APs"] = None
     console = Console(file=io.StringIO(), width=80)
     console.print(metrics_table(metrics))
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("│")]
     rows = {line[1]: line[3::2] for line in lines}
-    assert list(rows) == [*BOX_FIGURES, "AR", "AR50", "AR75"]
-    assert rows["AP"] == [f"{100 * golden['stats'][kind][0]:.1f}" for kind in ("bbox", "segm", "keypoints")]
-    assert rows["APs"] == [f"{100 * golden['stats']['bbox'][3]:.1f}", "-", "-"]
+    assert list(rows) == [*BOX_FIGURES, "AR", "AR50", "AR75", "AR1000"]
+    assert rows["AP"] == [*(f"{100 * golden['stats'][kind][0]:.1f}" for kind in ("bbox", "segm", "keypoints")), "-"]
+    assert rows["APs"] == [f"{100 * golden['stats']['bbox'][3]:.1f}", "-", "-", "-"]
 
 
 def test_written_metrics(tmp_path):

@@ -1,13 +1,12 @@
 """Every named experiment builds and traces at its full size; the README's table is what the result files say."""
 
 import json
-from dataclasses import replace
 
 import experiments
 import jax
 import jax.numpy as jnp
 import pytest
-from benchmarks.train_step import made_up_batch
+from benchmarks.train_step import made_up_batch, standalone
 from experiments import report
 from experiments.publish import RESULTS, result
 from mrcnn_jax.config import from_dict
@@ -19,8 +18,7 @@ from mrcnn_jax.training.step import create_state, make_train_step
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_the_train_step_traces_at_full_size(name):
-    experiment = experiments.get(name)
-    experiment = replace(experiment, model=replace(experiment.model, num_classes=experiment.model.num_classes or 3))
+    experiment = standalone(experiments.get(name))
     model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))
     optimizer = make_optimizer(experiment.train, experiment.model, experiment.train.images_per_device)
     state = jax.eval_shape(lambda key: create_state(initialise(model, key), optimizer), jax.random.key(0))

@@ -58,6 +58,35 @@ def test_mask_loss_equals_torchvision(arrays):
     np.testing.assert_allclose(value, arrays["mask_loss_tv"], rtol=1e-6)
 
 
+@jax.jit
+def summed_keypoint_loss(logits, keypoints, boxes):
+    cells, valid = ops.keypoint_targets(keypoints, boxes, 56)
+    return losses.keypoint_loss(logits.reshape(*cells.shape, -1), cells, valid), valid.sum()
+
+
+def test_keypoint_loss_equals_torchvision_and_detectron2(golden):
+    expected = golden("keypoints")
+    value, count = summed_keypoint_loss(expected["loss_logits"], expected["keypoints"][:4], expected["rois"][:4])
+    np.testing.assert_allclose(value / count, expected["tv_loss"], rtol=1e-6)
+    value, count = summed_keypoint_loss(expected["kp_logits"], expected["kp_gt"], expected["kp_props"])
+    np.testing.assert_allclose(value / count, expected["kp_loss_norm_visible"], rtol=1e-6)
+    np.testing.assert_allclose(value / 100, expected["kp_loss_norm_100"], rtol=1e-6)
+
+
+def test_softmax_mask_loss_by_hand():
+    rng = np.random.default_rng(3)
+    logits, targets, classes = rng.normal(size=(3, 4, 4, 6)), rng.integers(0, 2, (3, 4, 4)), np.array([0, 4, 2])
+    positive = np.array([True, True, False])
+    expected = 0.0
+    for roi in np.flatnonzero(positive):
+        for row, column in np.ndindex(4, 4):
+            probabilities = np.exp(logits[roi, row, column]) / np.exp(logits[roi, row, column]).sum()
+            label = classes[roi] if targets[roi, row, column] else 5  # the background
+            expected -= np.log(probabilities[label]) / 16
+    value = losses.softmax_mask_loss(jnp.float32(logits), jnp.asarray(targets), jnp.asarray(classes), jnp.asarray(positive))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_objectness_loss_by_hand():
     logits, positive, exists = jnp.asarray([2.0, -1.0, 0.5, 9.0]), jnp.asarray([True, False, True, False]), jnp.asarray([True, True, True, False])
     expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-0.5))
@@ -72,13 +101,51 @@ def test_what_is_not_sampled_gives_neither_loss_nor_gradient():
         (losses.class_loss, rng.normal(size=(3, 5)), lambda values: (values, jnp.asarray([1, 4, 0]), kept)),
         (losses.mask_loss, rng.normal(size=(3, 4, 4)), lambda values: (values, jnp.ones((3, 4, 4)), kept)),
         (losses.box_loss, rng.normal(size=(3, 4)), lambda values: (values, jnp.zeros((3, 4)), kept, 1.0)),
+        (losses.softmax_mask_loss, rng.normal(size=(3, 4, 4, 5)), lambda values: (values, jnp.ones((3, 4, 4)), jnp.asarray([1, 3, 0]), kept)),
+        (losses.keypoint_loss, rng.normal(size=(3, 2, 16)), lambda values: (values, jnp.zeros((3, 2), int), jnp.stack([kept] * 2, axis=1))),
     ]
     for loss, values, arguments in cases:
         values = jnp.asarray(values, jnp.float32)
-        value, gradient = jax.value_and_grad(lambda v, loss=loss, arguments=arguments: loss(*arguments(v)))(values)
+        both = jax.jit(jax.value_and_grad(lambda v, loss=loss, arguments=arguments: loss(*arguments(v))))
+        value, gradient = both(values)
+        gradient = np.asarray(gradient)
         assert value > 0 and not gradient[1].any() and gradient[0].any() and gradient[2].any()
-        changed = loss(*arguments(values.at[1].set(7.0)))
+        changed, _ = both(values.at[1].set(7.0))
         np.testing.assert_allclose(changed, value, rtol=1e-6)
+
+
+def test_half_precision_is_summed_in_single():
+    rng = np.random.default_rng(1)
+    kept, classes = jnp.ones(512, bool), jnp.asarray(rng.integers(0, 5, 512))
+    cases = [
+        (rng.normal(size=512), lambda x: losses.objectness_loss(x, classes > 2, kept)),
+        (rng.normal(size=(512, 6)), lambda x: losses.class_loss(x, classes, kept)),
+        (rng.normal(size=(512, 4)), lambda x: losses.box_loss(x, jnp.zeros((512, 4)), kept, 1.0)),
+        (rng.normal(size=(512, 4, 4)), lambda x: losses.mask_loss(x, jnp.ones((512, 4, 4)), kept)),
+        (rng.normal(size=(512, 4, 4, 6)), lambda x: losses.softmax_mask_loss(x, jnp.ones((512, 4, 4)), classes, kept)),
+        (rng.normal(size=(512, 3, 16)), lambda x: losses.keypoint_loss(x, jnp.zeros((512, 3), int), jnp.ones((512, 3), bool))),
+    ]
+    for given, loss in cases:
+        half = jnp.asarray(given, jnp.bfloat16)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(half)
+        assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+        np.testing.assert_allclose(value, jax.jit(loss)(half.astype(jnp.float32)), rtol=1e-6)
+
+
+def test_no_objects_cost_nothing():
+    def zeros(*shape):
+        return jnp.zeros((0, *shape)), jnp.zeros((0, *shape[:-1]), int), jnp.zeros((0, *shape[:-1]), bool)
+
+    cases = [
+        (zeros(4)[0], lambda x: losses.box_loss(x, x, zeros(4)[2], 1.0)),
+        (zeros(6)[0], lambda x: losses.class_loss(x, *zeros(6)[1:])),
+        (zeros(4, 4)[0], lambda x: losses.mask_loss(x, x, zeros(1)[2])),
+        (zeros(4, 4, 6)[0], lambda x: losses.softmax_mask_loss(x, x[..., 0], *zeros(1)[1:])),
+        (zeros(3, 16)[0], lambda x: losses.keypoint_loss(x, *zeros(3, 16)[1:])),
+    ]
+    for nothing, loss in cases:
+        value, gradient = jax.jit(jax.value_and_grad(loss))(nothing)
+        assert value == 0 and gradient.shape == nothing.shape
 
 
 def test_confident_mistakes_stay_finite():

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from pycocotools import mask as coco_mask
 
 from mrcnn_jax import ops
+from mrcnn_jax.data.transforms import crop_mask
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -90,6 +92,23 @@ def test_equals_the_libraries(golden, size):
     clear = np.abs(aligned - 0.5) > 2e-5
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(aligned[clear] >= 0.5, arrays[f"d2_bit_crop_M{size}"][clear])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
+@pytest.mark.parametrize("size", [14, 28])
+def test_polygons_nearly_equal_detectron2(golden, size):
+    """It draws polygons into the bins of the proposal; here they are drawn into the image and read from there, which moves edges a little."""
+    arrays = golden("mask_targets")
+    parts = [[arrays[name].tolist() for name in sorted(arrays) if name.startswith(f"poly_{i}_")] for i in range(4)]
+    drawn = np.stack([coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 96, 128))) for polygons in parts])
+    np.testing.assert_array_equal(drawn, arrays["d2_poly_bitmask"])
+    match, frames, proposals = arrays["match_idx"], arrays["d2_poly_boxes"], arrays["boxes"]
+    kept = np.stack([crop_mask(mask, box, 112) for mask, box in zip(drawn, frames, strict=True)])
+    targets = crop_masks(kept[match], frames[match], proposals, size) >= 0.5
+    different = (targets != arrays[f"d2_poly_crop_M{size}"]).mean(axis=(1, 2))
+    inside = match < 2  # the other two objects go on beyond the image, where the image has no pixels
+    assert inside.sum() >= 4 and different[inside].max() < 0.03
+    assert different.max() < 0.11
 
 
 @pytest.fixture(scope="module")

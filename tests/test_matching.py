@@ -40,7 +40,9 @@ def test_objects_that_nothing_overlaps_change_nothing(golden):
     index, labels = match(arrays["q"], jnp.ones(9, bool), 0.7, 0.3, low_quality=True)
     np.testing.assert_array_equal(index, arrays["d2_match7_0.7_0.3_lq1"])
     np.testing.assert_array_equal(labels, arrays["d2_label7_0.7_0.3_lq1"])
-    assert (arrays["d2_label_0.7_0.3_lq1"] != labels).sum() > 100
+    assert (arrays["d2_label_0.7_0.3_lq1"] == 1).all() and (labels != 1).sum() > 100
+    np.testing.assert_array_equal(arrays["d2_match_0.7_0.3_lq1"], index)
+    np.testing.assert_array_equal(arrays["tv_match_0.7_0.3_lq1"], index)  # and none is background or between
 
 
 @pytest.mark.parametrize("low_quality", [False, True])

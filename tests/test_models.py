@@ -1,6 +1,6 @@
 """The networks: shapes, sizes, and what each part promises."""
 
-import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from conftest import GOLDEN
+from experiments import paper
 
-from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, MaskHeadConfig, ModelConfig
+from mrcnn_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import MaskHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.models.norm import FrozenBatchNorm, GroupNorm
 from mrcnn_jax.models.resnet import ResNet
-from mrcnn_jax.models.rpn import select_proposals
 
 
 def count(tree) -> int:
@@ -28,10 +29,10 @@ def shapes_of_parts(config: ModelConfig, height: int = 128, width: int = 160):
     def parts(model, images, sizes):
         features = model.backbone(images.astype(jnp.float32))
         pyramid = model.pyramid(images, sizes)
-        boxes = jnp.zeros((2, 7, 4))
+        rois = {name: model.roi_features(pyramid, jnp.zeros((2, 7, 4)), getattr(config, name).pool) for name in ("box", "mask")}
         return {
-            "features": features, "pyramid": pyramid, "objectness": model.objectness(pyramid), "classify": model.classify(pyramid, boxes),
-            "masks": model.mask_logits(pyramid, boxes, jnp.zeros((2, 7), jnp.int32)), "predictions": model(images, sizes),
+            "features": features, "pyramid": pyramid, "objectness": model.objectness(pyramid), "classify": model.classify(rois["box"]),
+            "masks": model.mask_logits(rois["mask"]), "predictions": model(images, sizes),
         }  # fmt: skip
 
     inputs = jnp.zeros((2, height, width, 3), jnp.uint8), jnp.full((2, 2), height)
@@ -49,7 +50,7 @@ def test_shapes_of_every_part(name, expansion):
     assert [level.shape for level in logits] == [(2, n) for n in anchors] and [level.shape for level in deltas] == [(2, n, 4) for n in anchors]
     logits, deltas = out["classify"]
     assert logits.shape == (2, 7, 81) and deltas.shape == (2, 7, 80, 4)
-    assert out["masks"].shape == (2, 7, 28, 28)
+    assert out["masks"].shape == (2, 7, 28, 28, 80)
     found = out["predictions"]
     assert found.boxes.shape == (2, 100, 4) and found.scores.shape == found.classes.shape == found.valid.shape == (2, 100)
     assert found.masks.shape == (2, 100, 28, 28)
@@ -57,26 +58,63 @@ def test_shapes_of_every_part(name, expansion):
 
 
 # The classification networks of torchvision without their last layer (and its bias), batch norm's affine vectors included.
-@pytest.mark.parametrize("name, size", [("resnet18", 11_176_512), ("resnet34", 21_284_672), ("resnet50", 23_508_032), ("resnet101", 42_500_160)])
-def test_backbone_size_is_the_published_networks(name, size):
-    config = BackboneConfig(name=name, norm="batch")
+@pytest.mark.parametrize(
+    "name, groups, group_width, size",
+    [
+        ("resnet18", 1, 64, 11_176_512),
+        ("resnet34", 1, 64, 21_284_672),
+        ("resnet50", 1, 64, 23_508_032),
+        ("resnet101", 1, 64, 42_500_160),
+        ("resnet152", 1, 64, 58_143_808),
+        ("resnet101", 32, 8, 86_742_336),
+        ("resnet101", 64, 4, 81_406_272),
+    ],
+)
+def test_backbone_size_is_the_published_networks(name, groups, group_width, size):
+    config = BackboneConfig(name=name, groups=groups, group_width=group_width, norm="batch")
     variables = jax.eval_shape(ResNet(config).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert count(variables["params"]) == size
 
 
-# Detectron2's R_50_FPN of 80 classes has 44 449 456 numbers in its state dict: 44 343 216 weights and biases and four vectors of each of the
-# 53 frozen batch norms. torchvision's maskrcnn_resnet50_fpn of 90 classes and background has 44 401 393 parameters, frozen batch norm not
-# counted; 4 100 of them are box deltas of the background and 257 its mask, which Mask R-CNN has no use for.
-@pytest.mark.parametrize("classes, parameters", [(80, 44_343_216), (90, 44_401_393 - 4_100 - 257)])
-def test_parameter_count_is_that_of_the_public_implementations(classes, parameters):
-    variables = jax.eval_shape(lambda: initialise(MaskRCNN(ModelConfig(num_classes=classes)), jax.random.key(0)))
+def parts_of(config: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """How many numbers each part learns, and how many its frozen norms hold."""
+    variables = jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0)))
     assert set(variables) == {"params", "frozen"}
-    assert count(variables["params"]) == parameters
-    assert count(variables["frozen"]) == 4 * 26_560
-    if classes == 80:
-        assert count(variables) == 44_449_456
-        parts = {name: count(part) for name, part in variables["params"].items()}
-        assert parts == {"backbone": 23_454_912, "fpn": 3_344_384, "rpn": 593_935, "box": 14_306_705, "mask": 2_643_280}
+    return tuple({name: count(part) for name, part in variables[collection].items()} for collection in ("params", "frozen"))
+
+
+PERSON = ModelConfig(num_classes=1, tasks=("boxes", "keypoints"))
+
+
+# Weights and biases by part, frozen batch norm not counted: golden/parameter_counts.json. Detectron2's state dict of R_50_FPN has four vectors
+# of each of the 53 frozen batch norms beside them.
+@pytest.mark.parametrize(
+    "model, config",
+    [
+        ("d2_mask_rcnn_R_50_FPN", ModelConfig()),
+        ("d2_mask_rcnn_R_50_C4", paper.mask_rcnn_r50_c4().model),
+        ("d2_keypoint_rcnn_R_50_FPN", PERSON),
+    ],
+)
+def test_parameter_counts_are_those_of_detectron2(model, config):
+    expected = json.loads((GOLDEN / "parameter_counts.json").read_text())[model]
+    trained, frozen = parts_of(config)
+    assert trained == expected
+    assert sum(frozen.values()) == 4 * 26_560
+
+
+# The published classification networks again, now without their norms' vectors (two numbers a channel).
+@pytest.mark.parametrize("experiment, backbone, norms", [(paper.mask_rcnn_r101_fpn, 42_500_160, 52_672), (paper.mask_rcnn_x101_fpn, 81_406_272, 68_992)])
+def test_a_deeper_backbone_changes_nothing_else(experiment, backbone, norms):
+    trained, frozen = parts_of(experiment().model)
+    assert sum(frozen.values()) == 4 * norms
+    assert trained == parts_of(ModelConfig())[0] | {"backbone": backbone - 2 * norms}
+
+
+def test_torchvision_has_a_background_class_more():
+    """maskrcnn_resnet50_fpn of 90 classes and background has 44 401 393 parameters; 4 100 of them are box deltas of the background and 257 its
+    mask, which Mask R-CNN has no use for."""
+    assert sum(parts_of(ModelConfig(num_classes=90))[0].values()) == 44_401_393 - 4_100 - 257
 
 
 @pytest.mark.parametrize("in_1x1, expected", [(True, [(1, 8, 8, 8), (1, 8, 8, 8)]), (False, [(1, 16, 16, 8), (1, 8, 8, 8)])])
@@ -176,11 +214,10 @@ def forward(frozen):
 
     def parts(model, images, sizes):
         pyramid = model.pyramid(images, sizes)
-        rois = model.pool(pyramid, boxes, config.mask.pool_size)
+        masks = model.mask_logits(model.roi_features(pyramid, boxes, config.mask.pool))
         return {
-            "pyramid": pyramid, "objectness": model.objectness(pyramid), "classify": model.classify(pyramid, boxes),
-            "masks": model.mask_logits(pyramid, boxes, classes), "every_mask": model.mask(rois.reshape(-1, *rois.shape[2:])),
-            "predictions": model(images, sizes),
+            "pyramid": pyramid, "objectness": model.objectness(pyramid), "masks": masks, "own_masks": model.mask_probabilities(masks, classes),
+            "classify": model.classify(model.roi_features(pyramid, boxes, config.box.pool)), "predictions": model(images, sizes),
         }  # fmt: skip
 
     compiled = {dtype: jax.jit(nn.apply(parts, MaskRCNN(config, jnp.dtype(dtype)))) for dtype in ("float32", "bfloat16")}
@@ -216,9 +253,8 @@ def test_predictions_are_well_formed(forward):
 def test_a_mask_is_that_of_its_own_class(forward):
     batch = tiny.batch([2, 3])
     out = forward("float32", batch.images, batch.sizes)
-    every = out["every_mask"].reshape(2, 3, 14, 14, tiny.CLASSES)
     for roi in range(3):  # roi i was asked for class i
-        np.testing.assert_allclose(out["masks"][:, roi], every[:, roi, ..., roi], atol=1e-6)
+        np.testing.assert_allclose(out["own_masks"][:, roi], nn.sigmoid(out["masks"][:, roi, ..., roi]), atol=1e-6)
 
 
 def test_pixels_beyond_the_image_are_not_seen(forward):
@@ -267,7 +303,7 @@ def test_frozen_stages_get_no_gradient_at_all(stages):
 
 
 def test_mask_head_upsamples_with_a_transposed_convolution():
-    config = MaskHeadConfig(pool_size=5, convolutions=0, channels=6)
+    config = MaskHeadConfig(layers=0, channels=6)
     head, rois = MaskHead(config, num_classes=3), np.random.default_rng(0).standard_normal((2, 5, 7, 4)).astype(np.float32)
     shapes = jax.eval_shape(head.init, jax.random.key(0), rois)
     rng = np.random.default_rng(1)
@@ -277,85 +313,3 @@ def test_mask_head_upsamples_with_a_transposed_convolution():
     x = jax.lax.conv_transpose(rois, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=True)
     expected = nn.relu(x + variables["params"]["upsample_bias"]) @ logits["kernel"] + logits["bias"]
     np.testing.assert_allclose(head.apply(variables, rois), expected, atol=1e-4)
-
-
-# ---- proposals and detections against Detectron2 ----
-
-
-@pytest.fixture(scope="module")
-def propose(golden):
-    """propose(sizes) for the recorded outputs of an RPN head: 300 of each level before NMS, 200 after it."""
-    arrays = golden("postprocess")
-    logits, deltas, anchors, start = [], [], [], 0
-    for level in range(5):
-        objectness, shifts = arrays[f"obj{level}"], arrays[f"delta{level}"]
-        number, cell, height, width = objectness.shape
-        logits.append(jnp.asarray(objectness.transpose(0, 2, 3, 1).reshape(number, -1)))
-        deltas.append(jnp.asarray(shifts.reshape(number, cell, 4, height, width).transpose(0, 3, 4, 1, 2).reshape(number, -1, 4)))
-        anchors.append(jnp.asarray(golden("anchors")["tv_anchors_192x160"][start : start + cell * height * width]))
-        start += cell * height * width
-    return jax.jit(lambda sizes: select_proposals(logits, deltas, anchors, sizes, 300, 200, 0.7))
-
-
-def test_proposals_equal_detectron2(golden, propose):
-    arrays = golden("postprocess")
-    proposals = propose(arrays["sizes"].astype(np.int32))
-    for image in range(2):
-        assert proposals.valid[image].all()
-        np.testing.assert_allclose(proposals.boxes[image], arrays[f"d2_prop{image}"], atol=1e-3)
-        np.testing.assert_allclose(proposals.scores[image], arrays[f"d2_prop_logit{image}"], atol=1e-6)
-
-
-def test_proposals_without_area_are_left_out(golden, propose):
-    sizes = golden("postprocess")["sizes"].astype(np.int32)
-    nothing = propose(np.zeros_like(sizes))  # everything is clipped to a point
-    assert not nothing.valid.any() and not nothing.boxes.any()
-    little = propose(np.full_like(sizes, 3))
-    boxes = little.boxes[np.asarray(little.valid)]
-    assert 0 < little.valid.sum() < little.valid.size
-    assert (boxes[:, 2:] > boxes[:, :2]).all() and (boxes <= 3).all()
-
-
-@pytest.fixture(scope="module")
-def outputs(golden):
-    """Recorded logits, deltas and proposals of a box head; background goes to the last column and has no deltas."""
-    arrays = golden("postprocess")
-    deltas = arrays["box_deltas"].reshape(80, 6, 4)[:, 1:]
-    return np.roll(arrays["box_logits"], -1, axis=1), deltas, arrays["d2_prop0"][:80]
-
-
-@pytest.fixture(scope="module")
-def detect(golden):
-    """detect(logits, deltas, proposals, valid): score over 0.05, NMS 0.5 within each class, the best 30."""
-    config = dataclasses.replace(tiny.model_config(num_classes=5), box=BoxHeadConfig(detections=30))
-    size = golden("postprocess")["sizes"][0].astype(np.int32)
-    return jax.jit(lambda *given: MaskRCNN(config).apply({}, *given, jnp.asarray(size), method="detect"))
-
-
-def test_detections_equal_detectron2(golden, outputs, detect):
-    arrays = golden("postprocess")
-    boxes, scores, classes, valid = detect(*outputs, np.ones(80, bool))
-    assert valid.all()
-    np.testing.assert_allclose(boxes, arrays["d2_box"], atol=1e-3)
-    np.testing.assert_allclose(scores, arrays["d2_score"], atol=1e-6)
-    np.testing.assert_array_equal(classes, arrays["d2_class"])
-
-
-def test_proposals_that_do_not_exist_are_not_detected(golden, outputs, detect):
-    arrays = golden("postprocess")
-    boxes, scores, _, valid = detect(*outputs, np.arange(80) != arrays["d2_roi_index"][0])
-    assert valid.all() and not np.isclose(scores[0], arrays["d2_score"][0], atol=1e-6)
-    boxes, scores, classes, valid = detect(*outputs, np.zeros(80, bool))
-    assert not (valid.any() or boxes.any() or scores.any() or classes.any())
-
-
-def test_a_box_suppresses_only_its_own_class(outputs, detect):
-    """Two proposals at one place, the first unsure between classes 1 and 3, the second sure of class 3."""
-    probabilities = np.full((80, 6), 1e-6)
-    probabilities[0, [1, 3]] = 0.6, 0.4
-    probabilities[1, 3] = 1
-    proposals = np.tile(np.float32([10, 20, 50, 60]), (80, 1))
-    boxes, scores, classes, valid = detect(np.log(probabilities).astype(np.float32), np.zeros_like(outputs[1]), proposals, np.arange(80) < 2)
-    assert valid.sum() == 2 and classes[:2].tolist() == [3, 1]
-    np.testing.assert_allclose(scores[:2], [1, 0.6], atol=1e-4)
-    np.testing.assert_allclose(boxes[:2], proposals[:2], atol=1e-4)

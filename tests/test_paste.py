@@ -42,6 +42,26 @@ def test_masks_equal_the_libraries(golden, convention, expected):
     assert reference.any(axis=(1, 2)).sum() >= 6
 
 
+def test_levels_equal_detectron2(golden):
+    """The uint8 masks that it makes for drawing: probabilities in 255ths, cut off."""
+    rows = golden["rows"]
+    soft = 255 * paste_probabilities(golden["masks"][rows], golden["boxes"][rows], 96, 128)
+    clear = (soft == 0) | (np.abs(soft - np.round(soft)) > 1e-3)
+    assert clear.mean() > 0.99 and soft.any(axis=(1, 2)).sum() >= 6
+    np.testing.assert_array_equal(np.floor(soft)[clear], golden["d2_paste_uint8"][clear])
+
+
+def test_integer_masks_nearly_equal_the_original_code(golden):
+    """It resized the padded mask with an antialiasing filter, which shows where a box has fewer pixels than the mask has cells."""
+    rows = golden["rows"]
+    pasted = paste_masks(golden["masks"][rows], golden["boxes"][rows], 96, 128, convention="integer")
+    original = golden["old_detectron_paste"].astype(bool)
+    large = (golden["boxes"][rows, 2:] - golden["boxes"][rows, :2] >= 28).all(axis=1)
+    assert large.sum() == 5 and original[large].any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(pasted[large], original[large])
+    assert (pasted != original).sum() <= 52  # of 9 x 96 x 128, all in the other four
+
+
 def paste_slowly(mask, box, height, width):
     """The exact rule, one pixel at a time: read the mask, zero around it, bilinearly at the pixel's centre."""
     side = len(mask)

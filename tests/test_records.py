@@ -1,6 +1,7 @@
 """The stored data set: what is written comes back, in order, whole or not at all."""
 
 import io
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from pycocotools import mask as coco_mask
+from pycocotools.cocoeval import Params
 from rich.console import Console
 
 from mrcnn_jax.data import records
@@ -24,6 +26,8 @@ PERSON = DatasetInfo(
     keypoint_names=("nose", "left_eye", "right_eye"),
     keypoint_flip=(0, 2, 1),
     skeleton=((0, 1),),
+    keypoint_classes=(0,),
+    keypoint_sigmas=(0.026, 0.025, 0.025),
 )
 
 
@@ -171,6 +175,24 @@ def test_a_moved_set_still_opens(tmp_path):
     assert_equal(records.open_dataset(tmp_path / "moved", "train")[0], make_record(1, 2))
 
 
+@pytest.mark.parametrize("number, sigmas", [(0, ()), (3, ()), (17, records.PERSON_SIGMAS)])
+def test_a_set_that_does_not_say_which_classes_have_keypoints(tmp_path, number, sigmas):
+    info = INFO._replace(keypoint_names=tuple(f"k{j}" for j in range(number)), keypoint_classes=(1,), keypoint_sigmas=(1.0,) * number)
+    records.write(tmp_path / "set", info, {"train": [make_record(1, 2, number)]})
+    path = tmp_path / "set" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    for field in ("keypoint_classes", "keypoint_sigmas"):
+        del metadata["dataset"][field]
+    path.write_text(json.dumps(metadata))
+    source = records.open_dataset(tmp_path / "set", "train")
+    assert source.info == info._replace(keypoint_classes=(0, 1, 2) if number else (), keypoint_sigmas=sigmas)
+    assert_equal(source[0], make_record(1, 2, number))
+
+
+def test_the_tolerances_of_a_person_are_those_of_pycocotools():
+    np.testing.assert_allclose(records.PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas, rtol=1e-12)
+
+
 def test_opening_what_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("absent", "empty"):
@@ -200,6 +222,21 @@ def test_ground_truth(tmp_path):
     assert "segmentation" not in second
     x1, y1, x2, y2 = record.objects.boxes[0]
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["area"] == record.objects.areas[0]
+
+
+def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
+    info = PERSON._replace(category_ids=(1, 3, 7), category_names=("chair", "person", "cup"), keypoint_classes=(1,))
+    record = make_record(0, 3, num_keypoints=3)
+    record.objects.classes[:] = [0, 1, 2]
+    record.objects.keypoints[[0, 2]] = 0
+    record.objects.keypoints[1, :, 2] = 2
+    records.write(tmp_path / "set", info, {"train": [record]})
+    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    chair, person, cup = truth["categories"]
+    assert (chair, cup) == ({"id": 1, "name": "chair"}, {"id": 7, "name": "cup"})
+    assert person == {"id": 3, "name": "person", "keypoints": list(PERSON.keypoint_names), "skeleton": [[1, 2]]}
+    # pycocotools reads both fields of every object, and leaves those out that have no keypoint
+    assert [(a["num_keypoints"], len(a["keypoints"])) for a in truth["annotations"]] == [(0, 9), (3, 9), (0, 9)]
 
 
 def test_ground_truth_keeps_category_ids_with_gaps(tmp_path):

@@ -1,4 +1,6 @@
-"""RoIAlign: by hand, against a slow float64 reference, against torchvision forward and backward, and level by level."""
+"""RoIAlign: by hand, against a slow float64 reference, against torchvision and a float64 program forward and backward."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,35 +8,26 @@ import numpy as np
 import oracles
 import pytest
 from jax.test_util import check_grads
+from rois import BOXES, GRID, HUGE, IMAGE, SOLID, assert_equals_golden
 
-from mrcnn_jax import ops
-from mrcnn_jax.ops import assign_levels, roi_align
+from mrcnn_jax.ops import roi_align
 
-multilevel_roi_align = jax.jit(ops.multilevel_roi_align, static_argnames=("strides", "output_size", "sampling_ratio", "aligned"))
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-GRID = jnp.arange(25, dtype=jnp.float32).reshape(5, 5, 1)  # the value at row y, column x is 5 y + x
-HUGE = np.float32(
-    [[-1e30, -1e30, 1e30, 1e30], [1e30, 1e30, -1e30, -1e30], [3e38, 0, 3.4e38, 5], [-3.4e38, -3.4e38, 3.4e38, 3.4e38], [0, 0, 1e-40, 1e-40]]
-)
+REDUCE = {"average": np.mean, "max": np.max}
+KINDS = [("average", 2), ("average", 0), ("max", 2), ("max", 0)]
+BINS = (3, 5)
+every_kind = pytest.mark.parametrize("reduction, samples", KINDS)
 
 
-@pytest.fixture(scope="module")
-def boxes():
-    """Over a 24 x 32 pixel image: inside, over an edge, outside, empty, inverted, larger than the image."""
-    rng = np.random.default_rng(4)
-    corner = rng.uniform(-8, 28, (20, 2))
-    random = np.concatenate([corner, corner + rng.uniform(0.2, 24, (20, 2))], axis=1)
-    special = [
-        [0, 0, 32, 24], [-40, -40, 80, 80], [40, 5, 60, 9], [-30, -30, -20, -20], [-3, -3, 3, 3], [30, 22, 36, 27], [5, 5, 5, 5],
-        [7, 3, 7, 20], [20, 15, 10, 4], [3.25, 4.5, 3.5, 4.75], [-500, 6, 900, 8], [31.5, 23.5, 32.5, 24.5],
-    ]  # fmt: skip
-    return np.concatenate([random, special]).astype(np.float32)
+@partial(jax.jit, static_argnames=("reduction", "samples"))
+def pool_and_differentiate(image, boxes, cotangent, reduction, samples):
+    """Most tests share this program: aligned, at half the image's size. The features, their gradient and the boxes'."""
+    pooled, backward = jax.vjp(lambda image, boxes: roi_align(image, boxes, BINS, 0.5, samples, True, reduction), image, boxes)
+    return pooled, *backward(cotangent)
 
 
-@pytest.fixture(scope="module")
-def image():
-    return np.random.default_rng(5).standard_normal((12, 16, 2), dtype=np.float32)
+COTANGENT = np.random.default_rng(8).standard_normal((len(BOXES), *BINS, 2), dtype=np.float32)
 
 
 def test_bins_of_a_plane_by_hand():
@@ -48,6 +41,17 @@ def test_bins_of_a_plane_by_hand():
 def test_a_bin_that_covers_one_cell_gives_its_value():
     whole = roi_align(GRID, jnp.asarray([[0.0, 0.0, 5.0, 5.0]]), 5, sampling_ratio=1)
     np.testing.assert_array_equal(whole[0], GRID)
+
+
+@every_kind
+def test_two_bins_by_hand(reduction, samples):
+    """Bins two cells tall and one or two cells wide, so that 0 samples are 2 x 1 (the one at the bin's centre) and 2 x 2."""
+    narrow, broad = (roi_align(GRID, jnp.asarray([[1.0, 1.0, right, 3.0]]), (1, 2), 1.0, samples, True, reduction)[0, 0, :, 0] for right in (3.0, 5.0))
+    average = np.float32([8.5, 9.5]), np.float32([9, 11])
+    to_the_last = (2.75, 3.0) if samples == 2 else (2.5, 3.0)  # samples at 1/4 and 3/4 of the bin, or at its middle
+    expected = average if reduction == "average" else (average[0] + to_the_last[0], average[1] + to_the_last[1])
+    np.testing.assert_allclose(narrow, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(broad, expected[1], rtol=1e-6)
 
 
 def test_output_height_comes_first():
@@ -66,6 +70,15 @@ def test_border_is_read_up_to_one_cell_outside():
     for position, expected in [(-1.25, 0), (-1, 1), (0, 1), (4.5, 1), (5, 1), (5.25, 0)]:
         box = jnp.asarray([[position, 2.0, position + 1, 3.0]])
         assert roi_align(ones, box, 1, sampling_ratio=1)[0, 0, 0, 0] == expected, position
+        assert roi_align(ones, box, 1, sampling_ratio=0)[0, 0, 0, 0] == expected, position
+        assert roi_align(ones, box, 1, sampling_ratio=0, reduction="max")[0, 0, 0, 0] == expected, position
+
+
+def test_an_outside_sample_is_a_zero_in_the_maximum():
+    box = jnp.asarray([[-4.0, 1.0, 4.0, 3.0]])  # one bin, of whose eight columns of adaptive samples the first three are outside
+    for samples in (0, 2):
+        assert roi_align(-1 - GRID, box, 1, 1.0, samples, True, "max")[0, 0, 0, 0] == 0
+        assert roi_align(GRID, box, 1, 1.0, samples, True, "max")[0, 0, 0, 0] > 0
 
 
 def test_unaligned_boxes_are_at_least_one_cell_wide():
@@ -76,134 +89,131 @@ def test_unaligned_boxes_are_at_least_one_cell_wide():
 
 @pytest.mark.parametrize("output_size, samples, scale", [((1, 1), 4, 0.5), ((7, 7), 2, 0.5), ((3, 5), 1, 0.5), ((3, 5), 4, 0.25)])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_equals_the_oracle(image, boxes, output_size, samples, scale, aligned):
-    pooled = roi_align(image, boxes, output_size, scale, samples, aligned)
-    assert pooled.shape == (len(boxes), *output_size, 2) and pooled.dtype == jnp.float32
-    np.testing.assert_allclose(pooled, oracles.roi_align(image, boxes, output_size, scale, samples, aligned), atol=2e-5, rtol=0)
+def test_equals_the_oracle(output_size, samples, scale, aligned):
+    pooled = roi_align(IMAGE, BOXES, output_size, scale, samples, aligned)
+    assert pooled.shape == (len(BOXES), *output_size, 2) and pooled.dtype == jnp.float32
+    np.testing.assert_allclose(pooled, oracles.roi_align(IMAGE, BOXES, output_size, scale, samples, aligned), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", ["7x7", "3x5"])
-@pytest.mark.parametrize("scale", ["1", "0.25"])
+@every_kind
+def test_every_kind_equals_the_oracle(reduction, samples):
+    pooled, _, _ = pool_and_differentiate(IMAGE, BOXES, COTANGENT, reduction, samples)
+    expected = oracles.roi_align(IMAGE, BOXES, BINS, 0.5, samples, True, REDUCE[reduction])
+    if samples == 0:  # where there is no height or no width there is no sample
+        assert 0 < (~SOLID).sum() < 10
+        expected[~SOLID] = 0
+    np.testing.assert_allclose(pooled, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("reduction", ["average", "max"])
+def test_a_bin_of_hundreds_of_samples_equals_the_oracle(reduction):
+    pooled = roi_align(IMAGE, BOXES, 1, 0.5, 0, False, reduction)
+    np.testing.assert_allclose(pooled, oracles.roi_align(IMAGE, BOXES, (1, 1), 0.5, 0, False, REDUCE[reduction]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale, size", [("1", "7x7"), ("1", "3x5"), ("0.25", "7x7"), ("0.25", "3x5")])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_equals_torchvision_forward_and_backward(golden, scale, size, aligned):
-    arrays = golden("roi_align")
-    rois, case = arrays[f"rois_s{scale}"], f"s{scale}_{size}_aligned{int(aligned)}_sr2"
-    output_size = tuple(int(side) for side in size.split("x"))
+    operation = lambda *given: roi_align(*given, 2, aligned)  # noqa: E731
+    assert_equals_golden(operation, golden("roi_align"), scale, size, f"aligned{int(aligned)}_sr2", 2e-5, 5e-5)
 
-    def pool_both(features):  # [2, H, W, C]: every RoI from both images, then its own
-        pooled = jnp.stack([roi_align(image, rois[:, 1:], output_size, float(scale), 2, aligned) for image in features])
-        return pooled[rois[:, 0].astype(int), np.arange(len(rois))]
 
-    pooled, backward = jax.vjp(pool_both, jnp.asarray(arrays["x"].transpose(0, 2, 3, 1)))
-    np.testing.assert_allclose(pooled, arrays[f"out_{case}"].transpose(0, 2, 3, 1), atol=2e-5, rtol=0)
-    (gradient,) = backward(jnp.asarray(arrays[f"cot_s{scale}_{size}"].transpose(0, 2, 3, 1)))
-    np.testing.assert_allclose(gradient, arrays[f"gradx_{case}"].transpose(0, 2, 3, 1), atol=5e-5, rtol=0)
+@pytest.mark.parametrize("scale, size, aligned", [("0.25", "7x7", True), ("1", "3x5", False)])
+def test_adaptive_sampling_equals_torchvision_forward_and_backward(golden, scale, size, aligned):
+    operation = lambda *given: roi_align(*given, 0, aligned)  # noqa: E731
+    assert_equals_golden(operation, golden("roi_align"), scale, size, f"aligned{int(aligned)}_sr0", 2e-5, 5e-5)
+
+
+@pytest.mark.parametrize("scale, size, aligned", [("1", "7x7", False), ("0.25", "3x5", True)])
+def test_maximum_equals_the_recorded_one_forward_and_backward(golden, scale, size, aligned):
+    operation = lambda *given: roi_align(*given, 2, aligned, "max")  # noqa: E731
+    assert_equals_golden(operation, golden("roi_align_max"), scale, size, f"aligned{int(aligned)}", 1e-5, 2e-5)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_gradient_is_the_numerical_one(image, boxes, aligned):
+def test_gradient_is_the_numerical_one(aligned):
     def pool(image):  # linear, so a long step is as exact as a short one
-        return roi_align(image, boxes, (3, 5), 0.5, 2, aligned)
+        return roi_align(image, BOXES, (3, 5), 0.5, 2, aligned)
 
-    check_grads(pool, (jnp.asarray(image),), order=1, modes=["rev"], eps=1.0, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("aligned", [False, True])
-def test_any_finite_box_gives_finite_features_and_gradients(image, aligned):
-    pooled, backward = jax.vjp(lambda image: roi_align(image, HUGE, 7, 0.5, 2, aligned), jnp.asarray(image))
-    assert np.isfinite(pooled).all() and np.isfinite(backward(pooled)[0]).all()
-    assert not pooled[2].any() and pooled[4].any()
+    check_grads(pool, (jnp.asarray(IMAGE),), order=1, modes=["rev"], eps=1.0, atol=1e-3, rtol=1e-3)
 
 
-def test_a_box_that_is_not_a_number_harms_only_itself(image, boxes):
-    broken = boxes.copy()
-    broken[3] = np.nan
-    pooled, expected = roi_align(image, broken, 7, 0.5), roi_align(image, boxes, 7, 0.5)
-    others = np.arange(len(boxes)) != 3
+@every_kind
+def test_gradients_are_the_numerical_ones(reduction, samples):
+    solid = np.arange(20)  # the others have samples just where the reading has a kink
+    cotangent = np.where(np.arange(len(BOXES))[:, None, None, None] < 20, COTANGENT, np.float32(0))
+    _, to_image, to_boxes = pool_and_differentiate(IMAGE, BOXES, cotangent, reduction, samples)
+
+    def oracle(image, boxes):
+        return (oracles.roi_align(image, boxes, BINS, 0.5, samples, True, REDUCE[reduction]) * cotangent[:20]).sum(axis=(1, 2, 3))
+
+    boxes, image = np.float64(BOXES[:20]), np.float64(IMAGE)
+    for coordinate in range(4):
+        step = 1e-6 * np.eye(4)[coordinate]
+        expected = (oracle(image, boxes + step) - oracle(image, boxes - step)) / 2e-6
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(to_boxes[solid, coordinate], expected, atol=2e-4, rtol=1e-4)
+    direction = np.random.default_rng(9).standard_normal(image.shape)
+    expected = (oracle(image + 1e-6 * direction, boxes) - oracle(image - 1e-6 * direction, boxes)).sum() / 2e-6
+    np.testing.assert_allclose((to_image * direction).sum(), expected, rtol=1e-4)
+
+
+@every_kind
+def test_any_finite_box_gives_finite_features_and_gradients(reduction, samples):
+    boxes = np.concatenate([HUGE, BOXES[len(HUGE) :]])
+    pooled, to_image, _ = pool_and_differentiate(IMAGE, boxes, COTANGENT, reduction, samples)
+    assert np.isfinite(pooled).all() and np.isfinite(to_image).all()
+    assert not pooled[2].any() and pooled[4].any() == (samples > 0)  # the last has no area, which adaptive sampling leaves without samples
+
+
+@every_kind
+def test_a_box_that_is_not_a_number_harms_only_itself(reduction, samples):
+    broken = BOXES.copy()
+    broken[3], broken[9] = np.nan, (-np.inf, 0, np.inf, np.inf)
+    pooled, expected = (pool_and_differentiate(IMAGE, boxes, COTANGENT, reduction, samples)[0] for boxes in (broken, BOXES))
+    others = np.delete(np.arange(len(BOXES)), [3, 9])
     np.testing.assert_array_equal(pooled[others], expected[others])
 
 
-def test_no_boxes(image):
-    assert roi_align(image, jnp.zeros((0, 4)), 7).shape == (0, 7, 7, 2)
+@every_kind
+def test_a_feature_that_is_not_a_number_is_seen_where_it_is_read(reduction, samples):
+    spoiled, boxes = IMAGE.copy(), BOXES.copy()
+    spoiled[6, 8, 0] = np.nan
+    boxes[0], boxes[1] = (12, 8, 22, 18), (0, 0, 8, 8)
+    pooled, _, _ = pool_and_differentiate(spoiled, boxes, COTANGENT, reduction, samples)
+    assert np.isnan(pooled[0, ..., 0]).any() and np.isfinite(pooled[0, ..., 1]).all() and np.isfinite(pooled[1]).all()
 
 
-def test_low_precision_features_keep_their_dtype(image, boxes):
-    pooled = roi_align(jnp.asarray(image, jnp.bfloat16), boxes, 7, 0.5)
-    assert pooled.dtype == jnp.bfloat16
-    np.testing.assert_allclose(pooled.astype(jnp.float32), roi_align(image, boxes, 7, 0.5), atol=0.05)
+@pytest.mark.parametrize("reduction, samples", [("average", 2), ("average", 0), ("max", 2)])
+def test_no_boxes(reduction, samples):
+    none = jnp.zeros((0, *BINS, 2))
+    pooled, to_image, to_boxes = pool_and_differentiate(IMAGE, jnp.zeros((0, 4)), none, reduction, samples)
+    assert pooled.shape == none.shape and to_boxes.shape == (0, 4) and not to_image.any()
 
 
-@pytest.fixture(scope="module")
-def pyramid():
-    """Two images, three levels of strides 2, 4, 8, whose sides are not multiples of each other."""
-    rng = np.random.default_rng(6)
-    return [rng.standard_normal((2, *side, 2), dtype=np.float32) for side in [(12, 16), (7, 8), (3, 5)]]
+@pytest.mark.parametrize("reduction, samples", [("average", 2), ("average", 0), ("max", 2)])
+def test_low_precision_features_keep_their_dtype(reduction, samples):
+    image = jnp.asarray(IMAGE, jnp.bfloat16)
+    pooled, to_image, to_boxes = pool_and_differentiate(image, BOXES, COTANGENT.astype(jnp.bfloat16), reduction, samples)
+    assert pooled.dtype == to_image.dtype == jnp.bfloat16 and to_boxes.dtype == jnp.float32
+    expected = pool_and_differentiate(image.astype(jnp.float32), BOXES, COTANGENT, reduction, samples)
+    np.testing.assert_allclose(pooled.astype(jnp.float32), expected[0], atol=0.05)
+    np.testing.assert_allclose(to_image.astype(jnp.float32), expected[1], atol=0.05 * np.abs(expected[1]).max())
 
 
-@pytest.fixture(scope="module")
-def per_image(boxes):
-    rng = np.random.default_rng(7)
-    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
+@every_kind
+def test_other_boxes_run_the_same_program(reduction, samples):
+    compiled = pool_and_differentiate.lower(IMAGE, BOXES, COTANGENT, reduction, samples).compile()  # which cannot be traced again
+    for boxes in (BOXES / 8, BOXES * 0):
+        pooled, _, _ = compiled(IMAGE, boxes, COTANGENT)
+        expected = oracles.roi_align(IMAGE, boxes, BINS, 0.5, samples, True, REDUCE[reduction])
+        if samples == 0:
+            expected[(boxes[:, 2:] <= boxes[:, :2]).any(axis=1)] = 0
+        np.testing.assert_allclose(pooled, expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("samples, aligned", [(2, True), (1, False)])
-def test_multilevel_is_roi_align_of_each_level_and_image(pyramid, per_image, samples, aligned):
-    boxes, levels = per_image
-    pooled = multilevel_roi_align(pyramid, boxes, levels, (2, 4, 8), (3, 5), sampling_ratio=samples, aligned=aligned)
-    assert pooled.shape == (2, boxes.shape[1], 3, 5, 2)
-    for i in range(2):
-        for level, stride in enumerate((2, 4, 8)):
-            expected = roi_align(pyramid[level][i], boxes[i], (3, 5), 1 / stride, samples, aligned)
-            own = levels[i] == level
-            assert own.any()
-            np.testing.assert_allclose(pooled[i, own], expected[own], atol=1e-5, rtol=0)
-
-
-def test_multilevel_reads_nothing_of_other_levels_and_images(pyramid, per_image):
-    boxes, _ = per_image
-    levels = np.ones(boxes.shape[:2], np.int32)
-    expected = multilevel_roi_align(pyramid, boxes, levels, (2, 4, 8), (3, 5))
-    spoiled = [np.full_like(pyramid[0], np.nan), pyramid[1].copy(), np.full_like(pyramid[2], np.nan)]
-    spoiled[1][1] = np.nan
-    pooled = multilevel_roi_align(spoiled, boxes, levels, (2, 4, 8), (3, 5))
-    np.testing.assert_array_equal(pooled[0], expected[0])
-    assert np.isnan(pooled[1]).any()
-
-
-def test_multilevel_gradient_reaches_the_own_level_and_image_alone(pyramid, per_image):
-    boxes, _ = per_image
-    levels = np.ones(boxes.shape[:2], np.int32)
-    only_second = np.float32([0, 1]).reshape(2, 1, 1, 1, 1)
-    gradient = jax.jit(jax.grad(lambda pyramid: (only_second * multilevel_roi_align(pyramid, boxes, levels, (2, 4, 8), (3, 5))).sum()))(pyramid)
-    assert not gradient[0].any() and not gradient[2].any() and not gradient[1][0].any()
-    expected = jax.grad(lambda image: roi_align(image, boxes[1], (3, 5), 0.25).sum())(jnp.asarray(pyramid[1][1]))
-    assert expected.any()
-    np.testing.assert_allclose(gradient[1][1], expected, atol=1e-4, rtol=0)
-
-
-def test_multilevel_equals_torchvision(golden):
-    arrays = golden("fpn_levels")
-    pyramid = [arrays[f"feat{level}"].transpose(0, 2, 3, 1) for level in range(4)]
-    levels = assign_levels(arrays["boxes"]) - 2
-    pooled = multilevel_roi_align(pyramid, arrays["boxes"][None], levels[None], (4, 8, 16, 32), 7, aligned=False)
-    np.testing.assert_allclose(pooled[0], arrays["tv_pool_7x7_sr2"].transpose(0, 2, 3, 1), atol=3e-5, rtol=0)
-
-
-def test_levels_equal_the_libraries(golden):
-    arrays = golden("fpn_levels")
-    np.testing.assert_array_equal(assign_levels(arrays["boxes"]) - 2, arrays["tv_levels"])
-    np.testing.assert_array_equal(assign_levels(arrays["boxes"], epsilon=0.0) - 2, arrays["d2_levels"])
-
-
-def test_levels_by_hand():
-    sides = np.float32([224, 448, 112, 111, 447, 1, 10000])
-    boxes = np.stack([sides * 0, sides * 0, sides, sides], axis=1)
-    np.testing.assert_array_equal(assign_levels(boxes), [4, 5, 3, 2, 4, 2, 5])
-    np.testing.assert_array_equal(assign_levels(boxes, lowest=3, highest=6, canonical_size=112.0), [5, 6, 4, 3, 5, 3, 6])
-    elongated = jnp.asarray([[0.0, 0.0, 112.0, 448.0], [0.0, 0.0, 56.0, 896.0]])  # the area counts
-    np.testing.assert_array_equal(assign_levels(elongated), [4, 4])
-
-
-def test_levels_of_boxes_without_area():
-    boxes = jnp.asarray([[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 2.0, 2.0], [0.0, 0.0, 900.0, 0.0], [500.0, 0.0, 0.0, 500.0]])
-    np.testing.assert_array_equal(assign_levels(boxes), [2, 2, 2, 2])
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="'median'"):
+        roi_align(GRID, jnp.zeros((1, 4)), 7, reduction="median")
+    with pytest.raises(ValueError, match="-1"):
+        roi_align(GRID, jnp.zeros((1, 4)), 7, sampling_ratio=-1)

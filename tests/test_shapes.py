@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import cv2
 import numpy as np
@@ -191,6 +192,14 @@ def test_info_is_consistent():
     assert list(INFO.category_ids) == sorted(set(INFO.category_ids))
     assert INFO.category_ids != tuple(range(1, INFO.num_classes + 1)), "gaps keep the id mapping in use"
     assert {j for bone in INFO.skeleton for j in bone} == set(range(len(KEYPOINTS)))
+    assert INFO.keypoint_classes == (PUPPET,)
+
+
+def test_keypoints_have_the_tolerances_of_like_parts_of_people():
+    person = "nose eye eye ear ear shoulder shoulder elbow elbow wrist wrist hip hip knee knee ankle ankle"
+    tolerances = dict(zip(person.split(), records.PERSON_SIGMAS, strict=True))
+    like = {"head": "ear", "elbow": "elbow", "hand": "wrist", "foot": "ankle"}
+    assert INFO.keypoint_sigmas == tuple(tolerances[like[name.split("_")[-1]]] for name in KEYPOINTS)
 
 
 def neighbours_accuracy(features: np.ndarray, classes: np.ndarray, k: int = 9) -> float:
@@ -300,6 +309,21 @@ def test_prepare_replaces_a_set_of_another_config(tmp_path):
     other = dataclasses.replace(config, train_images=3)
     assert [shapes.prepare(tmp_path / "set", c) for c in (config, other, other, config)] == [True, True, False, True]
     assert len(records.open_dataset(tmp_path / "set", "train")) == 2
+
+
+def test_prepare_replaces_a_set_described_otherwise(tmp_path):
+    """Such as one prepared before the classes with keypoints were named."""
+    config = ShapesConfig(train_images=2, validation_images=1)
+    shapes.prepare(tmp_path / "set", config)
+    for name, part in (("shapes.json", "info"), ("metadata.json", "dataset")):
+        content = json.loads((tmp_path / "set" / name).read_text())
+        for field in ("keypoint_classes", "keypoint_sigmas"):
+            del content[part][field]
+        (tmp_path / "set" / name).write_text(json.dumps(content, indent=1))
+    assert records.open_dataset(tmp_path / "set", "train").info != INFO
+    assert shapes.prepare(tmp_path / "set", config) is True
+    assert records.open_dataset(tmp_path / "set", "train").info == INFO
+    assert shapes.prepare(tmp_path / "set", config) is False
 
 
 def test_prepare_leaves_other_directories_alone(tmp_path):

@@ -1,13 +1,16 @@
 """Targets of hand-made images: which anchors and RoIs are examples of what, and what each should have said."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import BoxHeadConfig, RoIConfig, RPNConfig
+from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, PoolConfig, RoIConfig, RPNConfig
+from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.targets import roi_targets, rpn_targets
 
 SLOTS, CLASSES, MASK, SIDE = 4, 5, 8, 16  # SIDE of the masks of a batch
@@ -123,10 +126,16 @@ def object_masks():
     return masks
 
 
+MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MaskHeadConfig(pool=PoolConfig(size=MASK // 2)))
+NO_KEYPOINTS = np.zeros((SLOTS, 0, 3), np.float32)
+
+
 @partial(jax.jit, static_argnames="config")
-def rois(key, boxes, valid, crowd, exists=EXISTS, config=ROI):
-    proposals, classes, masks = map(jnp.asarray, (PROPOSALS, CLASS, object_masks()))
-    return roi_targets(key, proposals, exists, boxes, classes, valid, crowd, masks, CLASSES, MASK, config, BOX)
+def rois(key, boxes, valid, crowd, exists=EXISTS, config=MODEL, keypoints=NO_KEYPOINTS):
+    proposals = Proposals(boxes=jnp.asarray(PROPOSALS), scores=jnp.zeros(8), valid=exists)
+    objects = Batch(images=None, sizes=None, boxes=boxes, classes=jnp.asarray(CLASS), valid=valid, crowd=crowd, masks=jnp.asarray(object_masks()),
+                    keypoints=keypoints)  # fmt: skip
+    return roi_targets(key, proposals, objects, config)
 
 
 def rows(boxes):
@@ -193,9 +202,41 @@ def test_nothing_at_all_stays_finite():
 
 
 def test_more_positive_rois_than_slots():
-    config = RoIConfig(samples_per_image=8, positive_fraction=0.25)
+    config = replace(MODEL, roi=RoIConfig(samples_per_image=8, positive_fraction=0.25))
     drawn = [rois(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
     for targets in drawn:
         assert targets.positive.tolist() == [True] * 2 + [False] * 6 and targets.exists.sum() == 5  # two positive, all three of background
         assert targets.masks.shape == (2, MASK, MASK) and targets.masks.any(axis=(1, 2)).all()
     assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5  # each has its turn
+
+
+# ---- branches ----
+
+
+def test_keypoints_are_cells_of_the_roi_that_holds_them():
+    """The first object's keypoints: its centre, a hidden one low in it, one that is not labelled, one outside every RoI."""
+    keypoints = np.zeros((SLOTS, 4, 3), np.float32)
+    keypoints[0] = [(5, 5, 2), (2, 11.5, 1), (5, 5, 0), (200, 5, 2)]
+    config = replace(MODEL, tasks=("boxes", "masks", "keypoints"), keypoint=KeypointHeadConfig(pool=PoolConfig(size=5), num_keypoints=4))
+    assert config.keypoint_size == 20
+    targets = rois(jax.random.key(0), *slots("object", "lonely"), config=config, keypoints=keypoints)
+    assert targets.keypoint_cells.shape == targets.keypoint_valid.shape == (8, 4)
+    seen = set()
+    for slot in range(8):
+        x1, y1, x2, y2 = np.asarray(targets.boxes[slot])
+        expected = [bool(positive and x1 == 0 and visible and y < y2) for positive, (x, y, visible) in zip([targets.positive[slot]] * 4, keypoints[0], strict=True)]
+        expected[3] = False
+        assert targets.keypoint_valid[slot].tolist() == expected
+        seen.add(tuple(expected[:2]))
+        for joint in np.flatnonzero(expected):
+            x, y = keypoints[0, joint, :2]
+            assert targets.keypoint_cells[slot, joint] == int(20 * y / y2) * 20 + int(20 * x / x2)
+    assert (True, True) in seen and (True, False) in seen  # in the taller proposals the low one lies inside
+
+
+def test_only_the_branches_there_are_have_targets():
+    boxes_only = rois(jax.random.key(0), *slots("object"), config=replace(MODEL, tasks=("boxes",)))
+    assert boxes_only.masks is None and boxes_only.keypoint_cells is None and boxes_only.keypoint_valid is None
+    with_masks = rois(jax.random.key(0), *slots("object"))
+    assert with_masks.masks is not None and with_masks.keypoint_cells is None
+    tiny.assert_same(boxes_only, with_masks.replace(masks=None))  # the boxes are sampled alike, whatever else is predicted

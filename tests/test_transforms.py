@@ -10,8 +10,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.records import Objects, Record
-from mrcnn_jax.data.transforms import crop_mask, decode_image, decode_mask, is_portrait, padded_size, resize_and_pad, resized_size, training_example
+from mrcnn_jax.data.resize import resized_size
+from mrcnn_jax.data.transforms import crop_mask, decode_image, decode_mask, is_portrait, padded_size, resize_and_pad, training_example
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.ops.masks import crop_masks
 from mrcnn_jax.structures import DatasetInfo
@@ -77,37 +79,14 @@ def letter(height: int = 20, width: int = 30) -> tuple[np.ndarray, list[float]]:
 # ---- sizes
 
 
-@pytest.mark.parametrize(
-    "size, short, long, expected",
-    [
-        ((480, 640), 800, 1333, (800, 1067)),  # 1066.67 is rounded, not cut
-        ((640, 480), 800, 1333, (1067, 800)),
-        ((1000, 600), 800, 1333, (1333, 800)),
-        ((500, 1000), 800, 1333, (667, 1333)),  # the longer edge binds: 666.5 is rounded up
-        ((300, 300), 800, 1333, (800, 800)),
-        ((1600, 2000), 800, 1333, (800, 1000)),  # shrinks too
-        ((1, 5000), 800, 1333, (1, 1333)),  # never nothing
-        ((20, 30), 20, 32, (20, 30)),
-    ],
-)
-def test_resized_size_by_hand(size, short, long, expected):
-    assert resized_size(*size, short, long) == expected
-
-
-def test_resized_size_is_detectron2s(golden):
-    sizes = golden("transform")
-    assert len(sizes["hw"]) == 8
-    for size, expected in zip(sizes["hw"], sizes["d2_hw_800_1333"], strict=True):
-        assert resized_size(*size, 800, 1333) == tuple(expected)
-
-
 def test_every_resized_image_fits_its_padded_size():
     config, rng = DataConfig(short_edge=(640, 800), short_edge_test=700), np.random.default_rng(0)
     for height, width in np.exp(rng.uniform(0, 9, (5000, 2))).astype(int) + 1:
         for short in (640, 700, 800):
-            resized = resized_size(height, width, short, config.long_edge)
             padded = padded_size(config, bool(is_portrait(np.array([[height, width]]))[0]))
-            assert resized[0] <= padded[0] and resized[1] <= padded[1] and max(resized) <= 1333 and min(resized) >= 1
+            for rounding in ("nearest", "down"):
+                resized = resized_size(height, width, short, config.long_edge, rounding)
+                assert resized[0] <= padded[0] and resized[1] <= padded[1] and max(resized) <= 1333 and min(resized) >= 1
 
 
 def test_padded_size_is_one_for_landscape_and_one_for_portrait():
@@ -137,21 +116,76 @@ def test_landscape_and_portrait_lie_in_different_shapes():
         assert resize_and_pad(np.zeros((*shape, 3), np.uint8), 40, config)[0].shape == expected
 
 
-def test_enlarging_is_bilinear_as_in_torchvision(golden):
-    """And boxes and keypoints follow the sizes really reached, not the scale aimed at: 60 -> 93, 90 -> 140."""
+@pytest.fixture(scope="module")
+def from_torchvision(golden):
+    """Two images, their objects, and what torchvision's transform makes of them: shorter edge 100, longer at most 140."""
     arrays = golden("transform")
-    config = DataConfig(short_edge=(100,), short_edge_test=100, long_edge=140, max_objects=1, flip=False)
     info = DatasetInfo("one", (1,), ("a",), ("joint",), (0,))
-    for i in range(2):
-        given = record(arrays[f"img{i}"], arrays[f"src{i}_boxes"], keypoints=arrays[f"src{i}_keypoints"])
-        batch = example(given, config, info)
+    config = DataConfig(short_edge=(100,), short_edge_test=100, long_edge=140, max_objects=1, mask_size=56, flip=False)
+    records = [record(arrays[f"img{i}"], arrays[f"src{i}_boxes"], arrays[f"src{i}_masks"], keypoints=arrays[f"src{i}_keypoints"]) for i in range(2)]
+
+    def examples(**resizing):
+        return [example(given, dataclasses.replace(config, **resizing), info) for given in records]
+
+    return arrays, examples
+
+
+def test_images_equal_torchvision(from_torchvision):
+    arrays, examples = from_torchvision
+    for batch, expected, step in zip(examples(resize="bilinear", size_rounding="down"), (arrays["batch0"], arrays["batch1_rows"]), (1, 2), strict=True):
+        assert batch.images.dtype == np.float32
+        height, width = batch.sizes
+        inside = np.zeros((*batch.images.shape[:2], 1), bool)
+        inside[:height, :width] = True
+        seen = np.where(inside, (batch.images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], 0)[::step]
+        # torchvision pads the two to one size: what lies beyond our padding is zero as well
+        np.testing.assert_allclose(seen, expected.transpose(1, 2, 0)[: seen.shape[0], : seen.shape[1]], rtol=0, atol=3e-5)
+        assert not expected[:, seen.shape[0] :].any() and not expected[:, :, seen.shape[1] :].any()
+
+
+@pytest.mark.parametrize("resizing", [{}, {"resize": "antialiased"}, {"resize": "bilinear", "size_rounding": "down"}])
+def test_objects_equal_torchvision(from_torchvision, resizing):
+    """Boxes and keypoints follow the sizes really reached, not the scale aimed at: 60 -> 93, 90 -> 140."""
+    arrays, examples = from_torchvision
+    for i, batch in enumerate(examples(**resizing)):
         np.testing.assert_array_equal(batch.sizes, arrays["image_sizes"][i])
         np.testing.assert_allclose(batch.boxes, arrays[f"tgt{i}_boxes"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(batch.keypoints, arrays[f"tgt{i}_keypoints"], rtol=0, atol=1e-4)
-        if i == 0:
-            height, width = batch.sizes
-            expected = 255 * (arrays["batch0"].transpose(1, 2, 0) * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406])
-            np.testing.assert_allclose(np.float64(batch.images[:height, :width]), expected, rtol=0, atol=1)
+        # torch's "nearest" reads the pixel at the upper left corner of each new one, half an old pixel from where our cells read
+        np.testing.assert_array_less((batch.masks[0] != crop_mask(arrays[f"tgt{i}_masks"][0], batch.boxes[0], 56)).mean(), 0.03)
+        assert 0.5 < batch.masks[0].mean() < 0.7
+
+
+def test_area_and_antialiased_enlarge_bilinearly_too_in_whole_levels(from_torchvision):
+    _, examples = from_torchvision
+    for kinds in zip(examples(resize="bilinear"), examples(), examples(resize="antialiased"), strict=True):
+        for batch in kinds[1:]:
+            assert batch.images.dtype == np.uint8
+            np.testing.assert_allclose(batch.images.astype(float), kinds[0].images, rtol=0, atol=1)
+
+
+class Records(list):
+    """What evaluation asks of a source."""
+
+    @property
+    def sizes(self):
+        return np.array([[given.height, given.width] for given in self])
+
+
+@pytest.mark.parametrize("resizing", [{}, {"resize": "antialiased"}, {"resize": "bilinear", "size_rounding": "down"}])
+def test_evaluation_resizes_as_training_does(resizing):
+    rng = np.random.default_rng(0)
+    source = Records(record(rng.integers(0, 256, (*size, 3), np.uint8)) for size in ((33, 47), (47, 33), (15, 40)))
+    config = dataclasses.replace(AS_IT_IS, **resizing)
+    for batch in evaluation_batches(source, config, 2):
+        for image, size, original, real in zip(batch.images, batch.sizes, batch.info.original_sizes, batch.info.real, strict=True):
+            if real:
+                trained = example(next(given for given in source if (given.height, given.width) == tuple(original)), config)
+                assert image.dtype == trained.images.dtype
+                np.testing.assert_array_equal(image, trained.images)
+                np.testing.assert_array_equal(size, trained.sizes)
+            else:
+                assert not image.any()
 
 
 def test_shrinking_averages():

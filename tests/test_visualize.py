@@ -145,6 +145,28 @@ def test_keypoints_and_skeleton():
     assert lines[5, 73:87].all() and not lines[10:].any()  # the line to the missing keypoint is missing
 
 
+def test_keypoints_of_low_score_are_left_out():
+    image, found = scene()
+    person = pick(found, 0)._replace(keypoints=np.float32([[[68, 5, 0.03], [92, 5, 0.01]]]))
+    plain = draw_detections(image, pick(found, 0), NAMES, scale=1)
+    for threshold, expected in (({}, (True, False)), ({"keypoint_threshold": 0.005}, (True, True)), ({"keypoint_threshold": 0.5}, (False, False))):
+        changed = (draw_detections(image, person, NAMES, scale=1, **threshold) != plain).any(axis=-1)
+        assert (changed[5, 68], changed[5, 92]) == expected
+    truth = draw_ground_truth(image, person.boxes, person.class_ids, person.masks, NAMES, keypoints=person.keypoints, scale=1)
+    assert (truth[5, [68, 92]] != 100).any(axis=-1).all()
+
+
+def test_detections_without_masks():
+    image, found = scene()
+    person = found._replace(masks=None, keypoints=np.float32([[[24, 40, 0.9]]] * 3))
+    drawn = draw_detections(image, person, ("", ""), scale=1)
+    changed = (drawn != 100).any(axis=-1)
+    assert changed[22, 42 - 10 : 42].all() and changed[57, 6:42].all() and changed[40, 24]  # the box and the keypoint
+    assert not changed[48:56, 10:38].any()  # nothing is filled
+    boxes = draw_ground_truth(image, found.boxes, found.class_ids, None, ("", ""), scale=1)
+    assert (boxes[22, 6:42] != 100).any(axis=-1).all() and (boxes[48:56, 10:38] == 100).all()
+
+
 def test_ground_truth_without_objects():
     image, _ = scene()
     drawn = draw_ground_truth(image, np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 64, 96), bool), NAMES, scale=1)

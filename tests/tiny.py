@@ -14,6 +14,7 @@ from mrcnn_jax.config import (
     Experiment,
     MaskHeadConfig,
     ModelConfig,
+    PoolConfig,
     RoIConfig,
     RPNConfig,
     TrainConfig,
@@ -36,7 +37,7 @@ def model_config(num_classes: int = CLASSES, **backbone) -> ModelConfig:
         ),
         roi=RoIConfig(canonical_size=64, samples_per_image=12, positive_fraction=0.5),
         box=BoxHeadConfig(channels=32, candidates=24, detections=6),
-        mask=MaskHeadConfig(pool_size=7, convolutions=1, channels=16),
+        mask=MaskHeadConfig(pool=PoolConfig(size=7), layers=1, channels=16),
     )
 
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.data.transforms import is_portrait, padded_size, record_image, resize_and_pad, training_example
+from mrcnn_jax.data.transforms import image_type, is_portrait, padded_size, record_image, resize_and_pad, training_example
 from mrcnn_jax.structures import BatchInfo
 
 
@@ -91,7 +91,7 @@ def training_batches(
 class EvaluationBatch(NamedTuple):
     """Images to be detected in; no annotations."""
 
-    images: UInt8[np.ndarray, "B H W 3"]
+    images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
     sizes: Int[np.ndarray, "B 2"]
     info: BatchInfo
 
@@ -109,7 +109,7 @@ def evaluation_batches(
 
     def load(batch):
         group, indices = batch
-        images = np.zeros((images_per_batch, *padded_size(config, group), 3), np.uint8)
+        images = np.zeros((images_per_batch, *padded_size(config, group), 3), image_type(config))
         sizes = np.full((images_per_batch, 2), images.shape[1:3], np.int32)
         info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
         for slot, index in enumerate(indices):

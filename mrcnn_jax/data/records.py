@@ -34,6 +34,11 @@ from mrcnn_jax.structures import DatasetInfo
 
 IMAGES_PER_SHARD = 2048  # a few hundred megabytes of ordinary photographs
 SMALL, LARGE = 32.0**2, 96.0**2  # areas in pixels between which COCO calls an object medium
+# COCO's published tolerances of its 17 person keypoints (OKS): nose; then eyes, ears, shoulders, elbows, wrists, hips,
+# knees and ankles, left before right.
+PERSON_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+)  # fmt: skip
 
 
 class Objects(NamedTuple):
@@ -293,7 +298,11 @@ def _metadata(directory: Path) -> tuple[DatasetInfo, dict[str, dict]]:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{directory} is not a prepared data set: prepare one there first.") from None
     dataset["skeleton"] = tuple(map(tuple, dataset["skeleton"]))
-    return DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()}), statistics
+    info = DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()})
+    if info.keypoint_names and "keypoint_classes" not in dataset:  # prepared before these two fields were stored
+        sigmas = PERSON_SIGMAS if len(info.keypoint_names) == len(PERSON_SIGMAS) else ()
+        info = info._replace(keypoint_classes=tuple(range(info.num_classes)), keypoint_sigmas=sigmas)
+    return info, statistics
 
 
 def _is_prepared(directory: Path) -> bool:
@@ -307,7 +316,8 @@ def ground_truth(source: RecordSource) -> dict[str, list[dict]]:
     """The COCO ground-truth dictionary of a split, as pycocotools takes it.
 
     Ids, areas, crowd flags, masks and keypoints are those of the data set; a box is x, y, width, height again, equal up
-    to the rounding of float64. Masks are compressed RLE; an object without one has no "segmentation".
+    to the rounding of float64. Masks are compressed RLE; an object without one has no "segmentation". Only categories
+    whose objects have keypoints name any; the other objects' are zeros, because pycocotools looks at all of them.
     """
     info = source.info
     images, annotations = [], []
@@ -328,12 +338,10 @@ def ground_truth(source: RecordSource) -> dict[str, list[dict]]:
                 annotation["keypoints"] = keypoints.flatten().tolist()
                 annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
             annotations.append(annotation)
-    of_all = {}
-    if info.keypoint_names:
-        of_all["keypoints"] = list(info.keypoint_names)
-        of_all["skeleton"] = [[a + 1, b + 1] for a, b in info.skeleton]
-    named = zip(info.category_ids, info.category_names, strict=True)
-    categories = [{"id": id_, "name": name} | of_all for id_, name in named]
+    categories = [{"id": id_, "name": name} for id_, name in zip(info.category_ids, info.category_names, strict=True)]
+    for class_ in info.keypoint_classes:
+        categories[class_]["keypoints"] = list(info.keypoint_names)
+        categories[class_]["skeleton"] = [[a + 1, b + 1] for a, b in info.skeleton]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 

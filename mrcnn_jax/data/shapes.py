@@ -170,6 +170,8 @@ INFO = DatasetInfo(
     keypoint_names=KEYPOINTS,
     keypoint_flip=(0, 2, 1, 4, 3, 6, 5),
     skeleton=((0, 1), (0, 2), (1, 3), (2, 4), (0, 5), (0, 6)),
+    keypoint_classes=(6,),
+    keypoint_sigmas=(0.035, 0.072, 0.072, 0.062, 0.062, 0.089, 0.089),  # COCO's of ear, elbows, wrists and ankles
 )
 
 
@@ -334,12 +336,12 @@ def generate(config: ShapesConfig, split: str) -> Iterator[Record]:
 def prepare(directory: str | Path, config: ShapesConfig, *, progress: bool = False) -> bool:
     """Write both splits to ``directory``, unless it holds this very set already. Says whether it wrote.
 
-    A set drawn from another config, which its config can bring back, is replaced. Raises InputError where the directory
-    holds anything else.
+    A set of another config, drawing or description is replaced: its config can bring it back. Raises InputError where
+    the directory holds anything else.
     """
     directory = Path(directory)
     marker = directory / "shapes.json"
-    wanted = json.dumps({"drawing": _DRAWING, **dataclasses.asdict(config)}, indent=1)
+    wanted = json.dumps({"drawing": _DRAWING, **dataclasses.asdict(config), "info": INFO._asdict()}, indent=1)
     ours = marker.exists()
     if ours and marker.read_text() == wanted:
         return False

@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import Record
+from mrcnn_jax.data.resize import resize, resized_size
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, DatasetInfo
 
@@ -27,12 +28,6 @@ def record_image(record: Record) -> UInt8[np.ndarray, "H W 3"]:
     return decode_image(record.image, f"image {record.image_id} ({record.file_name})")
 
 
-def resized_size(height: int, width: int, short_edge: int, long_edge: int) -> tuple[int, int]:
-    """Height and width with the shorter edge at ``short_edge``, or less where the longer one would pass ``long_edge``."""
-    scale = min(short_edge / min(height, width), long_edge / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
 def is_portrait(sizes: Int[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
     """Which images are higher than wide; square ones count as landscape."""
     return sizes[:, 0] > sizes[:, 1]
@@ -44,14 +39,18 @@ def padded_size(config: DataConfig, portrait: bool) -> tuple[int, int]:
     return (long, short) if portrait else (short, long)
 
 
+def image_type(config: DataConfig) -> type[np.uint8] | type[np.float32]:
+    """What padded images are made of: float32 where resizing does not round to whole levels."""
+    return np.float32 if config.resize == "bilinear" else np.uint8
+
+
 def resize_and_pad(
     image: UInt8[np.ndarray, "h w 3"], short_edge: int, config: DataConfig
-) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
-    """The image at its working size in the upper left corner of a padded one, and that size. Area averaging shrinks, bilinear enlarges."""
-    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge)
-    padded = np.zeros((*padded_size(config, image.shape[0] > image.shape[1]), 3), np.uint8)
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    padded[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+) -> tuple[UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"], tuple[int, int]]:
+    """The image at its working size in the upper left corner of a padded one, and that size. Levels are 0 to 255 in either type."""
+    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, config.size_rounding)
+    padded = np.zeros((*padded_size(config, image.shape[0] > image.shape[1]), 3), image_type(config))
+    padded[:height, :width] = resize(image, height, width, config.resize)
     return padded, (height, width)
 
 

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 
 from mrcnn_jax.models.norm import normalisation
 
-STRIDES = (4, 8, 16, 32, 64)
-"""Of P2 to P6, in image pixels."""
 XAVIER = nn.initializers.xavier_uniform()
 
 

@@ -1,6 +1,7 @@
 """The assembled detector."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -9,18 +10,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.fpn import FPN, STRIDES
-from mrcnn_jax.models.heads import BoxHead, MaskHead
-from mrcnn_jax.models.resnet import ResNet
+from mrcnn_jax.config import ModelConfig, PoolConfig
+from mrcnn_jax.config.model import ROI_LEVELS, STRIDES
+from mrcnn_jax.models.fpn import FPN
+from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead
+from mrcnn_jax.models.resnet import Res5, ResNet
 from mrcnn_jax.models.rpn import RPNHead, select_proposals
 from mrcnn_jax.structures import Predictions, Proposals
 
 Pyramid = Sequence[Float[Array, "B _h _w C"]]
+"""The feature maps that are read: P2 to P6 of a feature pyramid, or the one map of c4, c5 and dc5."""
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN with a feature pyramid. Calling it detects; training calls its parts (see training.step).
+    """Mask R-CNN and its relatives (ModelConfig). Calling it detects; training calls its parts (see training.step).
 
     The sides of the padded images are multiples of 32.
     """
@@ -29,67 +32,118 @@ class MaskRCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        config, backbone = self.config, self.config.backbone
+        config, backbone, tasks = self.config, self.config.backbone, self.config.tasks
+        epsilon = backbone.norm_epsilon
+        if config.rpn.training == "separate":
+            self.proposer = MaskRCNN(replace(config, tasks=(), rpn=replace(config.rpn, training="joint")), self.dtype)
+        else:
+            self.rpn = RPNHead(len(config.rpn.aspect_ratios) * self._sizes_per_level, config.rpn.convolutions, self.dtype)
         self.backbone = ResNet(backbone, self.dtype)
-        self.fpn = FPN(backbone.pyramid_channels, backbone.pyramid_norm, backbone.norm_epsilon, self.dtype)
-        self.rpn = RPNHead(backbone.pyramid_channels, len(config.rpn.aspect_ratios), self.dtype)
-        self.box = BoxHead(config.box, config.num_classes, self.dtype)
-        self.mask = MaskHead(config.mask, config.num_classes, backbone.norm_epsilon, self.dtype)
+        if backbone.features == "fpn":
+            self.fpn = FPN(backbone.pyramid_channels, backbone.pyramid_norm, epsilon, self.dtype)
+        if backbone.features == "c4" and tasks:
+            self.res5 = Res5(backbone, config.roi.res5_stride, self.dtype)
+        if "boxes" in tasks:
+            self.box = BoxHead(config.box, config.num_classes, epsilon, self.dtype)
+        if "masks" in tasks:
+            self.mask = MaskHead(config.mask, config.num_classes, epsilon, self.dtype)
+        if "keypoints" in tasks:
+            self.keypoint = KeypointHead(config.keypoint, self.dtype)
 
-    def pyramid(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Pyramid:
-        """P2 to P6. Normalisation happens here, on the device; padding is 0 after it."""
+    @property
+    def _sizes_per_level(self):
+        return 1 if self.config.backbone.features == "fpn" else len(self.config.rpn.anchor_sizes)
+
+    def pyramid(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Pyramid:
+        """The feature maps. Images are normalised here, on the device; padding is 0 after it."""
         _, height, width, _ = images.shape
         assert height % 32 == 0 and width % 32 == 0, f"sides of a padded image must be multiples of 32, not {height} x {width}"
         mean, std = (jnp.asarray(value, jnp.float32) for value in (self.config.pixel_mean, self.config.pixel_std))
         inside = (jnp.arange(height) < sizes[:, 0, None])[:, :, None] & (jnp.arange(width) < sizes[:, 1, None])[:, None, :]
         images = jnp.where(inside[..., None], (images.astype(jnp.float32) - mean) / std, 0).astype(self.dtype)
-        return self.fpn(self.backbone(images, train), train)
+        stages = self.backbone(images, train)
+        return self.fpn(stages, train) if self.config.backbone.features == "fpn" else stages[-1:]
 
     def anchors(self, pyramid: Pyramid) -> list[Float[Array, "_a 4"]]:
-        """The anchors of each level."""
-        config = self.config.rpn
-        levels = ops.pyramid_anchors(config.anchor_sizes, config.aspect_ratios, [level.shape[1:3] for level in pyramid], STRIDES)
+        """The anchors of each feature map."""
+        config, features = self.config.rpn, self.config.backbone.features
+        sizes = config.anchor_sizes if features == "fpn" else (config.anchor_sizes,)
+        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, [level.shape[1:3] for level in pyramid], STRIDES[features])
         return [jnp.asarray(level) for level in levels]
 
     def objectness(self, pyramid: Pyramid) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:
-        """Objectness logits and deltas of each level's anchors."""
+        """Objectness logits and deltas of each feature map's anchors."""
         return self.rpn(pyramid)
 
     def proposals(self, logits, deltas, anchors, sizes: Int[Array, "B 2"], train: bool = False) -> Proposals:
         """Boxes for the second stage; no gradient flows through them."""
         config = self.config.rpn
         pre_nms, post_nms = (config.pre_nms_train, config.post_nms_train) if train else (config.pre_nms_test, config.post_nms_test)
-        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou)
+        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size)
 
-    def pool(self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], size: int) -> Float[Array, "B N size size C"]:
-        """RoI features, each RoI from the one level that fits its area."""
-        config = self.config.roi
-        levels = ops.assign_levels(boxes, 2, 5, config.canonical_size, config.canonical_level) - 2
-        return ops.multilevel_roi_align(pyramid[:4], boxes, levels, STRIDES[:4], size, config.sampling_ratio, config.aligned)
+    def frozen_proposals(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Proposals:
+        """Proposals of the separately trained RPN, from its own backbone, neither of which learns; ``train`` sets how many."""
+        pyramid = self.proposer.pyramid(images, sizes)
+        return self.proposer.proposals(*self.proposer.objectness(pyramid), self.proposer.anchors(pyramid), sizes, train)
 
-    def classify(self, pyramid: Pyramid, boxes: Float[Array, "B N 4"]) -> tuple[Float[Array, "B N K+1"], Float[Array, "B N K 4"]]:
+    def roi_features(self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: PoolConfig, train: bool = False) -> Float[Array, "B N h w c"]:
+        """What a head sees of each RoI: its bins from the one level that fits its area, and for c4 what res5 makes of them."""
+        config, features = self.config.roi, self.config.backbone.features
+        (low, high), (finest, _) = config.levels, ROI_LEVELS[features]
+        levels = ops.assign_levels(boxes, low, high, config.canonical_size, config.canonical_level) - low
+        read = slice(low - finest, high - finest + 1)
+        rois = ops.pool_rois(pyramid[read], boxes, levels, STRIDES[features][read], pool.size, operation=pool.operation, reduction=pool.reduction,
+                             sampling_ratio=pool.sampling_ratio, aligned=pool.aligned)  # fmt: skip
+        return _each(lambda rois: self.res5(rois, train), rois) if features == "c4" else rois
+
+    def classify(self, features: Float[Array, "B N h w c"], train: bool = False) -> tuple[Float[Array, "B N K+1"], Float[Array, "B N K 4"]]:
         """Class logits (background last) and class-specific deltas of each RoI."""
-        rois = self.pool(pyramid, boxes, self.config.box.pool_size)
-        logits, deltas = self.box(rois.reshape(-1, *rois.shape[2:]))
-        return logits.reshape(*boxes.shape[:2], -1), deltas.reshape(*boxes.shape[:2], -1, 4)
+        return _each(lambda rois: self.box(rois, train), features)
 
-    def mask_logits(
-        self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], classes: Int[Array, "B N"], train: bool = False
-    ) -> Float[Array, "B N M M"]:
-        """Mask logits of each RoI for one class each: classes do not compete (section 3)."""
-        rois = self.pool(pyramid, boxes, self.config.mask.pool_size)
-        logits = self.mask(rois.reshape(-1, *rois.shape[2:]), train)
-        logits = jnp.take_along_axis(logits, classes.reshape(-1, 1, 1, 1), axis=-1)[..., 0]
-        return logits.reshape(*boxes.shape[:2], *logits.shape[1:])
+    def mask_logits(self, features: Float[Array, "B N h w c"], train: bool = False) -> Float[Array, "B N M M k"]:
+        """Mask logits of each RoI: for each class; for all of them; or for each and, last, for background (models.heads)."""
+        return _each(lambda rois: self.mask(rois, train), features)
+
+    def mask_probabilities(self, logits: Float[Array, "B N M M k"], classes: Int[Array, "B N"]) -> Float[Array, "B N M M"]:
+        """The mask of each RoI's own class."""
+        config = self.config.mask
+        if config.loss == "softmax":
+            return own_class_masks(nn.softmax(logits), classes)
+        return nn.sigmoid(logits[..., 0] if config.class_agnostic else own_class_masks(logits, classes))
+
+    def keypoint_logits(self, features: Float[Array, "B N h w c"]) -> Float[Array, "B N J m m"]:
+        """Logits over the positions inside each RoI, for each keypoint."""
+        return _each(self.keypoint, features)
 
     def __call__(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> Predictions:
-        """Detects: boxes first, then masks for the boxes that are left (section 3.1, inference)."""
+        """Detects: boxes first, then masks and keypoints for the boxes that are left (section 3.1, inference).
+
+        Without any task the proposals are the detections, of class 0.
+        """
+        config = self.config
         pyramid = self.pyramid(images, sizes)
-        proposals = self.proposals(*self.objectness(pyramid), self.anchors(pyramid), sizes)
-        logits, deltas = self.classify(pyramid, proposals.boxes)
+        if config.rpn.training == "separate":
+            proposals = self.frozen_proposals(images, sizes)
+        else:
+            proposals = self.proposals(*self.objectness(pyramid), self.anchors(pyramid), sizes)
+        if not config.tasks:
+            scores = jnp.where(proposals.valid, nn.sigmoid(proposals.scores), 0)
+            return Predictions(boxes=proposals.boxes, scores=scores, classes=jnp.zeros(scores.shape, jnp.int32), valid=proposals.valid)
+
+        logits, deltas = self.classify(self.roi_features(pyramid, proposals.boxes, config.box.pool))
         boxes, scores, classes, valid = jax.vmap(self.detect)(logits, deltas, proposals.boxes, proposals.valid, sizes)
-        masks = nn.sigmoid(self.mask_logits(pyramid, boxes, classes))
-        return Predictions(boxes=boxes, scores=scores, classes=classes, valid=valid, masks=masks)
+        features = {pool: self.roi_features(pyramid, boxes, pool) for pool in self._branch_pools()}
+        masks = keypoints = None
+        if "masks" in config.tasks:
+            masks = self.mask_probabilities(self.mask_logits(features[config.mask.pool]), classes)
+        if "keypoints" in config.tasks:
+            keypoints = self.keypoint_logits(features[config.keypoint.pool])
+        return Predictions(boxes=boxes, scores=scores, classes=classes, valid=valid, masks=masks, keypoints=keypoints)
+
+    def _branch_pools(self):
+        """How mask and keypoint branch read their RoIs: once, where both do it alike."""
+        branches = {"masks": self.config.mask, "keypoints": self.config.keypoint}
+        return dict.fromkeys(branches[task].pool for task in self.config.tasks if task in branches)
 
     def detect(
         self,
@@ -110,22 +164,28 @@ class MaskRCNN(nn.Module):
         roi, classes = index // num_classes, index % num_classes
         boxes = ops.decode(deltas[roi, classes], proposals[roi], config.delta_weights)
         boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
-        keep = ops.nms(boxes, scores, config.nms_iou, exists & ops.nonempty(boxes), classes)
+        keep = ops.nms(boxes, scores, config.nms_iou, exists & ops.nonempty(boxes, config.min_size), classes)
         best, valid = ops.top_k_of(keep, scores, config.detections)
         empty = ~valid
         boxes = jnp.where(empty[:, None], 0, boxes[best])
         return boxes, jnp.where(empty, 0, scores[best]), jnp.where(empty, 0, classes[best]), valid
 
 
+def own_class_masks(masks: Float[Array, "*n M M k"], classes: Int[Array, "*n"]) -> Float[Array, "*n M M"]:
+    """Of each RoI's masks the one of its class."""
+    return jnp.take_along_axis(masks, classes[..., None, None, None], axis=-1)[..., 0]
+
+
+def _each(head, rois):
+    """A head, which knows one axis of RoIs, on the RoIs of several images."""
+    lead = rois.shape[:2]
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), head(rois.reshape(-1, *rois.shape[2:])))
+
+
 def initialise(model: MaskRCNN, key: Array) -> dict[str, Any]:
     """Fresh variables: "params" and, by the kind of normalisation, "frozen" or "batch_stats". One compiled program, so that it is quick."""
 
     def everything(model):
-        images, sizes = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
-        pyramid = model.pyramid(images, sizes)
-        model.objectness(pyramid)
-        boxes = jnp.zeros((1, 1, 4))
-        model.classify(pyramid, boxes)
-        model.mask_logits(pyramid, boxes, jnp.zeros((1, 1), jnp.int32))
+        model(jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64))
 
     return jax.jit(nn.init(everything, model))(key)

@@ -15,22 +15,27 @@ NORMAL = nn.initializers.normal(0.01)
 
 
 class RPNHead(nn.Module):
-    """One 3x3 convolution, then an objectness logit and four deltas for each anchor of a cell; the same weights on all levels."""
+    """3x3 convolutions (one in the paper), as wide as their input, then an objectness logit and four deltas for each anchor of a cell. The same weights serve all levels."""
 
-    channels: int
     anchors_per_cell: int
+    convolutions: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, pyramid: Sequence[Float[Array, "B _h _w C"]]) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:
         """Logits and deltas of each level's anchors, in float32."""
-        hidden = nn.Conv(self.channels, (3, 3), padding=1, kernel_init=NORMAL, dtype=self.dtype, name="conv")
+        channels = pyramid[0].shape[-1]
+        hidden = [
+            nn.Conv(channels, (3, 3), padding=1, kernel_init=NORMAL, dtype=self.dtype, name=f"conv{index}")
+            for index in range(1, self.convolutions + 1)
+        ]
         objectness = nn.Conv(self.anchors_per_cell, (1, 1), kernel_init=NORMAL, dtype=self.dtype, name="objectness")
         deltas = nn.Conv(4 * self.anchors_per_cell, (1, 1), kernel_init=NORMAL, dtype=self.dtype, name="deltas")
         logits, shifts = [], []
         for level in pyramid:
-            x = nn.relu(hidden(level))
-            batch = x.shape[0]
+            x, batch = level, level.shape[0]
+            for convolution in hidden:
+                x = nn.relu(convolution(x))
             logits.append(objectness(x).reshape(batch, -1).astype(jnp.float32))
             shifts.append(deltas(x).reshape(batch, -1, 4).astype(jnp.float32))
         return logits, shifts
@@ -44,10 +49,12 @@ def select_proposals(
     pre_nms: int,
     post_nms: int,
     nms_iou: float,
+    min_size: float = 0.0,
 ) -> Proposals:
     """The best ``post_nms`` boxes of each image, over all levels.
 
-    On each level the ``pre_nms`` best anchors are decoded, clipped to the image and put through NMS; what has no area is left out.
+    On each level the ``pre_nms`` best anchors are decoded, clipped to the image and put through NMS. What has no area, or a side
+    below ``min_size`` pixels, is left out before it (torchvision: 1e-3).
     """
 
     def level(logits, deltas, anchors, size):
@@ -59,7 +66,7 @@ def select_proposals(
         return (
             jnp.pad(boxes, ((0, missing), (0, 0))),
             jnp.pad(scores, (0, missing), constant_values=-jnp.inf),
-            jnp.pad(ops.nonempty(boxes), (0, missing)),
+            jnp.pad(ops.nonempty(boxes, min_size), (0, missing)),
         )
 
     def image(logits, deltas, size):

@@ -30,7 +30,17 @@ def grid_anchors(cells: Float[np.ndarray, "n 4"], grid: tuple[int, int], stride:
     return (shifts[:, :, None] + cells).reshape(-1, 4)
 
 
-def pyramid_anchors(sizes: Sequence[float], ratios: Sequence[float], grids: Sequence[tuple[int, int]], strides: Sequence[int],
-                    rounded: bool = False) -> list[Float[np.ndarray, "n 4"]]:  # fmt: skip
-    """One size a level, all ratios (FPN, section 4.1): the anchors of each level."""
-    return [grid_anchors(cell_anchors([size], ratios, rounded), grid, (stride, stride)) for size, grid, stride in zip(sizes, grids, strides, strict=True)]
+def pyramid_anchors(
+    sizes: Sequence[float | Sequence[float]],
+    ratios: Sequence[float],
+    grids: Sequence[tuple[int, int]],
+    strides: Sequence[int | tuple[int, int]],
+    rounded: bool = False,
+) -> list[Float[np.ndarray, "n 4"]]:
+    """The anchors of each level: of one size (FPN, section 4.1) or of several, in all ratios.
+
+    Strides are numbers or (y, x) pairs. Detectron2's are those of the levels; torchvision divides the sides of the padded image by those of the
+    grid, in whole pixels, which on P6 gives less where the grid was rounded up.
+    """
+    pairs = [tuple(np.broadcast_to(stride, 2)) for stride in strides]
+    return [grid_anchors(cell_anchors(np.atleast_1d(size), ratios, rounded), *level) for size, *level in zip(sizes, grids, pairs, strict=True)]

@@ -62,9 +62,12 @@ def clip(boxes: Float[Array, "*n 4"], height: Float[Array, ""] | float, width: F
     return jnp.clip(boxes, 0, limit)
 
 
-def nonempty(boxes: Float[Array, "*n 4"], smallest: float = 0.0) -> Bool[Array, "*n"]:
-    """Which boxes have both sides longer than smallest, in pixels."""
-    return (boxes[..., 2] - boxes[..., 0] > smallest) & (boxes[..., 3] - boxes[..., 1] > smallest)
+def nonempty(boxes: Float[Array, "*n 4"], min_size: float = 0.0) -> Bool[Array, "*n"]:
+    """Which boxes have both sides of at least min_size pixels (torchvision) or, where that is 0, longer than 0 (Detectron2)."""
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    if min_size == 0:
+        return (width > 0) & (height > 0)
+    return (width >= min_size) & (height >= min_size)
 
 
 def _centre_and_size(boxes):

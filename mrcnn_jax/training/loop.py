@@ -28,9 +28,14 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation import metrics_table, write_metrics
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.models.norm import DEVICES
+from mrcnn_jax.training.beginning import adopt_proposer, fit_to_dataset
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 from mrcnn_jax.visualize import plot_curves, save_image
+
+
+HEADLINES = ("AP", "AP50", "AP75", "AR100", "AR1000")
+"""The figures of an evaluation that the history keeps, where a kind has them."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -48,7 +53,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     # ---- data ----
     config, training = experiment.train, open_split(experiment.data, experiment.data.train_split)
     validation = open_split(experiment.data, experiment.data.validation_split)
-    experiment = _fit_classes(experiment, training.info.num_classes, training.directory)
+    experiment = fit_to_dataset(experiment, training)
     devices, processes = jax.local_device_count(), jax.process_count()
     images_per_process = devices * config.images_per_device
     images_per_step = images_per_process * processes
@@ -67,7 +72,10 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     # ---- model and optimiser ----
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype))
     optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
-    state = create_state(initialise(model, jax.random.key(config.seed)), optimizer)
+    variables = initialise(model, jax.random.key(config.seed))
+    if config.rpn_from and not start:
+        variables = adopt_proposer(variables, experiment)
+    state = create_state(variables, optimizer)
     console.print(_describe(experiment, state, images_per_step, len(training), len(validation)), highlight=False)
     if start:
         state = checkpoints.restore(start, state)
@@ -125,7 +133,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
                     metrics, results = scoring.evaluate(detector(), validation, progress)
                 history.add_evaluation(done, metrics)
                 history.picture(done, _sheet(experiment, results, validation))
-                console.print(f"step {done:,}: box AP {_figure(metrics, 'bbox')}, mask AP {_figure(metrics, 'segm')}", highlight=False)
+                console.print(f"step {done:,}: {_figures(metrics)}", highlight=False)
                 clock = time.perf_counter()
 
         # ---- the end ----
@@ -164,25 +172,18 @@ class History:
                 self.writer.add_scalar(name, value, step)
 
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        self.add(step, {f"{kind}/{name}": metrics[kind][name] for kind in metrics for name in ("AP", "AP50", "AP75")})
+        self.add(step, {f"{kind}/{name}": figures[name] for kind, figures in metrics.items() for name in HEADLINES if name in figures})
         self.plot()
 
     def picture(self, step: int, picture: np.ndarray) -> None:
         self.writer.add_image("predictions", picture, step, dataformats="HWC")
 
     def plot(self) -> None:
-        evaluations = [line for line in self.lines if "segm/AP" in line]
+        evaluations = [line for line in self.lines if any("/" in name for name in line)]
         plot_curves([line for line in self.lines if "loss" in line], self.directory / "curves.png", evaluations)
 
     def close(self) -> None:
         self.writer.close()
-
-
-def _fit_classes(experiment: Experiment, classes: int, dataset: Path) -> Experiment:
-    wanted = experiment.model.num_classes
-    if wanted not in (0, classes):
-        raise InputError(f"model.num_classes is {wanted}, but {dataset} has {classes} classes; 0 takes the number from the data set")
-    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, num_classes=classes))
 
 
 def _check_same(saved: Experiment, experiment: Experiment, directory: Path) -> None:
@@ -224,9 +225,13 @@ def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: Re
     return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
 
 
-def _figure(metrics: dict[str, Any], kind: str) -> str:
-    value = metrics[kind]["AP"]
-    return "undefined" if value is None else f"{value:.1f}"
+def _figures(metrics: dict[str, Any]) -> str:
+    """One line: the first headline figure of each kind."""
+    def of(kind, figures):
+        name = next(name for name in HEADLINES if name in figures)
+        return f"{kind} {name} " + ("undefined" if figures[name] is None else f"{figures[name]:.1f}")
+
+    return ", ".join(of(kind, figures) for kind, figures in metrics.items())
 
 
 def _progress(console: Console) -> Progress:

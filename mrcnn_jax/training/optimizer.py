@@ -21,15 +21,16 @@ def make_schedule(config: TrainConfig, images_per_step: int) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainConfig, model: ModelConfig, images_per_step: int) -> optax.GradientTransformation:
-    """The update rule. Weight decay reaches kernels only; frozen stages of the backbone get neither updates nor momentum."""
+    """The update rule. Weight decay reaches kernels only; frozen stages of the backbone, and a separately trained RPN, get
+    neither updates nor momentum."""
 
     def label(path, _):
         names = [key.key for key in path]
-        frozen = names[0] == "backbone" and names[1].startswith(frozen_modules(model.backbone))
+        frozen = names[0] == "proposer" or names[0] == "backbone" and names[1].startswith(frozen_modules(model.backbone))
         return "frozen" if frozen else "trained"
 
     def is_kernel(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
     schedule, clip = make_schedule(config, images_per_step), optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.optimizer == "sgd":

@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid, own_class_masks
 from mrcnn_jax.models.norm import DEVICES
-from mrcnn_jax.structures import Batch
+from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training import losses, targets
 
 Metrics = dict[str, Float[Array, ""]]
@@ -40,46 +40,77 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
 
 
 def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
-    """The five losses of this device's images; call it through flax.linen.apply. ``keys``: one for each image.
+    """The losses of this device's images, by the model's tasks; call it through flax.linen.apply. ``keys``: one for each image.
 
-    Their normalisation is the released code's (RPN: sampled anchors asked for; class and box: RoIs sampled; mask: positive RoIs), but counted
-    over all devices and not on each alone: the update is then that of one device with the whole batch, however the images lie.
+    Their normalisation is the released code's (RPN: sampled anchors asked for; class and box: RoIs sampled; mask: positive RoIs; keypoints:
+    visible ones), but counted over all devices and not on each alone: the update is then that of one device with the whole batch, however
+    the images lie.
     """
     config = model.config
     pyramid = model.pyramid(batch.images, batch.sizes, train=True)
-    anchors = model.anchors(pyramid)
-    level_logits, level_deltas = model.objectness(pyramid)
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+    if config.rpn.training == "separate":
+        proposals, terms = model.frozen_proposals(batch.images, batch.sizes, train=True), {}
+    else:
+        proposals, terms = _rpn_losses(model, pyramid, batch, keys[:, 0])
+    if config.tasks:
+        terms |= _roi_losses(model, pyramid, proposals, batch, keys[:, 1])
+    return {"loss": sum(terms.values()), **terms}
 
-    rpn = jax.vmap(lambda key, *objects: targets.rpn_targets(key, jnp.concatenate(anchors), *objects, config.rpn))(
-        keys[:, 0], batch.boxes, batch.valid, batch.crowd
+
+def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyArray) -> tuple[Proposals, Metrics]:
+    """The proposals, and what the region proposal network is trained with."""
+    config, anchors = model.config.rpn, model.anchors(pyramid)
+    level_logits, level_deltas = model.objectness(pyramid)
+    rpn = jax.vmap(lambda key, *objects: targets.rpn_targets(key, jnp.concatenate(anchors), *objects, config))(
+        keys, batch.boxes, batch.valid, batch.crowd
     )
     logits = jnp.take_along_axis(jnp.concatenate(level_logits, axis=1), rpn.index, axis=1)
     deltas = jnp.take_along_axis(jnp.concatenate(level_deltas, axis=1), rpn.index[..., None], axis=1)
-    anchors_asked = config.rpn.samples_per_image * batch.images.shape[0]
+    anchors_asked = config.samples_per_image * batch.images.shape[0]
+    return model.proposals(level_logits, level_deltas, anchors, batch.sizes, train=True), {
+        "loss_rpn_objectness": losses.objectness_loss(logits, rpn.positive, rpn.exists) / anchors_asked,
+        "loss_rpn_box": losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta) / anchors_asked,
+    }
 
-    proposals = model.proposals(level_logits, level_deltas, anchors, batch.sizes, train=True)
-    mask_size = 2 * config.mask.pool_size
-    rois = jax.vmap(lambda *image: targets.roi_targets(*image, config.num_classes, mask_size, config.roi, config.box))(
-        keys[:, 1], proposals.boxes, proposals.valid, batch.boxes, batch.classes, batch.valid, batch.crowd, batch.masks
-    )
+
+def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: PRNGKeyArray) -> Metrics:
+    """What box head, mask and keypoint branch are trained with."""
+    config = model.config
+    rois = jax.vmap(lambda *image: targets.roi_targets(*image, config))(keys, proposals, batch)
     rois = jax.lax.stop_gradient(rois)
-    class_logits, box_deltas = model.classify(pyramid, rois.boxes)
+    features = model.roi_features(pyramid, rois.boxes, config.box.pool, train=True)
+    class_logits, box_deltas = model.classify(features, train=True)
     own_class = jnp.minimum(rois.classes, config.num_classes - 1)  # background has no deltas and no mask; its rows do not count
     box_deltas = jnp.take_along_axis(box_deltas, own_class[..., None, None], axis=2)[:, :, 0]
-    slots = rois.masks.shape[1]
-    positive = rois.positive[:, :slots]
-    mask_logits = model.mask_logits(pyramid, rois.boxes[:, :slots], own_class[:, :slots], train=True)
-
-    rois_sampled, rois_positive = _mean_count(rois.exists), _mean_count(positive)
+    rois_sampled = _mean_count(rois.exists)
     terms = {
-        "loss_rpn_objectness": losses.objectness_loss(logits, rpn.positive, rpn.exists) / anchors_asked,
-        "loss_rpn_box": losses.box_loss(deltas, rpn.deltas, rpn.positive, config.rpn.smooth_l1_beta) / anchors_asked,
         "loss_class": losses.class_loss(class_logits, rois.classes, rois.exists) / rois_sampled,
         "loss_box": losses.box_loss(box_deltas, rois.deltas, rois.positive, config.box.smooth_l1_beta) / rois_sampled,
-        "loss_mask": losses.mask_loss(mask_logits, rois.masks, positive) / rois_positive,
     }
-    return {"loss": sum(terms.values()), **terms}
+
+    slots = int(config.roi.samples_per_image * config.roi.positive_fraction)
+    positive, own_class, boxes = rois.positive[:, :slots], own_class[:, :slots], rois.boxes[:, :slots]
+    pooled = {config.box.pool: features[:, :slots]}  # read once for all branches that read it alike
+
+    def branch_features(pool):
+        if pool not in pooled:
+            pooled[pool] = model.roi_features(pyramid, boxes, pool, train=True)
+        return pooled[pool]
+
+    if "masks" in config.tasks:
+        logits = model.mask_logits(branch_features(config.mask.pool), train=True)
+        if config.mask.loss == "softmax":
+            loss = losses.softmax_mask_loss(logits, rois.masks, own_class, positive)
+        else:
+            own = logits[..., 0] if config.mask.class_agnostic else own_class_masks(logits, own_class)
+            loss = losses.mask_loss(own, rois.masks, positive)
+        terms["loss_mask"] = loss / _mean_count(positive)
+    if "keypoints" in config.tasks:
+        logits = model.keypoint_logits(branch_features(config.keypoint.pool))
+        loss = losses.keypoint_loss(logits.reshape(*logits.shape[:3], -1), rois.keypoint_cells, rois.keypoint_valid)
+        terms["loss_keypoint"] = loss / _mean_count(rois.keypoint_valid)
+    return terms
 
 
 def make_device_step(model: MaskRCNN, optimizer: optax.GradientTransformation, seed: int) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

@@ -1,12 +1,13 @@
-"""What each anchor and each RoI of one image should have said: matching, sampling, regression and mask targets."""
+"""What each anchor and each RoI of one image should have said: matching, sampling, regression, mask and keypoint targets."""
 
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import BoxHeadConfig, RoIConfig, RPNConfig
+from mrcnn_jax.config import ModelConfig, RPNConfig
 from mrcnn_jax.ops.matching import BACKGROUND, IGNORED
+from mrcnn_jax.structures import Batch, Proposals
 
 CROWD_SHARE = 0.7
 """A background box of which a crowd region covers more than this is no example of background (Detectron's CROWD_FILTER_THRESH)."""
@@ -24,14 +25,16 @@ class RPNTargets:
 
 @flax.struct.dataclass
 class RoITargets:
-    """R sampled RoIs of one image, positives first; the first F slots hold every positive, and only they have masks."""
+    """R sampled RoIs of one image, positives first; the first F slots hold every positive, and only they have masks and keypoints."""
 
     boxes: Float[Array, "R 4"]
     classes: Int[Array, "R"]  # K is background
     positive: Bool[Array, "R"]
     exists: Bool[Array, "R"]
     deltas: Float[Array, "R 4"]
-    masks: Float[Array, "F M M"]  # 0 or 1
+    masks: Float[Array, "F M M"] | None  # 0 or 1; None without a mask branch
+    keypoint_cells: Int[Array, "F J"] | None  # position of each keypoint in the RoI's map; None without a keypoint branch
+    keypoint_valid: Bool[Array, "F J"] | None  # which are labelled and lie inside the RoI
 
 
 def rpn_targets(
@@ -49,40 +52,38 @@ def rpn_targets(
     return RPNTargets(index=index, positive=positive, exists=exists, deltas=jnp.where(positive[:, None], deltas, 0))
 
 
-def roi_targets(
-    key: PRNGKeyArray,
-    proposals: Float[Array, "P 4"],
-    proposal_valid: Bool[Array, "P"],
-    boxes: Float[Array, "G 4"],
-    classes: Int[Array, "G"],
-    valid: Bool[Array, "G"],
-    crowd: Bool[Array, "G"],
-    masks: Float[Array, "G m m"],
-    num_classes: int,
-    mask_size: int,
-    config: RoIConfig,
-    box_config: BoxHeadConfig,
-) -> RoITargets:
-    """Samples RoIs of one image from its proposals and its objects: positive from IoU ``foreground_iou`` on (section 3.1)."""
-    objects = valid & ~crowd
-    candidates = jnp.concatenate([proposals, boxes])
-    candidate_valid = jnp.concatenate([proposal_valid, objects])
-    matched, labels = ops.match(_iou_of(boxes, candidates), len(candidates), objects, config.foreground_iou, config.foreground_iou)
-    labels = jnp.where(candidate_valid, _ignore_crowd(labels, candidates, boxes, valid & crowd), IGNORED)
-    index, positive, exists = ops.sample(key, labels, config.samples_per_image, config.positive_fraction)
-    rois, matched = candidates[index], matched[index]
-    rois = jnp.where(exists[:, None], rois, 0)
-    deltas = ops.encode(boxes[matched], rois, box_config.delta_weights)
-    slots = int(config.samples_per_image * config.positive_fraction)
-    chosen = matched[:slots]
-    target_masks = ops.crop_masks(masks[chosen], boxes[chosen], rois[:slots], mask_size) >= 0.5
+def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Batch, config: ModelConfig) -> RoITargets:
+    """Samples RoIs of one image from its proposals and its objects: positive from IoU ``foreground_iou`` on (section 3.1).
+
+    ``proposals``, ``objects``: of one image, without the batch axis; the objects' image is not looked at.
+    """
+    roi, boxes = config.roi, objects.boxes
+    real = objects.valid & ~objects.crowd
+    candidates = jnp.concatenate([proposals.boxes, boxes])
+    candidate_valid = jnp.concatenate([proposals.valid, real])
+    matched, labels = ops.match(_iou_of(boxes, candidates), len(candidates), real, roi.foreground_iou, roi.foreground_iou)
+    labels = jnp.where(candidate_valid, _ignore_crowd(labels, candidates, boxes, objects.valid & objects.crowd), IGNORED)
+    index, positive, exists = ops.sample(key, labels, roi.samples_per_image, roi.positive_fraction)
+    rois, matched = jnp.where(exists[:, None], candidates[index], 0), matched[index]
+    deltas = ops.encode(boxes[matched], rois, config.box.delta_weights)
+
+    slots = int(roi.samples_per_image * roi.positive_fraction)
+    chosen, frames = matched[:slots], rois[:slots]
+    masks = cells = valid = None
+    if "masks" in config.tasks:
+        masks = (ops.crop_masks(objects.masks[chosen], boxes[chosen], frames, config.mask_size) >= 0.5).astype(jnp.float32)
+    if "keypoints" in config.tasks:
+        cells, valid = ops.keypoint_targets(objects.keypoints[chosen], frames, config.keypoint_size)
+        valid &= positive[:slots, None]
     return RoITargets(
         boxes=rois,
-        classes=jnp.where(positive, classes[matched], num_classes),
+        classes=jnp.where(positive, objects.classes[matched], config.num_classes),
         positive=positive,
         exists=exists,
         deltas=jnp.where(positive[:, None], deltas, 0),
-        masks=target_masks.astype(jnp.float32),
+        masks=masks,
+        keypoint_cells=cells,
+        keypoint_valid=valid,
     )
 
 

@@ -1,47 +1,24 @@
-"""Named experiments. Each docstring says what it is for and the command that runs it; the first line is its entry in the list."""
+"""Experiments for small machines: narrow networks that train from scratch, in minutes or an hour, where there is no accelerator."""
 
-import inspect
-from collections.abc import Callable
 from dataclasses import replace
 
+from experiments.registry import named
 from mrcnn_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
     DataConfig,
     EvaluationConfig,
     Experiment,
+    KeypointHeadConfig,
     MaskHeadConfig,
     ModelConfig,
     RoIConfig,
     RPNConfig,
     TrainConfig,
 )
-from mrcnn_jax.errors import InputError
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {}
-
-
-def named(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
-    """Enters an experiment under its function's name."""
-    EXPERIMENTS[build.__name__] = build
-    return build
-
-
-def get(name: str) -> Experiment:
-    """The experiment of that name; InputError lists the names there are."""
-    if name not in EXPERIMENTS:
-        raise InputError(f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
-    return replace(EXPERIMENTS[name](), name=name)
-
-
-def describe(name: str) -> str:
-    """The first line of an experiment's docstring."""
-    return inspect.getdoc(EXPERIMENTS[name]).splitlines()[0]
-
-
-# a narrow network that trains from scratch, in minutes or an hour, where there is no accelerator
 NARROW = BackboneConfig(name="resnet18", width=32, norm="group", freeze_stages=0, pyramid_channels=64)
-BOX, MASK = BoxHeadConfig(channels=256), MaskHeadConfig(channels=64)
+BOX, MASK, KEYPOINT = BoxHeadConfig(channels=256), MaskHeadConfig(channels=64), KeypointHeadConfig(num_keypoints=0, layers=4, channels=64)
 MINUTES = TrainConfig(
     images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=50, clip_norm=5.0, checkpoint_every=100, log_every=10
 )
@@ -106,19 +83,31 @@ def nuclei() -> Experiment:
 
 
 @named
-def mask_rcnn_r50_fpn() -> Experiment:
-    """The paper's Mask R-CNN with ResNet-50-FPN on COCO; its frozen batch norm asks for a pretrained backbone.
+def shapes_keypoints() -> Experiment:
+    """Boxes, masks and the seven keypoints of the puppets in `shapes`, together, on two CPU cores.
 
-    mrcnn train mask_rcnn_r50_fpn --train.dtype bfloat16
+    mrcnn train shapes_keypoints
     """
-    return Experiment(data=DataConfig(dataset="data/coco"))
+    base = demo()
+    return replace(
+        base,
+        model=replace(base.model, tasks=("boxes", "masks", "keypoints"), keypoint=KEYPOINT),
+        train=replace(base.train, steps=1500, decay_steps=(1100, 1350)),
+    )
 
 
 @named
-def mask_rcnn_r50_fpn_gn() -> Experiment:
-    """The same with group norm in all its parts, which trains from scratch (He, Girshick, Dollar, 2018).
+def shapes_c5() -> Experiment:
+    """The coarsest features, stride 32, on `shapes` at twice its size: what RoIAlign is for (table 2d).
 
-    mrcnn train mask_rcnn_r50_fpn_gn --train.dtype bfloat16
+    mrcnn train shapes_c5
+    mrcnn train shapes_c5 --directory runs/shapes_c5_roipool --model.box.pool.operation pool --model.box.pool.reduction max
+        --model.mask.pool.operation pool --model.mask.pool.reduction max
     """
-    backbone = BackboneConfig(norm="group", pyramid_norm="group", freeze_stages=0)
-    return Experiment(model=ModelConfig(backbone=backbone, mask=MaskHeadConfig(norm="group")), data=DataConfig(dataset="data/coco"))
+    base = demo()
+    rpn = replace(base.model.rpn, anchor_sizes=(32, 64, 128, 256), pre_nms_train=400, pre_nms_test=300)
+    return replace(
+        base,
+        model=replace(base.model, backbone=replace(NARROW, features="c5"), rpn=rpn, roi=replace(base.model.roi, levels=(5, 5))),
+        data=replace(base.data, short_edge=(256,), short_edge_test=256, long_edge=320),
+    )

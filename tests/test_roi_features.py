@@ -1,0 +1,129 @@
+"""RoI operations over a pyramid: each RoI as from its own level and image alone; levels as the libraries assign them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from rois import BOXES, PYRAMID, SOLID
+
+from mrcnn_jax import ops
+from mrcnn_jax.ops import assign_levels
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+pool_rois = jax.jit(ops.pool_rois, static_argnames=("strides", "output_size", "operation", "reduction", "sampling_ratio", "aligned"))
+
+STRIDES = (2, 4, 8)
+KINDS = [("align", "average", 2), ("align", "average", 0), ("align", "max", 0), ("pool", "max", 2), ("warp", "average", 2), ("warp", "max", 2)]
+REDUCE = {"average": np.mean, "max": np.max}
+
+
+def reference(features, boxes, scale, operation, reduction, samples, aligned):
+    match operation:
+        case "align":
+            return oracles.roi_align(features, boxes, (3, 5), scale, samples, aligned, REDUCE[reduction])
+        case "warp":
+            return oracles.roi_warp(features, boxes, (3, 5), scale, samples, REDUCE[reduction])
+        case "pool":
+            return oracles.roi_pool(features, boxes, (3, 5), scale)
+
+
+@pytest.fixture(scope="module")
+def per_image():
+    """Boxes and levels of two images."""
+    rng = np.random.default_rng(7)
+    boxes = BOXES[SOLID]
+    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
+
+
+@pytest.mark.parametrize("operation, reduction, samples, aligned", [(*kind, True) for kind in KINDS] + [("align", "average", 1, False)])
+def test_is_the_operation_on_each_level_and_image(per_image, operation, reduction, samples, aligned):
+    boxes, levels = per_image
+    pooled = pool_rois(PYRAMID, boxes, levels, STRIDES, (3, 5), operation, reduction, samples, aligned)
+    assert pooled.shape == (2, boxes.shape[1], 3, 5, 2)
+    for i in range(2):
+        for level, stride in enumerate(STRIDES):
+            own = levels[i] == level
+            assert own.any()
+            expected = reference(PYRAMID[level][i], boxes[i, own], 1 / stride, operation, reduction, samples, aligned)
+            np.testing.assert_allclose(pooled[i, own], expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("operation, reduction, samples", [("align", "average", 2), ("pool", "max", 2)])
+def test_a_single_level_is_a_pyramid(per_image, operation, reduction, samples):
+    boxes, levels = per_image
+    pooled = pool_rois(PYRAMID[:1], boxes, levels * 0, STRIDES[:1], (3, 5), operation, reduction, samples)
+    for i in range(2):
+        np.testing.assert_allclose(pooled[i], reference(PYRAMID[0][i], boxes[i], 0.5, operation, reduction, samples, True), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("operation, reduction, samples", [("align", "average", 2), ("align", "average", 0), ("align", "max", 0), ("pool", "max", 2)])
+def test_nothing_of_other_levels_and_images_is_read(per_image, operation, reduction, samples):
+    boxes, _ = per_image
+    levels = np.ones(boxes.shape[:2], np.int32)
+    spoiled = [np.full_like(PYRAMID[0], np.nan), PYRAMID[1].copy(), np.full_like(PYRAMID[2], np.nan)]
+    spoiled[1][1] = np.nan
+    pooled, expected = (pool_rois(pyramid, boxes, levels, STRIDES, (3, 5), operation, reduction, samples, True) for pyramid in (spoiled, PYRAMID))
+    np.testing.assert_array_equal(pooled[0], expected[0])
+    assert np.isnan(pooled[1]).any()
+
+
+@pytest.mark.parametrize("operation, reduction, samples", [("align", "average", 2), ("align", "average", 0), ("pool", "max", 2)])
+def test_gradient_reaches_the_own_level_and_image_alone(per_image, operation, reduction, samples):
+    boxes, _ = per_image
+    levels = np.ones(boxes.shape[:2], np.int32)
+    only_second = np.float32([0, 1]).reshape(2, 1, 1, 1, 1)
+
+    def pooled(pyramid):
+        return (only_second * pool_rois(pyramid, boxes, levels, STRIDES, (3, 5), operation, reduction, samples)).sum()
+
+    gradient = jax.jit(jax.grad(pooled))(PYRAMID)
+    assert not gradient[0].any() and not gradient[2].any() and not gradient[1][0].any()
+    # where no two cells of a bin change places, all operations are linear
+    change = np.random.default_rng(9).standard_normal(PYRAMID[1].shape[1:]) * 1e-6
+    ahead, behind = (reference(PYRAMID[1][1] + sign * change, boxes[1], 0.25, operation, reduction, samples, True).sum() for sign in (1, -1))
+    np.testing.assert_allclose((gradient[1][1] * change).sum(), (ahead - behind) / 2, rtol=1e-4)
+
+
+def test_equals_torchvision(golden):
+    arrays = golden("fpn_levels")
+    pyramid = [arrays[f"feat{level}"].transpose(0, 2, 3, 1) for level in range(4)]
+    levels = assign_levels(arrays["boxes"]) - 2
+    pooled = pool_rois(pyramid, arrays["boxes"][None], levels[None], (4, 8, 16, 32), 7, aligned=False)
+    np.testing.assert_allclose(pooled[0], arrays["tv_pool_7x7_sr2"].transpose(0, 2, 3, 1), atol=3e-5, rtol=0)
+
+
+def test_no_boxes():
+    for operation, reduction, samples in KINDS[1:5:2]:
+        pooled = pool_rois(PYRAMID, jnp.zeros((2, 0, 4)), jnp.zeros((2, 0), jnp.int32), STRIDES, 7, operation, reduction, samples)
+        assert pooled.shape == (2, 0, 7, 7, 2)
+
+
+def test_what_does_not_exist_is_refused(per_image):
+    boxes, levels = per_image
+    with pytest.raises(ValueError, match="'average'"):
+        pool_rois(PYRAMID, boxes, levels, STRIDES, 7, "pool")
+    with pytest.raises(ValueError, match="'crop'"):
+        pool_rois(PYRAMID, boxes, levels, STRIDES, 7, "crop")
+    with pytest.raises(ValueError, match="'min'"):
+        pool_rois(PYRAMID, boxes, levels, STRIDES, 7, "warp", "min")
+
+
+def test_levels_equal_the_libraries(golden):
+    arrays = golden("fpn_levels")
+    np.testing.assert_array_equal(assign_levels(arrays["boxes"]) - 2, arrays["tv_levels"])
+    np.testing.assert_array_equal(assign_levels(arrays["boxes"], epsilon=0.0) - 2, arrays["d2_levels"])
+
+
+def test_levels_by_hand():
+    sides = np.float32([224, 448, 112, 111, 447, 1, 10000])
+    boxes = np.stack([sides * 0, sides * 0, sides, sides], axis=1)
+    np.testing.assert_array_equal(assign_levels(boxes), [4, 5, 3, 2, 4, 2, 5])
+    np.testing.assert_array_equal(assign_levels(boxes, lowest=3, highest=6, canonical_size=112.0), [5, 6, 4, 3, 5, 3, 6])
+    elongated = jnp.asarray([[0.0, 0.0, 112.0, 448.0], [0.0, 0.0, 56.0, 896.0]])  # the area counts
+    np.testing.assert_array_equal(assign_levels(elongated), [4, 4])
+
+
+def test_levels_of_boxes_without_area():
+    boxes = jnp.asarray([[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 2.0, 2.0], [0.0, 0.0, 900.0, 0.0], [500.0, 0.0, 0.0, 500.0]])
+    np.testing.assert_array_equal(assign_levels(boxes), [2, 2, 2, 2])
