@@ -11,8 +11,6 @@ from mrcnn_jax.config import (
     MaskHeadConfig,
     ModelConfig,
     PoolConfig,
-    RoIConfig,
-    RPNConfig,
     TrainConfig,
 )
 

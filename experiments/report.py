@@ -13,12 +13,13 @@ BEGIN, END = "<!-- results: made by python -m experiments.report -->", "<!-- end
 def table(results: Path = RESULTS) -> str:
     """A Markdown table with a row for each result file."""
     lines = [
-        "| result | mask AP | AP50 | AP75 | box AP | AP50 | AP75 | steps x images | training | made by |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| result | mask AP | AP50 | AP75 | box AP | AP50 | AP75 | keypoint AP | AP50 | AP75 | steps x images | training | made by |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(results.glob("*.json")):
         result = json.loads(path.read_text())
-        figures = [result["metrics"][kind][name] for kind in ("segm", "bbox") for name in ("AP", "AP50", "AP75")]
+        metrics = result["metrics"]
+        figures = [metrics[kind][name] if kind in metrics else None for kind in ("segm", "bbox", "keypoints") for name in ("AP", "AP50", "AP75")]
         lines.append(
             f"| [{path.stem}](experiments/results/{path.name}) | {' | '.join('-' if value is None else f'{value:.1f}' for value in figures)} | "
             f"{result['steps']} x {result['images_per_step']} | {result['training_seconds'] / 60:.0f} min, {result['hardware']} | `{result['command']}` |"

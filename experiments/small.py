@@ -36,7 +36,7 @@ def demo() -> Experiment:
     roi = RoIConfig(canonical_size=64, samples_per_image=32, positive_fraction=0.375)
     box = replace(BOX, candidates=200, detections=30)
     return Experiment(
-        model=ModelConfig(num_classes=0, backbone=NARROW, rpn=rpn, roi=roi, box=box, mask=MASK),
+        model=ModelConfig(num_classes=0, backbone=NARROW, rpn=rpn, roi=roi, box=box, mask=MASK, keypoint=KEYPOINT),
         data=DataConfig(short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2),
         train=replace(MINUTES, steps=900, images_per_device=8, learning_rate=0.003, decay_steps=(660, 820)),
         evaluation=EvaluationConfig(images_per_device=8),
@@ -45,7 +45,7 @@ def demo() -> Experiment:
 
 @named
 def small() -> Experiment:
-    """Your own data on a small machine: a narrow ResNet-18-FPN from scratch at 256 pixels, any number of classes.
+    """Your own data on a small machine: a narrow ResNet-18-FPN from scratch at 256 pixels, any number of classes and keypoints.
 
     mrcnn train small --data.dataset data/mine --directory runs/mine
     """
@@ -54,7 +54,7 @@ def small() -> Experiment:
     )
     roi = RoIConfig(canonical_size=96, samples_per_image=64, positive_fraction=0.375)
     return Experiment(
-        model=ModelConfig(num_classes=0, backbone=NARROW, rpn=rpn, roi=roi, box=replace(BOX, candidates=600), mask=MASK),
+        model=ModelConfig(num_classes=0, backbone=NARROW, rpn=rpn, roi=roi, box=replace(BOX, candidates=600), mask=MASK, keypoint=KEYPOINT),
         data=DataConfig(
             dataset="data/mine", short_edge=(224, 240, 256), short_edge_test=256, long_edge=352, max_objects=64, mask_size=56, threads=2
         ),
@@ -91,7 +91,7 @@ def shapes_keypoints() -> Experiment:
     base = demo()
     return replace(
         base,
-        model=replace(base.model, tasks=("boxes", "masks", "keypoints"), keypoint=KEYPOINT),
+        model=replace(base.model, tasks=("boxes", "masks", "keypoints")),
         train=replace(base.train, steps=1500, decay_steps=(1100, 1350)),
     )
 

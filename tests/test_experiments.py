@@ -2,13 +2,15 @@
 
 import json
 
-import experiments
 import jax
 import jax.numpy as jnp
 import pytest
+
+import experiments
 from benchmarks.train_step import made_up_batch, standalone
 from experiments import report
 from experiments.publish import RESULTS, result
+from mrcnn_jax import scoring
 from mrcnn_jax.config import from_dict
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
@@ -39,7 +41,8 @@ def test_a_result_says_how_it_was_reached(path):
     content = json.loads(path.read_text())
     assert from_dict(content["config"], path.name).name == content["experiment"]
     assert content["command"].startswith(("mrcnn train ", "make demo")) and content["steps"] == content["config"]["train"]["steps"]
-    assert len(content["metrics"]["bbox"]) == len(content["metrics"]["segm"]) == 12
+    assert {kind: len(figures) for kind, figures in content["metrics"].items()}.items() <= {"bbox": 12, "segm": 12, "keypoints": 10}.items()
+    assert {scoring.KINDS[task] for task in content["config"]["model"]["tasks"]} == set(content["metrics"])
 
 
 def test_training_seconds_are_the_steps_times_their_pace(tmp_path):

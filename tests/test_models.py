@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny
 from conftest import GOLDEN
-from experiments import paper
 
+from experiments import paper
 from mrcnn_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import MaskHead

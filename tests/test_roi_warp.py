@@ -25,9 +25,12 @@ def test_equals_the_oracle(reduction, samples):
     np.testing.assert_allclose(pooled, expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scale, size, reduction, variant", [("0.25", "7x7", "average", "warp_avg"), ("0.25", "7x7", "max", "warp_max"), ("1", "3x5", "average", "warp_avg")])
+@pytest.mark.parametrize(
+    "scale, size, reduction, variant",
+    [("0.25", "7x7", "average", "warp_avg"), ("0.25", "7x7", "max", "warp_max"), ("1", "3x5", "average", "warp_avg")],
+)
 def test_equals_the_recorded_one_forward_and_backward(golden, scale, size, reduction, variant):
-    operation = lambda *given: roi_warp(*given, 2, reduction)  # noqa: E731
+    operation = lambda *given: roi_warp(*given, 2, reduction)
     assert_equals_golden(operation, golden("roi_warp"), scale, size, variant, 1e-5, 2e-5)
 
 

@@ -223,7 +223,7 @@ def test_keypoints_are_cells_of_the_roi_that_holds_them():
     assert targets.keypoint_cells.shape == targets.keypoint_valid.shape == (8, 4)
     seen = set()
     for slot in range(8):
-        x1, y1, x2, y2 = np.asarray(targets.boxes[slot])
+        x1, _, x2, y2 = np.asarray(targets.boxes[slot])
         expected = [bool(positive and x1 == 0 and visible and y < y2) for positive, (x, y, visible) in zip([targets.positive[slot]] * 4, keypoints[0], strict=True)]
         expected[3] = False
         assert targets.keypoint_valid[slot].tolist() == expected

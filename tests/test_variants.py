@@ -16,7 +16,7 @@ from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
-STEPS = 80
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def is_frozen(name: str, config) -> bool:
 def test_every_loss_falls_and_every_parameter_learns(name, batch):
     config = VARIANTS[name]
     separate = config.rpn.training == "separate"
-    experiment = tiny.experiment(config, optimizer="adamw", weight_decay=0.0, learning_rate=0.01, images_per_device=4, rpn_from="elsewhere" if separate else "")
+    experiment = tiny.experiment(config, optimizer="adamw", weight_decay=0.0, learning_rate=0.005, images_per_device=4, rpn_from="elsewhere" if separate else "")
     optimizer = make_optimizer(experiment.train, config, images_per_step=4)
     step = make_train_step(MaskRCNN(config), optimizer, experiment, jax.devices()[:1])
     everywhere = NamedSharding(Mesh(jax.devices()[:1], (DEVICES,)), PartitionSpec())  # as the loop has it, so that nothing compiles twice
@@ -53,8 +53,9 @@ def test_every_loss_falls_and_every_parameter_learns(name, batch):
     terms = {"loss"}.union(*(losses[task] for task in config.tasks), set() if separate else {"loss_rpn_objectness", "loss_rpn_box"})
     assert set(history[0]) == terms | {"gradient_norm"}
     for term in terms:
-        early, late = (np.mean([line[term] for line in lines]) for lines in (history[:10], history[-10:]))
-        assert late < early, f"{term}: {early} to {late}"
+        # from its highest: at first most positive RoIs are the objects themselves, whose boxes have nothing left to learn
+        course = np.reshape([line[term] for line in history], (-1, 10)).mean(axis=1)
+        assert course[-1] < 0.9 * course.max(), f"{term}: {course}"
     for parameter, value in tiny.names_and_leaves(state.params).items():
         assert (value != before[parameter]).any() != is_frozen(parameter, config), parameter
     jax.clear_caches()  # a program for each variant would fill the memory

@@ -1,6 +1,5 @@
 """The smallest detector that has every part, and batches for it. Compiling it takes seconds, running it milliseconds."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp

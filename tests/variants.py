@@ -65,5 +65,5 @@ VARIANTS: dict[str, ModelConfig] = {
                                                 box=replace(BASE.box, convolutions=2, convolution_channels=16, fully_connected=1, norm="group")),
     "keypoints": _tasks("boxes", "keypoints"),
     "masks and keypoints": _tasks("boxes", "masks", "keypoints"),
-    "separate RPN": replace(BASE, rpn=replace(BASE.rpn, training="separate")),
+    "separate RPN": replace(BASE, rpn=replace(BASE.rpn, training="separate"), roi=replace(BASE.roi, canonical_size=20.0)),  # RoIs on every level
 }  # fmt: skip

@@ -13,6 +13,7 @@ from mrcnn_jax.ops.roi_pool import roi_pool
 from mrcnn_jax.ops.roi_warp import roi_warp
 
 __all__ = [
-    "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "decode_keypoints", "encode", "greatest_overlap", "grid_anchors", "intersection", "intersection_over_second",
-    "iou", "keypoint_targets", "match", "multilevel_roi_align", "nms", "nonempty", "paste_masks", "pyramid_anchors", "roi_align", "sample", "top_k_of",
+    "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "decode_keypoints", "encode", "greatest_overlap", "grid_anchors",
+    "intersection", "intersection_over_second", "iou", "keypoint_targets", "match", "nms", "nonempty", "paste_masks", "pool_rois",
+    "pyramid_anchors", "roi_align", "roi_pool", "roi_warp", "sample", "top_k_of",
 ]  # fmt: skip

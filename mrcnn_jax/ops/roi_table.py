@@ -44,7 +44,9 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def read_sum(reading: Reading, bins: tuple[int, int], table: Float[Array, "R C"], geometry, maps, number: Int[Array, "N"]) -> Float[Array, "N PH PW C"]:
+def read_sum(
+    reading: Reading, bins: tuple[int, int], table: Float[Array, "R C"], geometry, maps, number: Int[Array, "N"]
+) -> Float[Array, "N PH PW C"]:
     """Sum over the first number[n] readings of each bin; differentiable in the table and in the geometry."""
 
     def pool(carry, number, geometry, maps):
@@ -83,7 +85,9 @@ read_sum.defvjp(_read_sum_forward, _read_sum_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def read_largest(reading: Reading, bins: tuple[int, int], table: Float[Array, "R C"], geometry, maps, number: Int[Array, "N"]) -> Float[Array, "N PH PW C"]:
+def read_largest(
+    reading: Reading, bins: tuple[int, int], table: Float[Array, "R C"], geometry, maps, number: Int[Array, "N"]
+) -> Float[Array, "N PH PW C"]:
     """Largest of the first number[n] readings of each bin and channel, 0 where there is none; the gradient goes to the first largest."""
     return _find_largest(reading, bins, table, geometry, maps, number)[0]
 

@@ -1,6 +1,5 @@
 """The whole run, top to bottom: data, model, devices, checkpoint, the loop, the final evaluation."""
 
-import dataclasses
 import json
 import time
 from collections import deque
@@ -32,7 +31,6 @@ from mrcnn_jax.training.beginning import adopt_proposer, fit_to_dataset
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 from mrcnn_jax.visualize import plot_curves, save_image
-
 
 HEADLINES = ("AP", "AP50", "AP75", "AR100", "AR1000")
 """The figures of an evaluation that the history keeps, where a kind has them."""
