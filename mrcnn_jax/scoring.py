@@ -70,8 +70,9 @@ def prediction_sheet(results: list[dict[str, Any]], source: RecordSource, count:
         if found and "segmentation" in found[0]:
             masks = _decode([entry["segmentation"]["counts"] for entry in found], record)
         if info.keypoint_names:
-            nowhere = [0] * (3 * len(info.keypoint_names))  # classes without keypoints, and models that predict none
-            keypoints = np.array([entry.get("keypoints", nowhere) for entry in found], np.float32).reshape(len(found), -1, 3)
+            joints = len(info.keypoint_names)
+            nowhere = [0] * (3 * joints)  # classes without keypoints, and models that predict none
+            keypoints = np.array([entry.get("keypoints", nowhere) for entry in found], np.float32).reshape(-1, joints, 3)
         detections = Detections(
             boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
             scores=np.array([entry["score"] for entry in found], np.float32),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import os
 import subprocess
 import sys
@@ -580,3 +581,12 @@ def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of(arguments):
     shown = program(*arguments, stdout=writing)
     os.close(writing)
     assert shown.returncode == 1 and shown.stderr == ""
+
+
+def test_every_option_in_the_readme_exists(mrcnn):
+    def options_in(text: str) -> set[str]:
+        return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
+
+    readme = options_in((Path(__file__).parent.parent / "README.md").read_text())
+    helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], ["evaluate"], ["predict"], ["dataset"]))
+    assert len(readme) > 20 and readme <= options_in(" ".join(helps))

@@ -54,17 +54,21 @@ def experiment(model: ModelConfig | None = None, data: dict | None = None, **set
 
 
 def variables(config: ModelConfig, seed: int = 0) -> dict:
+    """Random variables of the detector (see ``jittered``)."""
+    return jittered(jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0))), seed)
+
+
+def jittered(shapes, seed: int = 0) -> dict:
     """Random variables that no part of the network leaves at zero; drawn by NumPy, so that nothing is compiled for them."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         noise = rng.standard_normal(leaf.shape, np.float32)
         name = path[-1].key
-        if name == "kernel":
+        if name.endswith("kernel"):
             return jnp.asarray(noise / np.sqrt(np.prod(leaf.shape[:-1])))
         return jnp.asarray(np.exp(0.1 * noise) if name in ("scale", "var") else 0.1 * noise)
 
-    shapes = jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0)))
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
