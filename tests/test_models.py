@@ -15,7 +15,7 @@ from mrcnn_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import MaskHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.models.norm import FrozenBatchNorm, GroupNorm
+from mrcnn_jax.models.norm import DEVICES, BatchNorm, FrozenBatchNorm, GroupNorm
 from mrcnn_jax.models.resnet import ResNet
 
 
@@ -104,7 +104,7 @@ def test_parameter_counts_are_those_of_detectron2(model, config):
 
 
 # The published classification networks again, now without their norms' vectors (two numbers a channel).
-@pytest.mark.parametrize("experiment, backbone, norms", [(paper.mask_rcnn_r101_fpn, 42_500_160, 52_672), (paper.mask_rcnn_x101_fpn, 81_406_272, 68_992)])
+@pytest.mark.parametrize("experiment, backbone, norms", [(paper.mask_rcnn_r101_fpn, 42_500_160, 52_672), (paper.mask_rcnn_x101_fpn, 81_406_272, 101_440)])
 def test_a_deeper_backbone_changes_nothing_else(experiment, backbone, norms):
     trained, frozen = parts_of(experiment().model)
     assert sum(frozen.values()) == 4 * norms
@@ -194,6 +194,29 @@ def test_group_norm_has_32_groups_or_the_most_that_divide(channels, groups):
     grouped = x.reshape(2, 16, groups, -1).astype(np.float64)
     expected = (grouped - grouped.mean((1, 3), keepdims=True)) / np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
     np.testing.assert_allclose(out, expected.reshape(x.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_batch_norm_counts_every_real_entry_alike(devices):
+    """Eight entries, of which some are empty slots: statistics, outputs and running averages are those of the real ones, on however many devices."""
+    rng = np.random.default_rng(0)
+    x, real = (2 + 3 * rng.standard_normal((8, 3, 2, 5))).astype(np.float32), np.array([1, 0, 1, 1, 0, 0, 0, 0], bool)  # the second device has none
+    layer = BatchNorm(epsilon=1e-3, train=True)
+    variables = BatchNorm(epsilon=1e-3).init(jax.random.key(0), x)
+    split = [array.reshape(devices, -1, *array.shape[1:]) for array in (x, real)]
+    apply = jax.vmap(lambda x, real: layer.apply(variables, x, real, mutable=["batch_stats"]), axis_name=DEVICES)
+    out, updated = apply(*split)
+    counted = x[real].astype(np.float64)
+    mean, var = counted.mean((0, 1, 2)), counted.var((0, 1, 2))
+    np.testing.assert_allclose(out.reshape(x.shape), (x - mean) / np.sqrt(var + 1e-3), atol=1e-4)
+    for device in range(devices):
+        np.testing.assert_allclose(updated["batch_stats"]["mean"][device], 0.1 * mean, atol=1e-5)
+        np.testing.assert_allclose(updated["batch_stats"]["var"][device], 0.9 + 0.1 * var, atol=1e-4)
+    out, updated = apply(split[0], np.zeros_like(split[1]))
+    assert np.isfinite(out).all()
+    tiny.assert_same(jax.tree.map(lambda leaf: leaf[0], updated["batch_stats"]), variables["batch_stats"])  # nothing was seen
+    given = {"params": variables["params"], "batch_stats": {"mean": mean.astype(np.float32), "var": var.astype(np.float32)}}
+    np.testing.assert_allclose(BatchNorm(epsilon=1e-3).apply(given, x), (x - mean) / np.sqrt(var + 1e-3), atol=1e-4)
 
 
 # ---- the whole network: one program in float32, one in bfloat16 ----

@@ -31,7 +31,7 @@ def dataset(base: Path) -> Path:
 def run_experiment(data: Path, **settings) -> Experiment:
     """What trained_run trains."""
     model = tiny.model_config(num_classes=0)
-    model = dataclasses.replace(model, box=dataclasses.replace(model.box, score_threshold=0.01))  # hardly trained, it is sure of nothing
+    model = dataclasses.replace(model, box=dataclasses.replace(model.box, score_threshold=0.0))  # hardly trained, it is sure of nothing
     return tiny.experiment(model, {"dataset": str(data)}, **{"steps": STEPS, "checkpoint_every": CHECKPOINT, **settings})
 
 

@@ -1,11 +1,14 @@
-"""What is predicted for each RoI: class and box (Fast R-CNN), a mask (Mask R-CNN, figure 4), keypoints (section 5)."""
+"""What is predicted for each RoI: class and box (Fast R-CNN), a mask (Mask R-CNN, figure 4), keypoints (section 5).
+
+``real`` says which of the N slots hold a RoI; all do where it is not given.
+"""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from mrcnn_jax.models.fpn import XAVIER
@@ -13,11 +16,11 @@ from mrcnn_jax.models.norm import Identity, normalisation
 from mrcnn_jax.models.resnet import MSRA
 
 
-def _convolutions(x, count, channels, norm, dtype):
+def _convolutions(x, real, count, channels, norm, dtype):
     """3x3 convolutions with ReLU: conv1, conv2, ... of the module that calls it."""
     for index in range(1, count + 1):
         x = nn.Conv(channels, (3, 3), padding=1, use_bias=norm is Identity, kernel_init=MSRA, dtype=dtype, name=f"conv{index}")(x)
-        x = nn.relu(norm(name=f"conv{index}_norm")(x))
+        x = nn.relu(norm(name=f"conv{index}_norm")(x, real))
     return x
 
 
@@ -38,10 +41,12 @@ class BoxHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], train: bool = False) -> tuple[Float[Array, "N K+1"], Float[Array, "N K 4"]]:
+    def __call__(
+        self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False
+    ) -> tuple[Float[Array, "N K+1"], Float[Array, "N K 4"]]:
         config = self.config
         norm = normalisation(config.norm, self.norm_epsilon, train, self.dtype)
-        x = _convolutions(rois, config.convolutions, config.convolution_channels, norm, self.dtype)
+        x = _convolutions(rois, real, config.convolutions, config.convolution_channels, norm, self.dtype)
         x = _fully_connected(x, config.fully_connected, config.channels, self.dtype) if config.fully_connected else x.mean(axis=(1, 2))
         logits = nn.Dense(self.num_classes + 1, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="classes")(x)
         deltas = nn.Dense(self.num_classes * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="deltas")(x)
@@ -57,7 +62,7 @@ class MaskHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], train: bool = False) -> Float[Array, "N M M k"]:
+    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False) -> Float[Array, "N M M k"]:
         config = self.config
         maps = 1 if config.class_agnostic else self.num_classes + (config.loss == "softmax")
         number, height, width, _ = rois.shape
@@ -66,7 +71,7 @@ class MaskHead(nn.Module):
             logits = nn.Dense(4 * height * width * maps, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
             return logits.reshape(number, 2 * height, 2 * width, maps).astype(jnp.float32)
         norm = normalisation(config.norm, self.norm_epsilon, train, self.dtype)
-        x = _convolutions(rois, config.layers, config.channels, norm, self.dtype)
+        x = _convolutions(rois, real, config.layers, config.channels, norm, self.dtype)
         # a 2x2 transposed convolution of stride 2 is one matrix product, for its windows do not overlap; each cell's 2x2 outputs stay
         # together until only the logits are left to rearrange
         x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name="upsample")(x)
@@ -83,9 +88,9 @@ class KeypointHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"]) -> Float[Array, "N J m m"]:
+    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None) -> Float[Array, "N J m m"]:
         config, joints = self.config, self.config.num_keypoints
-        x = _convolutions(rois, config.layers, config.channels, Identity, self.dtype)
+        x = _convolutions(rois, real, config.layers, config.channels, Identity, self.dtype)
         initialiser = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         kernel = self.param("logits_kernel", initialiser, (4, 4, x.shape[-1], joints))
         bias = self.param("logits_bias", nn.initializers.zeros, (joints,))

@@ -86,7 +86,11 @@ class MaskRCNN(nn.Module):
         pyramid = self.proposer.pyramid(images, sizes)
         return self.proposer.proposals(*self.proposer.objectness(pyramid), self.proposer.anchors(pyramid), sizes, train)
 
-    def roi_features(self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: PoolConfig, train: bool = False) -> Float[Array, "B N h w c"]:
+    # ``real``: which slots hold a RoI, for the batch norm of training (models.norm); at inference nothing depends on it
+
+    def roi_features(
+        self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: PoolConfig, real: Bool[Array, "B N"] | None = None, train: bool = False
+    ) -> Float[Array, "B N h w c"]:
         """What a head sees of each RoI: its bins from the one level that fits its area, and for c4 what res5 makes of them."""
         config, features = self.config.roi, self.config.backbone.features
         (low, high), (finest, _) = config.levels, ROI_LEVELS[features]
@@ -94,15 +98,17 @@ class MaskRCNN(nn.Module):
         read = slice(low - finest, high - finest + 1)
         rois = ops.pool_rois(pyramid[read], boxes, levels, STRIDES[features][read], pool.size, operation=pool.operation, reduction=pool.reduction,
                              sampling_ratio=pool.sampling_ratio, aligned=pool.aligned)  # fmt: skip
-        return _each(lambda rois: self.res5(rois, train), rois) if features == "c4" else rois
+        return _each(self.res5, rois, real, train=train) if features == "c4" else rois
 
-    def classify(self, features: Float[Array, "B N h w c"], train: bool = False) -> tuple[Float[Array, "B N K+1"], Float[Array, "B N K 4"]]:
+    def classify(
+        self, features: Float[Array, "B N h w c"], real: Bool[Array, "B N"] | None = None, train: bool = False
+    ) -> tuple[Float[Array, "B N K+1"], Float[Array, "B N K 4"]]:
         """Class logits (background last) and class-specific deltas of each RoI."""
-        return _each(lambda rois: self.box(rois, train), features)
+        return _each(self.box, features, real, train=train)
 
-    def mask_logits(self, features: Float[Array, "B N h w c"], train: bool = False) -> Float[Array, "B N M M k"]:
+    def mask_logits(self, features: Float[Array, "B N h w c"], real: Bool[Array, "B N"] | None = None, train: bool = False) -> Float[Array, "B N M M k"]:
         """Mask logits of each RoI: for each class; for all of them; or for each and, last, for background (models.heads)."""
-        return _each(lambda rois: self.mask(rois, train), features)
+        return _each(self.mask, features, real, train=train)
 
     def mask_probabilities(self, logits: Float[Array, "B N M M k"], classes: Int[Array, "B N"]) -> Float[Array, "B N M M"]:
         """The mask of each RoI's own class."""
@@ -176,10 +182,11 @@ def own_class_masks(masks: Float[Array, "*n M M k"], classes: Int[Array, "*n"]) 
     return jnp.take_along_axis(masks, classes[..., None, None, None], axis=-1)[..., 0]
 
 
-def _each(head, rois):
+def _each(head, rois, real=None, **mode):
     """A head, which knows one axis of RoIs, on the RoIs of several images."""
     lead = rois.shape[:2]
-    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), head(rois.reshape(-1, *rois.shape[2:])))
+    out = head(rois.reshape(-1, *rois.shape[2:]), None if real is None else real.reshape(-1), **mode)
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), out)
 
 
 def initialise(model: MaskRCNN, key: Array) -> dict[str, Any]:

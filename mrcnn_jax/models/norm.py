@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 DEVICES = "devices"
 """Name of the mapped axis over all devices, for everything that is averaged across them."""
@@ -22,7 +23,7 @@ class FrozenBatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, real=None):
         def vector(name, fill):
             return self.variable("frozen", name, lambda: jnp.full(x.shape[-1], fill, jnp.float32)).value
 
@@ -31,10 +32,44 @@ class FrozenBatchNorm(nn.Module):
         return x * scale.astype(self.dtype) + shift.astype(self.dtype)
 
 
+class BatchNorm(nn.Module):
+    """Batch norm over the images, or the RoIs, of all devices.
+
+    ``real`` says which entries of the first axis count: the slots of RoIs that there are not would otherwise have a say in the mean. The
+    devices' sums are added up, so that each entry counts alike and a device without any does no harm, which Flax's own layer, averaging the
+    devices' means, does not do.
+    """
+
+    epsilon: float = 1e-5
+    train: bool = False
+    dtype: Any = jnp.float32
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], real: Bool[Array, "N"] | None = None) -> Float[Array, "N H W C"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running = [self.variable("batch_stats", name, fill, (channels,), jnp.float32) for name, fill in (("mean", jnp.zeros), ("var", jnp.ones))]
+        mean, var = (statistic.value for statistic in running)
+        if self.train:
+            counted = jnp.ones(x.shape[0]) if real is None else real.astype(jnp.float32)
+            values, weights = x.astype(jnp.float32), counted[:, None, None, None]
+            sums = [jnp.sum(weights * power, axis=(0, 1, 2)) for power in (values, values**2)]
+            number, *sums = jax.lax.psum([counted.sum() * x.shape[1] * x.shape[2], *sums], DEVICES)
+            mean, square = (total / jnp.maximum(number, 1) for total in sums)
+            var = jnp.maximum(square - mean**2, 0)
+            for statistic, now in zip(running, (mean, var), strict=True):
+                moved = self.momentum * statistic.value + (1 - self.momentum) * jax.lax.stop_gradient(now)
+                statistic.value = jnp.where(number > 0, moved, statistic.value)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)
+
+
 class Identity(nn.Module):
     """No normalisation."""
 
-    def __call__(self, x):
+    def __call__(self, x, real=None):
         return x
 
 
@@ -45,16 +80,19 @@ class GroupNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, real=None):
         return nn.GroupNorm(math.gcd(32, x.shape[-1]), epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
 
 
 def normalisation(kind: str, epsilon: float, train: bool, dtype: Any):
-    """The layer class for a norm's name in the configuration: call it with a ``name``."""
+    """The layer class for a norm's name in the configuration: call it with a ``name``.
+
+    The layer takes the features and, where some entries of their first axis are empty, which are real; only batch norm asks.
+    """
     if kind == "frozen":
         return partial(FrozenBatchNorm, epsilon=epsilon, dtype=dtype)
     if kind == "batch":
-        return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=epsilon, axis_name=DEVICES, dtype=dtype)
+        return partial(BatchNorm, epsilon=epsilon, train=train, dtype=dtype)
     if kind == "group":
         return partial(GroupNorm, epsilon=epsilon, dtype=dtype)
     return Identity

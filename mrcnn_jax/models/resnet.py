@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
@@ -31,14 +31,14 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+    def __call__(self, x: Float[Array, "B H W C"], real: Bool[Array, "B"] | None = None) -> Float[Array, "B h w c"]:
         config = self.config
 
         def conv(name, x, channels, size, stride=1, groups=1):
             dilation = self.dilation if size == 3 else 1
             x = nn.Conv(channels, (size, size), (stride, stride), padding=size // 2 * dilation, kernel_dilation=dilation, feature_group_count=groups,
                         use_bias=False, kernel_init=MSRA, dtype=self.dtype, name=name)(x)  # fmt: skip
-            return self.norm(name=f"{name}_norm")(x)
+            return self.norm(name=f"{name}_norm")(x, real)
 
         if config.name in BASIC:
             y = nn.relu(conv("conv1", x, self.channels, 3, self.stride))
@@ -54,14 +54,17 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-def stage(number: int, x: Float[Array, "B H W C"], config: BackboneConfig, stride: int, train: bool, dtype: Any, dilation: int = 1):
-    """The blocks of res2, .., res5, as children of the module that calls it; the first reduces the resolution by ``stride``."""
+def stage(number: int, x: Float[Array, "B H W C"], config: BackboneConfig, stride: int, train: bool, dtype: Any, dilation: int = 1, real=None):
+    """The blocks of res2, .., res5, as children of the module that calls it; the first reduces the resolution by ``stride``.
+
+    ``real``: which entries of x are not empty slots (see models.heads).
+    """
     norm = normalisation(config.norm, config.norm_epsilon, train, dtype)
     depth = DEPTHS[config.name][number - 2]
     for block in range(depth):
         if config.non_local and number == 4 and block == depth - 1:
             x = NonLocalBlock(dtype, name="res4_non_local")(x)
-        x = Block(config.width * 2 ** (number - 2), stride if block == 0 else 1, dilation, config, norm, dtype, name=f"res{number}_{block}")(x)
+        x = Block(config.width * 2 ** (number - 2), stride if block == 0 else 1, dilation, config, norm, dtype, name=f"res{number}_{block}")(x, real)
     return x
 
 
@@ -99,8 +102,8 @@ class Res5(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], train: bool = False) -> Float[Array, "N ph pw c"]:
-        return stage(5, rois, self.config, self.stride, train, self.dtype)
+    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False) -> Float[Array, "N ph pw c"]:
+        return stage(5, rois, self.config, self.stride, train, self.dtype, real=real)
 
 
 def frozen_modules(config: BackboneConfig) -> tuple[str, ...]:

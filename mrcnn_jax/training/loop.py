@@ -32,10 +32,6 @@ from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 from mrcnn_jax.visualize import plot_curves, save_image
 
-HEADLINES = ("AP", "AP50", "AP75", "AR100", "AR1000")
-"""The figures of an evaluation that the history keeps, where a kind has them."""
-
-
 class TrainingDiverged(RuntimeError):
     """A loss or gradient that is not finite. The parameters were left as they were before that step."""
 
@@ -112,7 +108,7 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
 
             if done % config.log_every == 0 or done == config.steps or done == start + 1:
                 scalars = {name: float(value) for name, value in metrics.items()}
-                _halt_if_diverged(state, recent, directory)
+                _halt_if_diverged(state, recent, directory, checkpoints)
                 seconds, clock = time.perf_counter() - clock, time.perf_counter()
                 scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds}
                 logged = done
@@ -124,14 +120,14 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
 
             last = done == config.steps
             if done % config.checkpoint_every == 0 or last:
-                _halt_if_diverged(state, recent, directory)
+                _halt_if_diverged(state, recent, directory, checkpoints)
                 checkpoints.save(done, state, images_seen + (done - start) * images_per_step, experiment, training.info)
             if config.evaluate_every and done % config.evaluate_every == 0 and not last:
                 with _evaluating(bar, len(validation)) as progress:
                     metrics, results = scoring.evaluate(detector(), validation, progress)
                 history.add_evaluation(done, metrics)
                 history.picture(done, _sheet(experiment, results, validation))
-                console.print(f"step {done:,}: {_figures(metrics)}", highlight=False)
+                console.print(f"step {done:,}: {_in_one_line(metrics)}", highlight=False)
                 clock = time.perf_counter()
 
         # ---- the end ----
@@ -170,7 +166,7 @@ class History:
                 self.writer.add_scalar(name, value, step)
 
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        self.add(step, {f"{kind}/{name}": figures[name] for kind, figures in metrics.items() for name in HEADLINES if name in figures})
+        self.add(step, {f"{kind}/{name}": figures[name] for kind, figures in metrics.items() for name in _headlines(figures)})
         self.plot()
 
     def picture(self, step: int, picture: np.ndarray) -> None:
@@ -208,10 +204,11 @@ def _describe(experiment: Experiment, state: TrainState, images_per_step: int, t
     )
 
 
-def _halt_if_diverged(state: TrainState, recent: deque, directory: Path) -> None:
+def _halt_if_diverged(state: TrainState, recent: deque, directory: Path, checkpoints: Checkpoints) -> None:
     failed = int(state.failed_at)
     if failed < 0:
         return
+    checkpoints.wait()  # the last one may still be on its way to disk
     images = dict(recent).get(failed, [])
     raise TrainingDiverged(
         f"the loss or its gradient is not finite at step {failed:,}, with the images of id {', '.join(map(str, images))}; "
@@ -223,13 +220,15 @@ def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: Re
     return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
 
 
-def _figures(metrics: dict[str, Any]) -> str:
-    """One line: the first headline figure of each kind."""
-    def of(kind, figures):
-        name = next(name for name in HEADLINES if name in figures)
-        return f"{kind} {name} " + ("undefined" if figures[name] is None else f"{figures[name]:.1f}")
+def _headlines(figures: dict[str, Any]) -> tuple[str, ...]:
+    """The figures of a kind that are watched on the way; proposals have no precision."""
+    return ("AP", "AP50", "AP75") if "AP" in figures else ("AR100", "AR1000")
 
-    return ", ".join(of(kind, figures) for kind, figures in metrics.items())
+
+def _in_one_line(metrics: dict[str, Any]) -> str:
+    """The first figure of each kind."""
+    first = ((kind, _headlines(figures)[0], figures) for kind, figures in metrics.items())
+    return ", ".join(f"{kind} {name} " + ("undefined" if figures[name] is None else f"{figures[name]:.1f}") for kind, name, figures in first)
 
 
 def _progress(console: Console) -> Progress:

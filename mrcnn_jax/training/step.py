@@ -79,8 +79,8 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
     config = model.config
     rois = jax.vmap(lambda *image: targets.roi_targets(*image, config))(keys, proposals, batch)
     rois = jax.lax.stop_gradient(rois)
-    features = model.roi_features(pyramid, rois.boxes, config.box.pool, train=True)
-    class_logits, box_deltas = model.classify(features, train=True)
+    features = model.roi_features(pyramid, rois.boxes, config.box.pool, rois.exists, train=True)
+    class_logits, box_deltas = model.classify(features, rois.exists, train=True)
     own_class = jnp.minimum(rois.classes, config.num_classes - 1)  # background has no deltas and no mask; its rows do not count
     box_deltas = jnp.take_along_axis(box_deltas, own_class[..., None, None], axis=2)[:, :, 0]
     rois_sampled = _mean_count(rois.exists)
@@ -95,11 +95,11 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
 
     def branch_features(pool):
         if pool not in pooled:
-            pooled[pool] = model.roi_features(pyramid, boxes, pool, train=True)
+            pooled[pool] = model.roi_features(pyramid, boxes, pool, positive, train=True)
         return pooled[pool]
 
     if "masks" in config.tasks:
-        logits = model.mask_logits(branch_features(config.mask.pool), train=True)
+        logits = model.mask_logits(branch_features(config.mask.pool), positive, train=True)
         if config.mask.loss == "softmax":
             loss = losses.softmax_mask_loss(logits, rois.masks, own_class, positive)
         else:
