@@ -185,7 +185,8 @@ def test_more_steps_and_other_threads_are_the_same_run(run, data, monkeypatch):
 
     monkeypatch.setattr(loop, "make_train_step", reached)
     monkeypatch.setattr(loop, "initialise", lambda model, key: tiny.variables(model.config))
-    monkeypatch.setattr(Path, "write_text", lambda *_: None)  # the run belongs to all tests
+    for method in ("write_text", "unlink"):  # the run belongs to all tests
+        monkeypatch.setattr(Path, method, lambda *_, **__: None)
     with pytest.raises(Reached):
         train(experiment, run, tiny_run.quiet())
 
