@@ -32,6 +32,7 @@ from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 from mrcnn_jax.visualize import plot_curves, save_image
 
+
 class TrainingDiverged(RuntimeError):
     """A loss or gradient that is not finite. The parameters were left as they were before that step."""
 
