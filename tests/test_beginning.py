@@ -80,25 +80,44 @@ def on_frozen_proposals(experiment: Experiment, run: Path) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def separate_run(base) -> Path:
-    """Two steps of a detector with all branches whose proposals come from the run of tiny_run."""
-    experiment = with_keypoints(tiny_run.run_experiment(tiny_run.dataset(base), steps=2, learning_rate=0.005), num_keypoints=0)
-    directory = base / "separate-run"
-    train(on_frozen_proposals(experiment, tiny_run.trained_run(base)), directory, tiny_run.quiet())
+def rpn_run(base) -> Path:
+    """Two steps of a region proposal network alone."""
+    experiment = tiny_run.run_experiment(tiny_run.dataset(base), steps=2)
+    directory = base / "rpn-run"
+    train(replace(experiment, model=replace(experiment.model, tasks=())), directory, tiny_run.quiet())
     return directory
 
 
-def test_the_proposers_weights_are_the_other_runs_and_stay(base, separate_run):
+@pytest.fixture(scope="module")
+def separate_run(base, rpn_run) -> Path:
+    """Two steps of a detector with all branches whose proposals come from that network."""
+    experiment = with_keypoints(tiny_run.run_experiment(tiny_run.dataset(base), steps=2, learning_rate=0.005), num_keypoints=0)
+    directory = base / "separate-run"
+    train(on_frozen_proposals(experiment, rpn_run), directory, tiny_run.quiet())
+    return directory
+
+
+def test_proposals_alone_are_scored_by_recall(rpn_run):
+    metrics = json.loads((rpn_run / "metrics.json").read_text())
+    assert list(metrics) == ["proposals"] and list(metrics["proposals"])[:3] == ["AR10", "AR100", "AR1000"]
+    assert 0 < metrics["proposals"]["AR10"] <= metrics["proposals"]["AR100"]
+    last = json.loads((rpn_run / "history.jsonl").read_text().splitlines()[-1])
+    assert last == {"step": 2, "proposals/AR100": metrics["proposals"]["AR100"], "proposals/AR1000": metrics["proposals"]["AR1000"]}
+    found = load(rpn_run)(np.zeros((60, 90, 3), np.uint8))
+    assert len(found.boxes) and found.masks is None and found.keypoints is None and not found.class_ids.any()
+
+
+def test_the_proposers_weights_are_the_other_runs_and_stay(rpn_run, separate_run):
     state, _ = tiny_run.saved_state(separate_run, 2)
-    trained = load(tiny_run.trained_run(base)).variables["params"]
-    assert set(state.params["proposer"]) == {"backbone", "fpn", "rpn"} and "rpn" not in state.params
-    tiny.assert_same(state.params["proposer"], {part: trained[part] for part in ("backbone", "fpn", "rpn")})
+    trained = load(rpn_run).variables["params"]
+    assert set(trained) == set(state.params["proposer"]) == {"backbone", "fpn", "rpn"} and "rpn" not in state.params
+    tiny.assert_same(state.params["proposer"], trained)
     losses = json.loads((separate_run / "history.jsonl").read_text().splitlines()[0])
     assert {"loss_class", "loss_box", "loss_mask", "loss_keypoint"} < set(losses) and not any(name.startswith("loss_rpn") for name in losses)
 
 
-def test_its_proposals_are_the_other_runs(base, separate_run):
-    detector, other = load(separate_run), load(tiny_run.trained_run(base))
+def test_its_proposals_are_the_other_runs(rpn_run, separate_run):
+    detector, other = load(separate_run), load(rpn_run)
     batch = tiny.batch([2, 3])
 
     def alone(model, images, sizes):
@@ -139,12 +158,12 @@ def test_from_the_command_line(separate_run, tmp_path, base):
         assert ("keypoints" in entry) == (entry["category_id"] in [source.info.category_ids[index] for index in PUPPET])
 
 
-def test_what_does_not_fit_as_proposer_is_refused(base, separate_run):
+def test_what_does_not_fit_as_proposer_is_refused(base, rpn_run, separate_run):
     experiment = tiny_run.run_experiment(tiny_run.dataset(base))
     with pytest.raises(InputError, match="has no RPN of its own: name the run that trained one$"):
         adopt_proposer({}, on_frozen_proposals(experiment, separate_run))
     wider = replace(experiment, model=replace(experiment.model, backbone=replace(experiment.model.backbone, width=16)))
     with pytest.raises(InputError, match="has another backbone or other anchors: model.backbone and model.rpn must be this experiment's$"):
-        adopt_proposer({}, on_frozen_proposals(wider, tiny_run.trained_run(base)))
+        adopt_proposer({}, on_frozen_proposals(wider, rpn_run))
     with pytest.raises(InputError, match="holds no checkpoints: give the directory of a training run$"):
         adopt_proposer({}, on_frozen_proposals(experiment, base / "nowhere"))
