@@ -163,7 +163,9 @@ def test_what_does_not_fit_as_proposer_is_refused(base, rpn_run, separate_run):
     with pytest.raises(InputError, match="has no RPN of its own: name the run that trained one$"):
         adopt_proposer({}, on_frozen_proposals(experiment, separate_run))
     wider = replace(experiment, model=replace(experiment.model, backbone=replace(experiment.model.backbone, width=16)))
-    with pytest.raises(InputError, match="has another backbone or other anchors: model.backbone and model.rpn must be this experiment's$"):
-        adopt_proposer({}, on_frozen_proposals(wider, rpn_run))
+    darker = replace(experiment, model=replace(experiment.model, pixel_mean=(0.0, 0.0, 0.0)))
+    for other in (wider, darker):
+        with pytest.raises(InputError, match="has another backbone, pixel_mean, pixel_std or anchors: its model must see images as this experiment's does$"):
+            adopt_proposer({}, on_frozen_proposals(other, rpn_run))
     with pytest.raises(InputError, match="holds no checkpoints: give the directory of a training run$"):
         adopt_proposer({}, on_frozen_proposals(experiment, base / "nowhere"))

@@ -102,7 +102,8 @@ class KeypointHead(nn.Module):
 def _transposed_convolution(x, kernel):
     """4x4, stride 2, padding 1, as an ordinary 3x3 convolution to the 2x2 outputs of each cell.
 
-    A dilated convolution, the usual form, is several times slower on CPU; the taps that are 0 here cost less, for the outputs are few.
+    With its gradient that takes a quarter of the time of the usual form, a dilated convolution, on CPU; the forward pass alone takes up to
+    twice as long, for the taps that are 0.
     """
     inputs, outputs = kernel.shape[2:]
     expanded = jnp.zeros((3, 3, inputs, 2, 2, outputs), kernel.dtype)

@@ -37,10 +37,11 @@ def adopt_proposer(variables: dict[str, Any], experiment: Experiment) -> dict[st
     if "rpn" not in theirs["params"]:
         raise InputError(f"train.rpn_from {run} has no RPN of its own: name the run that trained one")
     if _architecture(trained.experiment.model) != _architecture(experiment.model):
-        raise InputError(f"train.rpn_from {run} has another backbone or other anchors: model.backbone and model.rpn must be this experiment's")
+        raise InputError(f"train.rpn_from {run} has another backbone, pixel_mean, pixel_std or anchors: its model must see images as this experiment's does")
     return {name: values | ({"proposer": theirs[name]} if "proposer" in values else {}) for name, values in variables.items()}
 
 
 def _architecture(model: ModelConfig):
-    """What makes the proposer's network; how many proposals it keeps is free."""
-    return replace(model.backbone, freeze_stages=0), model.rpn.anchor_sizes, model.rpn.aspect_ratios, model.rpn.convolutions
+    """What makes the proposer's network and what it is fed; how many proposals it keeps is free."""
+    rpn = model.rpn.anchor_sizes, model.rpn.aspect_ratios, model.rpn.convolutions
+    return replace(model.backbone, freeze_stages=0), rpn, model.pixel_mean, model.pixel_std
