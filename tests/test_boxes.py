@@ -1,13 +1,16 @@
 """Boxes: overlaps, coding and clipping against the libraries and a slow reference; degenerate boxes stay finite."""
 
+import inspect
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
 
+from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.ops import area, clip, decode, encode, intersection, intersection_over_second, iou, nonempty
-from mrcnn_jax.ops.boxes import MAX_LOG_SCALE
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -78,7 +81,10 @@ def test_no_delta_leaves_the_anchor_and_sizes_are_bounded():
 
 
 def test_the_bound_of_sizes_is_the_libraries(golden):
-    assert golden("boxcoder")["clip_value"] == MAX_LOG_SCALE
+    default = inspect.signature(decode).parameters["largest_growth"].default
+    assert golden("boxcoder")["clip_value"] == math.log(default) and ModelConfig().delta_clip == default
+    doubled = decode(jnp.asarray([[0.0, 0.0, 5.0, 5.0]]), jnp.asarray([[0.0, 0.0, 8.0, 4.0]]), largest_growth=2.0)
+    np.testing.assert_allclose(doubled, [[-4, -2, 12, 6]], atol=1e-5)
 
 
 def test_clip_equals_torchvision(golden):

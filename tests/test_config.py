@@ -141,7 +141,13 @@ def test_defaults_are_the_papers(path, value):
         (BackboneConfig, {"pyramid_norm": None}, "backbone.pyramid_norm must be one of none, batch, group, not None"),
         (BackboneConfig, {"width": 0}, "backbone.width must be greater than 0, not 0"),
         (BackboneConfig, {"pyramid_channels": -1}, "backbone.pyramid_channels must be greater than 0, not -1"),
-        (BackboneConfig, {"norm_epsilon": 0.0}, "backbone.norm_epsilon must be greater than 0, not 0.0"),
+        (BackboneConfig, {"norm_epsilon": -1.0}, "backbone.norm_epsilon must not be negative, not -1.0"),
+        (DataConfig, {"padding_divisor": -32}, "data.padding_divisor must not be negative, not -32"),
+        (ModelConfig, {"delta_clip": 0.0}, "model.delta_clip must be greater than 0, not 0.0"),
+        (ModelConfig, {"channel_order": "grb"}, "model.channel_order must be one of rgb, bgr, not 'grb'"),
+        (RPNConfig, {"anchor_rounding": "down"}, "rpn.anchor_rounding must be one of none, corners, sides, not 'down'"),
+        (MaskHeadConfig, {"loss": "softmax", "soft_targets": True}, "mask.soft_targets has no meaning with mask.loss softmax, where a pixel has one class"),
+        (KeypointHeadConfig, {"score": "peak"}, "keypoint.score must be one of probability, logit, not 'peak'"),
         (BackboneConfig, {"freeze_stages": 6}, "backbone.freeze_stages must be 0 to 5 with features fpn, not 6"),
         (RPNConfig, {"anchor_sizes": ()}, "rpn.anchor_sizes must be greater than 0, not ()"),
         (RPNConfig, {"anchor_sizes": (1, 2, 3, 4, 0)}, "rpn.anchor_sizes must be greater than 0, not (1, 2, 3, 4, 0)"),
@@ -298,11 +304,13 @@ def test_an_experiment_survives_json(name, tmp_path):
 def test_every_field_survives_json():
     """Each field in turn takes a value that is not its default. (Three cannot change alone: the tests of what goes together have them.)"""
     names = {"backbone.name": "resnet18", "backbone.norm": "group", "train.optimizer": "adamw", "train.dtype": "bfloat16", "pool.operation": "warp",
-             "pool.reduction": "max", "mask.head": "mlp", "mask.loss": "softmax", "data.resize": "bilinear", "data.size_rounding": "down"}  # fmt: skip
+             "pool.reduction": "max", "mask.head": "mlp", "mask.loss": "softmax", "data.resize": "bilinear", "data.size_rounding": "down",
+             "rpn.anchor_rounding": "corners", "rpn.anchor_strides": "grid", "rpn.loss_normalizer": "sampled", "mask.paste": "integer",
+             "keypoint.score": "logit", "model.channel_order": "bgr"}  # fmt: skip
     others = {
         str: lambda value, path: names.get(".".join(path[-2:]), "batch" if "norm" in path[-1] else "other"),
         bool: lambda value, path: not value,
-        int: lambda value, path: value - 1 if value > 1 else value + 1,
+        int: lambda value, path: 32 if path[-1] == "padding_divisor" else value - 1 if value > 1 else value + 1,
         float: lambda value, path: value * 0.75 + 0.001,
         tuple: lambda value, path: {"tasks": ("boxes",), "levels": (3, 4)}.get(path[-1]) or tuple(item + 1 for item in value),
     }  # fmt: skip

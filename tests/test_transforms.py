@@ -13,7 +13,16 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.records import Objects, Record
 from mrcnn_jax.data.resize import resized_size
-from mrcnn_jax.data.transforms import crop_mask, decode_image, decode_mask, is_portrait, padded_size, resize_and_pad, training_example
+from mrcnn_jax.data.transforms import (
+    crop_mask,
+    decode_image,
+    decode_mask,
+    inference_sizes,
+    is_portrait,
+    padded_size,
+    resize_and_pad,
+    training_example,
+)
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.ops.masks import crop_masks
 from mrcnn_jax.structures import DatasetInfo
@@ -104,7 +113,8 @@ def test_square_images_are_landscape():
                                                          (10, 100, (3, 32), (32, 32)), (7, 9, (20, 26), (32, 32))])  # fmt: skip
 def test_padding_is_zero_and_only_at_the_right_and_the_bottom(height, width, size, padded):
     image = np.full((height, width, 3), 200, np.uint8)
-    result, resized = resize_and_pad(image, 20, AS_IT_IS)
+    resized, around = inference_sizes(height, width, AS_IT_IS)
+    result = resize_and_pad(image, resized, around, AS_IT_IS)
     assert resized == size and result.shape == (*padded, 3) and result.dtype == np.uint8
     assert (result[: size[0], : size[1]] == 200).all()
     assert not result[size[0] :].any() and not result[:, size[1] :].any()
@@ -113,7 +123,15 @@ def test_padding_is_zero_and_only_at_the_right_and_the_bottom(height, width, siz
 def test_landscape_and_portrait_lie_in_different_shapes():
     config = DataConfig(short_edge=(40,), short_edge_test=40, long_edge=70)
     for shape, expected in (((50, 60), (64, 96, 3)), ((60, 50), (96, 64, 3)), ((50, 50), (64, 96, 3))):
-        assert resize_and_pad(np.zeros((*shape, 3), np.uint8), 40, config)[0].shape == expected
+        size, padded = inference_sizes(*shape, config)
+        assert resize_and_pad(np.zeros((*shape, 3), np.uint8), size, padded, config).shape == expected
+
+
+@pytest.mark.parametrize("divisor, expected", [(0, (64, 96)), (32, (64, 64)), (1, (41, 61)), (16, (48, 64))])
+def test_padding_divisor(divisor, expected):
+    config = DataConfig(short_edge=(41,), short_edge_test=41, long_edge=90, padding_divisor=divisor)
+    assert inference_sizes(82, 122, config) == ((41, 61), expected)
+    assert inference_sizes(122, 82, config) == ((61, 41), expected[::-1])
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +209,8 @@ def test_evaluation_resizes_as_training_does(resizing):
 def test_shrinking_averages():
     image = np.zeros((40, 60, 3), np.uint8)
     image[::2, ::2] = 200  # a grid that bilinear sampling would hit or miss
-    result, size = resize_and_pad(image, 20, AS_IT_IS)
+    size, padded = inference_sizes(40, 60, AS_IT_IS)
+    result = resize_and_pad(image, size, padded, AS_IT_IS)
     assert size == (20, 30) and (result[:20, :30] == 50).all()
 
 

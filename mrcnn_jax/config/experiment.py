@@ -30,10 +30,14 @@ class DataConfig:
     """area: averages when it shrinks (OpenCV); antialiased: Pillow's bilinear (Detectron2); bilinear: plain, not rounded to whole levels (torchvision)."""
     size_rounding: Literal["nearest", "down"] = "nearest"
     """Of the resized height and width: nearest is Detectron2's rule, down torchvision's."""
+    padding_divisor: int = 0
+    """At inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads each to the next multiples of n, as the libraries do
+    (32; 1 without a pyramid), which is exact where weights are theirs but compiles once for every size met. Training always has the two sizes."""
     threads: int = 8
 
     def __post_init__(self):
         choices("data", self)
+        natural("data", padding_divisor=self.padding_divisor)
         require(bool(self.short_edge) and min(self.short_edge) > 0, f"data.short_edge must be greater than 0, not {self.short_edge}")
         longest = max(*self.short_edge, self.short_edge_test)
         require(self.long_edge >= longest, f"data.long_edge must be at least the shorter edge {longest}, not {self.long_edge}")
@@ -63,6 +67,8 @@ class TrainConfig:
     """Largest global norm of the gradient; 0 leaves it alone (the paper)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters are always float32."""
+    weights_from: str = ""
+    """Directory of imported weights, or of another run, that the model starts from; layers made for other classes start at random."""
     rpn_from: str = ""
     """Run directory whose backbone and RPN make the proposals, where model.rpn.training is separate."""
     seed: int = 0
@@ -113,6 +119,8 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
+        pyramid, divisor = self.model.backbone.features == "fpn", self.data.padding_divisor
+        require(not pyramid or divisor % 32 == 0, f"data.padding_divisor must be 0 or a multiple of 32 with backbone.features fpn, not {divisor}")
         separate, given = self.model.rpn.training == "separate", bool(self.train.rpn_from)
         require(given or not separate, "model.rpn.training is separate, so train.rpn_from must name the run directory of the trained RPN")
         require(separate or not given, "train.rpn_from is given, so model.rpn.training must be separate: a jointly trained RPN starts with the model")

@@ -29,6 +29,7 @@ class BackboneConfig:
     norm: Literal["frozen", "batch", "group"] = "frozen"
     """frozen: affine batch norm that never changes (needs pretrained weights); batch: over all devices; group: 32 groups."""
     norm_epsilon: float = 1e-5
+    """Added to the variance, in every norm of the detector; 0 where batch norm is only an affine map (torchvision's first weights, MSRA's)."""
     freeze_stages: int = 2
     """How many stages keep their weights: 0 none, 1 the stem, 2 the stem and res2 (the paper), up to 5."""
     stride_in_1x1: bool = True
@@ -40,8 +41,8 @@ class BackboneConfig:
 
     def __post_init__(self):
         choices("backbone", self)
-        positive("backbone", width=self.width, groups=self.groups, group_width=self.group_width, pyramid_channels=self.pyramid_channels,
-                 norm_epsilon=self.norm_epsilon)  # fmt: skip
+        positive("backbone", width=self.width, groups=self.groups, group_width=self.group_width, pyramid_channels=self.pyramid_channels)
+        natural("backbone", norm_epsilon=self.norm_epsilon)
         grouped = (self.groups, self.group_width) != (1, 64)
         require(not (grouped and self.name in BASIC), f"backbone.groups and group_width divide a bottleneck, which {self.name} does not have: leave them 1 and 64")
         require(self.group_width * self.width % 64 == 0, f"backbone.group_width x width must be a multiple of 64, not {self.group_width} x {self.width}")
@@ -59,6 +60,12 @@ class RPNConfig:
     """Side in pixels of the square anchor: one for each level of a pyramid, P2 to P6, or all of them on a single feature map."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width."""
+    anchor_rounding: Literal["none", "corners", "sides"] = "none"
+    """none: Detectron2; corners: to whole pixels, around the origin (torchvision); sides: of the anchor as large as a cell, before it is scaled (Detectron)."""
+    anchor_offset: float = 0.0
+    """Of an anchor's centre from the corner of its cell, in cells: 0 in torchvision and Detectron2, 0.5 in Detectron."""
+    anchor_strides: Literal["level", "grid"] = "level"
+    """level: those of the feature maps; grid: sides of the padded image over those of the map, in whole pixels (torchvision: less on a P6 that was rounded up)."""
     convolutions: int = 1
     """3x3 convolutions before the logits."""
     foreground_iou: float = 0.7
@@ -66,6 +73,8 @@ class RPNConfig:
     samples_per_image: int = 256
     positive_fraction: float = 0.5
     smooth_l1_beta: float = 1 / 9
+    loss_normalizer: Literal["asked", "sampled"] = "asked"
+    """What the losses are divided by: samples_per_image (Detectron2), or the samples that there were (torchvision)."""
     pre_nms_train: int = 2000
     """Best anchors of each level that enter NMS."""
     pre_nms_test: int = 1000
@@ -119,6 +128,10 @@ class RoIConfig:
     canonical_size: float = 224.0
     """A box of this side is read from canonical_level (FPN, equation 1)."""
     canonical_level: int = 4
+    level_epsilon: float = 1e-6
+    """Added to the level before it is rounded down: 1e-6 in torchvision, 0 in Detectron2; it tells on boxes just below a border."""
+    inclusive: bool = False
+    """RoIs are read up to the middle of their last pixel, one pixel less than their boxes (Detectron, whose boxes count their last pixel)."""
     res5_stride: int = 2
     """Of c4: stride of res5 over the bins of a RoI, 2 with 14 x 14 of them (released code) or 1 with 7 x 7 (the paper's figure 4)."""
     samples_per_image: int = 512
@@ -127,6 +140,7 @@ class RoIConfig:
 
     def __post_init__(self):
         positive("roi", canonical_size=self.canonical_size, samples_per_image=self.samples_per_image)
+        natural("roi", level_epsilon=self.level_epsilon)
         require(2 <= self.levels[0] <= self.levels[1] <= 5, f"roi.levels must be two numbers from 2 to 5, the finest level first, not {self.levels}")
         require(2 <= self.canonical_level <= 5, f"roi.canonical_level must be 2 to 5, not {self.canonical_level}")
         require(self.res5_stride in (1, 2), f"roi.res5_stride must be 1 or 2, not {self.res5_stride}")
@@ -183,11 +197,20 @@ class MaskHeadConfig:
     """One mask for a RoI, whatever its class, instead of one for each class."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """sigmoid: each class's mask for itself; softmax: in every pixel the classes and background compete (table 2b)."""
+    target_sampling_ratio: int = 2
+    """Samples per bin and axis with which a RoI's target is read out of its object's mask; 0 takes as many as the bin has cells (the libraries)."""
+    target_aligned: bool = True
+    """Targets lie where the mask does; False reads them half a cell further (torchvision)."""
+    soft_targets: bool = False
+    """Targets are shares of their bins (torchvision) and not rounded to 0 or 1."""
+    paste: Literal["exact", "integer"] = "exact"
+    """A mask is stretched over its real-valued box (Detectron2), or over whole pixels (Detectron, torchvision)."""
 
     def __post_init__(self):
         choices("mask", self)
         positive("mask", channels=self.channels)
-        natural("mask", layers=self.layers)
+        natural("mask", layers=self.layers, target_sampling_ratio=self.target_sampling_ratio)
+        require(not (self.loss == "softmax" and self.soft_targets), "mask.soft_targets has no meaning with mask.loss softmax, where a pixel has one class")
         require(not (self.loss == "softmax" and self.class_agnostic),
                 "mask.loss softmax lets classes compete in every pixel, but mask.class_agnostic masks have no classes: choose one of the two")  # fmt: skip
         require(self.head == "fcn" or self.norm == "none", f"mask.norm belongs to the convolutions of mask.head fcn; it must be none with mlp, not {self.norm}")
@@ -206,8 +229,11 @@ class KeypointHeadConfig:
     layers: int = 8
     """3x3 convolutions."""
     channels: int = 512
+    score: Literal["probability", "logit"] = "probability"
+    """Of a detected keypoint: its share of the softmax over its map (Detectron2), or the logit (torchvision)."""
 
     def __post_init__(self):
+        choices("keypoint", self)
         positive("keypoint", channels=self.channels)
         natural("keypoint", layers=self.layers, num_keypoints=self.num_keypoints)
         require(all(index >= 0 for index in self.classes), f"keypoint.classes must not be negative, not {self.classes}")
@@ -227,13 +253,18 @@ class ModelConfig:
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     keypoint: KeypointHeadConfig = field(default_factory=KeypointHeadConfig)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """In which the backbone takes the channels of an image; images themselves are always RGB."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """RGB, 0 to 255."""
+    """Levels from 0 to 255, in channel_order."""
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    delta_clip: float = 1000 / 16
+    """No box becomes more than this many times as wide or high as its anchor or proposal."""
 
     def __post_init__(self):
         choices("model", self)
         natural("model", num_classes=self.num_classes)
+        positive("model", delta_clip=self.delta_clip)
         require(min(self.pixel_std) > 0, f"model.pixel_std must be greater than 0, not {self.pixel_std}")
         require(len(set(self.tasks)) == len(self.tasks), f"model.tasks must not repeat a task, as {' '.join(self.tasks)} does")
         require(not self.tasks or "boxes" in self.tasks, f"model.tasks has {' and '.join(self.tasks)} without boxes, inside which they are predicted: add boxes")

@@ -1,5 +1,6 @@
 """Batches from a stored data set, with Grain: deterministic under a seed, sharded by process, resumable at any step."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.data.transforms import image_type, is_portrait, padded_size, record_image, resize_and_pad, training_example
+from mrcnn_jax.data.transforms import image_type, inference_sizes, is_portrait, record_image, resize_and_pad, training_example
 from mrcnn_jax.structures import BatchInfo
 
 
@@ -99,23 +100,26 @@ class EvaluationBatch(NamedTuple):
 def evaluation_batches(
     source: RecordSource, config: DataConfig, images_per_batch: int, *, limit: int | None = None, process: int = 0, processes: int = 1
 ) -> Iterator[EvaluationBatch]:
-    """Every image once (or the first ``limit``), grouped by orientation, in batches of one size; the last of a group is filled up with zeros."""
-    portrait = is_portrait(source.sizes[:limit])
+    """Every image once (or the first ``limit``), grouped by padded size; the last batch of a group is filled up with zeros."""
+    groups = defaultdict(list)
+    for index, (height, width) in enumerate(source.sizes[:limit].tolist()):
+        groups[inference_sizes(height, width, config)[1]].append(index)
     batches = [
-        (group, indices[start : start + images_per_batch])
-        for group, indices in ((False, np.flatnonzero(~portrait)), (True, np.flatnonzero(portrait)))
+        (padded, indices[start : start + images_per_batch])
+        for padded, indices in sorted(groups.items())
         for start in range(0, len(indices), images_per_batch)
     ][process::processes]
 
     def load(batch):
-        group, indices = batch
-        images = np.zeros((images_per_batch, *padded_size(config, group), 3), image_type(config))
+        padded, indices = batch
+        images = np.zeros((images_per_batch, *padded, 3), image_type(config))
         sizes = np.full((images_per_batch, 2), images.shape[1:3], np.int32)
         info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
         for slot, index in enumerate(indices):
-            record = source[int(index)]
+            record = source[index]
             image = record_image(record)
-            images[slot], sizes[slot] = resize_and_pad(image, config.short_edge_test, config)
+            sizes[slot], _ = inference_sizes(*image.shape[:2], config)
+            images[slot] = resize_and_pad(image, tuple(sizes[slot]), padded, config)
             info.image_ids[slot], info.original_sizes[slot] = record.image_id, image.shape[:2]
         return EvaluationBatch(images, sizes, info)
 

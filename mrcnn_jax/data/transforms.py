@@ -34,9 +34,16 @@ def is_portrait(sizes: Int[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
 
 
 def padded_size(config: DataConfig, portrait: bool) -> tuple[int, int]:
-    """Height and width of the padded images: one size for landscape and one for portrait, and no other ever reaches the device."""
+    """Height and width of the padded images of training: one size for landscape and one for portrait, and no other ever reaches the device."""
     short, long = (-(-edge // MULTIPLE) * MULTIPLE for edge in (max(*config.short_edge, config.short_edge_test), config.long_edge))
     return (long, short) if portrait else (short, long)
+
+
+def inference_sizes(height: int, width: int, config: DataConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of an image at inference: height and width resized, and padded as ``config.padding_divisor`` says."""
+    size = resized_size(height, width, config.short_edge_test, config.long_edge, config.size_rounding)
+    divisor = config.padding_divisor
+    return size, tuple(-(-side // divisor) * divisor for side in size) if divisor else padded_size(config, height > width)
 
 
 def image_type(config: DataConfig) -> type[np.uint8] | type[np.float32]:
@@ -45,13 +52,12 @@ def image_type(config: DataConfig) -> type[np.uint8] | type[np.float32]:
 
 
 def resize_and_pad(
-    image: UInt8[np.ndarray, "h w 3"], short_edge: int, config: DataConfig
-) -> tuple[UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"], tuple[int, int]]:
-    """The image at its working size in the upper left corner of a padded one, and that size. Levels are 0 to 255 in either type."""
-    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, config.size_rounding)
-    padded = np.zeros((*padded_size(config, image.shape[0] > image.shape[1]), 3), image_type(config))
-    padded[:height, :width] = resize(image, height, width, config.resize)
-    return padded, (height, width)
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], padded: tuple[int, int], config: DataConfig
+) -> UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]:
+    """The image at a size in the upper left corner of a padded one. Levels are 0 to 255 in either type."""
+    canvas = np.zeros((*padded, 3), image_type(config))
+    canvas[: size[0], : size[1]] = resize(image, *size, config.resize)
+    return canvas
 
 
 def decode_mask(rle: str, height: int, width: int) -> UInt8[np.ndarray, "H W"]:
@@ -74,7 +80,9 @@ def training_example(record: Record, info: DatasetInfo, config: DataConfig, rand
     short_edge = int(random.choice(config.short_edge))
     mirror = config.flip and random.random() < 0.5
     image = record_image(record)
-    images, (height, width) = resize_and_pad(image[:, ::-1] if mirror else image, short_edge, config)
+    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, config.size_rounding)
+    padded = padded_size(config, image.shape[0] > image.shape[1])
+    images = resize_and_pad(image[:, ::-1] if mirror else image, (height, width), padded, config)
 
     objects = record.objects
     # of too many, the largest stay: they are the ones that can be told from background at all

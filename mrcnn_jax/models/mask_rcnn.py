@@ -25,7 +25,7 @@ Pyramid = Sequence[Float[Array, "B _h _w C"]]
 class MaskRCNN(nn.Module):
     """Mask R-CNN and its relatives (ModelConfig). Calling it detects; training calls its parts (see training.step).
 
-    The sides of the padded images are multiples of 32.
+    For a feature pyramid the sides of the padded images are multiples of 32.
     """
 
     config: ModelConfig
@@ -57,18 +57,24 @@ class MaskRCNN(nn.Module):
     def pyramid(self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Pyramid:
         """The feature maps. Images are normalised here, on the device; padding is 0 after it."""
         _, height, width, _ = images.shape
-        assert height % 32 == 0 and width % 32 == 0, f"sides of a padded image must be multiples of 32, not {height} x {width}"
+        fits = self.config.backbone.features != "fpn" or height % 32 == width % 32 == 0
+        assert fits, f"sides of a padded image must be multiples of 32 for a feature pyramid, not {height} x {width}"
+        if self.config.channel_order == "bgr":
+            images = images[..., ::-1]
         mean, std = (jnp.asarray(value, jnp.float32) for value in (self.config.pixel_mean, self.config.pixel_std))
         inside = (jnp.arange(height) < sizes[:, 0, None])[:, :, None] & (jnp.arange(width) < sizes[:, 1, None])[:, None, :]
         images = jnp.where(inside[..., None], (images.astype(jnp.float32) - mean) / std, 0).astype(self.dtype)
         stages = self.backbone(images, train)
         return self.fpn(stages, train) if self.config.backbone.features == "fpn" else stages[-1:]
 
-    def anchors(self, pyramid: Pyramid) -> list[Float[Array, "_a 4"]]:
-        """The anchors of each feature map."""
+    def anchors(self, pyramid: Pyramid, padded: tuple[int, int]) -> list[Float[Array, "_a 4"]]:
+        """The anchors of each feature map; ``padded``: height and width of the images."""
         config, features = self.config.rpn, self.config.backbone.features
         sizes = config.anchor_sizes if features == "fpn" else (config.anchor_sizes,)
-        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, [level.shape[1:3] for level in pyramid], STRIDES[features])
+        grids, strides = [level.shape[1:3] for level in pyramid], STRIDES[features]
+        if config.anchor_strides == "grid":
+            strides = [(padded[0] // rows, padded[1] // columns) for rows, columns in grids]
+        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, grids, strides, config.anchor_rounding, config.anchor_offset)
         return [jnp.asarray(level) for level in levels]
 
     def objectness(self, pyramid: Pyramid) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:
@@ -79,12 +85,12 @@ class MaskRCNN(nn.Module):
         """Boxes for the second stage; no gradient flows through them."""
         config = self.config.rpn
         pre_nms, post_nms = (config.pre_nms_train, config.post_nms_train) if train else (config.pre_nms_test, config.post_nms_test)
-        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size)
+        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size, self.config.delta_clip)
 
     def frozen_proposals(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Proposals:
         """Proposals of the separately trained RPN, from its own backbone, neither of which learns; ``train`` sets how many."""
         pyramid = self.proposer.pyramid(images, sizes)
-        return self.proposer.proposals(*self.proposer.objectness(pyramid), self.proposer.anchors(pyramid), sizes, train)
+        return self.proposer.proposals(*self.proposer.objectness(pyramid), self.proposer.anchors(pyramid, images.shape[1:3]), sizes, train)
 
     # ``real``: which slots hold a RoI, for the batch norm of training (models.norm); at inference nothing depends on it
 
@@ -94,7 +100,9 @@ class MaskRCNN(nn.Module):
         """What a head sees of each RoI: its bins from the one level that fits its area, and for c4 what res5 makes of them."""
         config, features = self.config.roi, self.config.backbone.features
         (low, high), (finest, _) = config.levels, ROI_LEVELS[features]
-        levels = ops.assign_levels(boxes, low, high, config.canonical_size, config.canonical_level) - low
+        levels = ops.assign_levels(boxes, low, high, config.canonical_size, config.canonical_level, config.level_epsilon) - low
+        if config.inclusive:
+            boxes = boxes - jnp.asarray([0, 0, 1, 1], boxes.dtype)
         read = slice(low - finest, high - finest + 1)
         rois = ops.pool_rois(pyramid[read], boxes, levels, STRIDES[features][read], pool.size, operation=pool.operation, reduction=pool.reduction,
                              sampling_ratio=pool.sampling_ratio, aligned=pool.aligned)  # fmt: skip
@@ -131,7 +139,7 @@ class MaskRCNN(nn.Module):
         if config.rpn.training == "separate":
             proposals = self.frozen_proposals(images, sizes)
         else:
-            proposals = self.proposals(*self.objectness(pyramid), self.anchors(pyramid), sizes)
+            proposals = self.proposals(*self.objectness(pyramid), self.anchors(pyramid, images.shape[1:3]), sizes)
         if not config.tasks:
             scores = jnp.where(proposals.valid, nn.sigmoid(proposals.scores), 0)
             return Predictions(boxes=proposals.boxes, scores=scores, classes=jnp.zeros(scores.shape, jnp.int32), valid=proposals.valid)
@@ -168,7 +176,7 @@ class MaskRCNN(nn.Module):
         count = min(config.candidates, scores.size)
         index, exists = ops.top_k_of(scores > config.score_threshold, scores, count)
         roi, classes = index // num_classes, index % num_classes
-        boxes = ops.decode(deltas[roi, classes], proposals[roi], config.delta_weights)
+        boxes = ops.decode(deltas[roi, classes], proposals[roi], config.delta_weights, self.config.delta_clip)
         boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
         keep = ops.nms(boxes, scores, config.nms_iou, exists & ops.nonempty(boxes, config.min_size), classes)
         best, valid = ops.top_k_of(keep, scores, config.detections)

@@ -50,6 +50,7 @@ def select_proposals(
     post_nms: int,
     nms_iou: float,
     min_size: float = 0.0,
+    largest_growth: float = 1000 / 16,
 ) -> Proposals:
     """The best ``post_nms`` boxes of each image, over all levels.
 
@@ -60,7 +61,7 @@ def select_proposals(
     def level(logits, deltas, anchors, size):
         count = min(pre_nms, logits.size)
         scores, index = jax.lax.top_k(logits, count)
-        boxes = ops.clip(ops.decode(deltas[index], anchors[index]), size[0], size[1])
+        boxes = ops.clip(ops.decode(deltas[index], anchors[index], largest_growth=largest_growth), size[0], size[1])
         # every level is brought to the same length, so that one NMS serves them all
         missing = pre_nms - count
         return (

@@ -5,9 +5,6 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# exp(dw) is bounded as in Detectron, so that a wild delta cannot overflow: 16-pixel strides, 1000-pixel boxes
-MAX_LOG_SCALE = math.log(1000.0 / 16)
-
 Weights = tuple[float, float, float, float]
 
 
@@ -47,12 +44,18 @@ def encode(targets: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights
     return deltas * jnp.asarray(weights, deltas.dtype)
 
 
-def decode(deltas: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: Weights = (1, 1, 1, 1)) -> Float[Array, "*n 4"]:
-    """The boxes to which the deltas take the anchors; dw and dh are bounded from above by log(1000 / 16)."""
+def decode(
+    deltas: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: Weights = (1, 1, 1, 1), largest_growth: float = 1000 / 16
+) -> Float[Array, "*n 4"]:
+    """The boxes to which the deltas take the anchors.
+
+    exp(dw) and exp(dh) are bounded by ``largest_growth``, so that a wild delta cannot overflow; Detectron's bound is a 1000-pixel box over a
+    16-pixel stride.
+    """
     deltas = deltas / jnp.asarray(weights, deltas.dtype)
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre = anchor_centre + deltas[..., :2] * anchor_size
-    half = jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * anchor_size / 2
+    half = jnp.exp(jnp.minimum(deltas[..., 2:], math.log(largest_growth))) * anchor_size / 2
     return jnp.concatenate([centre - half, centre + half], axis=-1)
 
 

@@ -60,7 +60,7 @@ def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
 
 def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyArray) -> tuple[Proposals, Metrics]:
     """The proposals, and what the region proposal network is trained with."""
-    config, anchors = model.config.rpn, model.anchors(pyramid)
+    config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
     level_logits, level_deltas = model.objectness(pyramid)
     rpn = jax.vmap(lambda key, *objects: targets.rpn_targets(key, jnp.concatenate(anchors), *objects, config))(
         keys, batch.boxes, batch.valid, batch.crowd
@@ -68,9 +68,10 @@ def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyAr
     logits = jnp.take_along_axis(jnp.concatenate(level_logits, axis=1), rpn.index, axis=1)
     deltas = jnp.take_along_axis(jnp.concatenate(level_deltas, axis=1), rpn.index[..., None], axis=1)
     anchors_asked = config.samples_per_image * batch.images.shape[0]
+    divisor = anchors_asked if config.loss_normalizer == "asked" else _mean_count(rpn.exists)
     return model.proposals(level_logits, level_deltas, anchors, batch.sizes, train=True), {
-        "loss_rpn_objectness": losses.objectness_loss(logits, rpn.positive, rpn.exists) / anchors_asked,
-        "loss_rpn_box": losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta) / anchors_asked,
+        "loss_rpn_objectness": losses.objectness_loss(logits, rpn.positive, rpn.exists) / divisor,
+        "loss_rpn_box": losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta) / divisor,
     }
 
 

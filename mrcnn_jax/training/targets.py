@@ -32,7 +32,7 @@ class RoITargets:
     positive: Bool[Array, "R"]
     exists: Bool[Array, "R"]
     deltas: Float[Array, "R 4"]
-    masks: Float[Array, "F M M"] | None  # 0 or 1; None without a mask branch
+    masks: Float[Array, "F M M"] | None  # 0 or 1, or shares in between (soft_targets); None without a mask branch
     keypoint_cells: Int[Array, "F J"] | None  # position of each keypoint in the RoI's map; None without a keypoint branch
     keypoint_valid: Bool[Array, "F J"] | None  # which are labelled and lie inside the RoI
 
@@ -71,7 +71,10 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Batch, config:
     chosen, frames = matched[:slots], rois[:slots]
     masks = cells = valid = None
     if "masks" in config.tasks:
-        masks = (ops.crop_masks(objects.masks[chosen], boxes[chosen], frames, config.mask_size) >= 0.5).astype(jnp.float32)
+        masks = ops.crop_masks(
+            objects.masks[chosen], boxes[chosen], frames, config.mask_size, config.mask.target_sampling_ratio, config.mask.target_aligned
+        )
+        masks = masks if config.mask.soft_targets else (masks >= 0.5).astype(jnp.float32)
     if "keypoints" in config.tasks:
         cells, valid = ops.keypoint_targets(objects.keypoints[chosen], frames, config.keypoint_size)
         valid &= positive[:slots, None]
