@@ -1,16 +1,18 @@
 """Mask R-CNN in JAX and Flax: boxes, classes and masks of objects, from a laptop to a TPU pod.
 
-``load(directory)`` gives a detector, ``detector(image)`` its detections; ``mrcnn_jax.ops`` holds the operations.
+``load(directory)`` gives a detector, ``detector(image)`` its detections; ``import_weights`` and ``export_weights`` exchange weights with other
+libraries; ``mrcnn_jax.ops`` holds the operations.
 """
 
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["load", "ops"]
+__all__ = ["export_weights", "import_weights", "load", "ops"]
 
 if TYPE_CHECKING:
     from mrcnn_jax import ops
     from mrcnn_jax.detector import load
+    from mrcnn_jax.weights import export_weights, import_weights
 
 
 def __getattr__(name: str):
@@ -19,6 +21,10 @@ def __getattr__(name: str):
         import importlib
 
         return importlib.import_module("mrcnn_jax.ops")
+    if name in ("export_weights", "import_weights"):
+        from mrcnn_jax import weights
+
+        return getattr(weights, name)
     if name == "load":
         from mrcnn_jax.detector import load
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 # XLA's convolutions on CPU train 1.7 to 3 times faster with this fusion off; other platforms do not read the flag
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
@@ -20,7 +20,7 @@ PROGRAM = "mrcnn"
 
 
 def train(arguments: list[str]) -> int:
-    """Train an experiment, resuming where it stopped, and evaluate it."""
+    """Train an experiment, or trained weights on other data, resuming where it stopped, and evaluate it."""
     import experiments
     from mrcnn_jax.config import Experiment
     from mrcnn_jax.training.loop import TrainingDiverged
@@ -29,18 +29,23 @@ def train(arguments: list[str]) -> int:
     width = max(map(len, experiments.EXPERIMENTS))
     names = "\n".join(f"  {name:<{width}} {experiments.describe(name)}" for name in experiments.EXPERIMENTS)
     usage = (
-        f"usage: {PROGRAM} train EXPERIMENT [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...\n\n{train.__doc__}\n\n"
-        f"experiments:\n{names}\n\n`{PROGRAM} train EXPERIMENT --help` lists every field with its value."
+        f"usage: {PROGRAM} train EXPERIMENT|DIR [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...\n\n{train.__doc__}\n\n"
+        f"experiments:\n{names}\n\n"
+        f"DIR is the directory of imported weights (`{PROGRAM} import-weights`) or of another run: training starts from what it holds, with its settings,\n"
+        "on the data set --data.dataset, whose classes it takes; layers made for other classes start at random. By default runs/<name of DIR>_tuned\n"
+        "is the new run. A backbone alone is given to an experiment by --train.weights-from DIR.\n\n"
+        f"`{PROGRAM} train EXPERIMENT --help` lists every field with its value."
     )
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         return 0 if arguments else 2
     name = arguments[0]
-    base = experiments.get(name)
+    if name not in experiments.EXPERIMENTS and (Path(name) / "experiment.json").exists():
+        base, place = _tuned(Path(name)), Path("runs") / f"{Path(name).absolute().name}_tuned"
+    else:
+        base, place = experiments.get(name), Path("runs") / name
 
-    def command(
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")], directory: Path = Path("runs") / name
-    ) -> tuple[Experiment, Path]:
+    def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")], directory: Path) -> tuple[Experiment, Path]:
         """Train an experiment.
 
         Args:
@@ -49,7 +54,7 @@ def train(arguments: list[str]) -> int:
         """
         return experiment, directory
 
-    command.__defaults__ = (base, Path("runs") / name)
+    command.__defaults__ = (base, place)
     experiment, directory = tyro.cli(command, prog=f"{PROGRAM} train {name}", description=train.__doc__, args=arguments[1:])
     try:
         run(experiment, directory, CONSOLE)
@@ -59,14 +64,29 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def _tuned(directory: Path):
+    """The experiment of a directory, starting from its weights, with the classes of whatever data set it is given."""
+    from dataclasses import replace
+
+    from mrcnn_jax.config import read_experiment
+    from mrcnn_jax.detector import read_weights
+
+    experiment = read_experiment(directory / "experiment.json")
+    model = experiment.model
+    if not model.tasks and "rpn" not in read_weights(directory).variables["params"]:
+        raise InputError(f"{directory} holds a backbone alone: name an experiment that has it, and give --train.weights-from {directory}")
+    model = replace(model, num_classes=0, keypoint=replace(model.keypoint, num_keypoints=0))
+    return replace(experiment, model=model, train=replace(experiment.train, weights_from=str(directory)))
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Score a trained detector with the COCO metrics on a split of a prepared data set."""
 
     directory: tyro.conf.Positional[Path]
-    """Run directory of `train`."""
+    """Run directory of `train`, or imported weights."""
     dataset: str | None = None
-    """Another prepared data set; by default the one it was trained on."""
+    """Another prepared data set, whose classes the detector knows; by default the one it was trained on."""
     split: str | None = None
     """By default the validation split."""
     out: Path | None = None
@@ -96,8 +116,13 @@ def evaluate(arguments: list[str]) -> int:
     data = detector.experiment.data
     data = dataclasses.replace(data, dataset=options.dataset or data.dataset)
     source = open_split(data, options.split or data.validation_split)
-    if source.info.category_names != detector.class_names:
-        raise InputError(f"{source.directory} has the classes {source.info.category_names}, but {options.directory} was trained on {detector.class_names}")
+    asked, known = ({*zip(info.category_ids, info.category_names, strict=True)} for info in (source.info, detector.info))
+    if asked - known:
+        unknown = ", ".join(f"{id_} {name}" for id_, name in sorted(asked - known))
+        raise InputError(f"{source.directory} has classes (id and name) that {options.directory} does not know: {unknown}")
+    joints, wanted = (len(info.keypoint_names) for info in (source.info, detector.info))
+    if "keypoints" in detector.experiment.model.tasks and joints != wanted:
+        raise InputError(f"{source.directory} has {joints} keypoints, but {options.directory} predicts {wanted}")
     if options.cityscapes and "masks" not in detector.experiment.model.tasks:
         raise InputError(f"{options.directory} predicts no masks, but masks are what Cityscapes scores")
     official = CityscapesEvaluator(source, options.cityscapes) if options.cityscapes else None
@@ -125,7 +150,7 @@ class Predict:
     """Detect objects in image files: overlay pictures and a COCO results file."""
 
     directory: tyro.conf.Positional[Path]
-    """Run directory of `train`."""
+    """Run directory of `train`, or imported weights."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path = Path("predictions")
@@ -228,13 +253,96 @@ def dataset(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "evaluate": evaluate, "predict": predict, "dataset": dataset}
+@dataclass(frozen=True)
+class ImportWeights:
+    """Turn weights of torchvision, Detectron2 or the original Detectron into a directory that `predict`, `evaluate` and `train` take.
+
+    What the library does in its own way (channel order, resizing, anchors, RoI pooling, ...) becomes configuration. Any field of the
+    experiment can be given after the file and replaces what was recognised, as in `--model.box.score-threshold 0.3` or
+    `--data.short-edge-test 320`; `mrcnn train mask_rcnn_r50_fpn --help` lists the fields.
+
+    A file does not say everything. Of torchvision's first generation (maskrcnn_resnet50_fpn, ...) the published COCO models have batch norm
+    without epsilon, and so it is taken; models that were trained from ImageNet weights with FrozenBatchNorm2d as it is have
+    `--model.backbone.norm-epsilon 1e-5`.
+    """
+
+    source: tyro.conf.Positional[Literal["torchvision", "detectron2"]]
+    """detectron2 also reads files of the original Detectron, and MSRA's backbones."""
+    file: tyro.conf.Positional[Path]
+    """A state dict, or a file of a model zoo: .safetensors, .npz, .pkl; .pth with the extra mrcnn_jax[torch]. Nothing in it is executed."""
+    out: Path
+    """Where the weights go: a new directory."""
+    config: Path | None = None
+    """Detectron2's configuration file (YAML), if the model is not one of its model zoo."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of the weights and without background, if they are not COCO's."""
+    partial: bool = False
+    """Leave tensors that are missing to chance, so that training can start from the rest."""
+
+
+def import_weights(arguments: list[str]) -> int:
+    """Take over weights of torchvision, Detectron2 or Detectron."""
+    options, fields = tyro.cli(ImportWeights, prog=f"{PROGRAM} import-weights", args=arguments, return_unknown_args=True)
+    from mrcnn_jax.config import Experiment
+    from mrcnn_jax.weights.exchange import recognise, save
+    from mrcnn_jax.weights.files import read_tensors
+    from mrcnn_jax.weights.report import conventions, describe
+
+    found = recognise(options.source, read_tensors(options.file), str(options.file), options.config)
+    experiment = tyro.cli(Experiment, default=found.experiment, prog=f"{PROGRAM} import-weights", args=fields)
+    missing = save(found, experiment, options.out, options.classes, options.partial)
+    lines = [describe(found, experiment.model), *(f"  {line}" for line in conventions(experiment.model, experiment.data))]
+    lines += [f"Missing, {len(missing)} tensors: {', '.join(missing)}"] if missing else []
+    tune = f"{PROGRAM} train {options.out} --data.dataset data/mine --directory runs/mine"
+    if found.backbone_alone:
+        following = [f"{PROGRAM} train EXPERIMENT --train.weights-from {options.out}"]
+    else:
+        following = [tune] if missing else [f"{PROGRAM} predict {options.out} photo.jpg", tune]
+    lines += [f"It is in {options.out}. Next:", *(f"  {command}" for command in following)]
+    CONSOLE.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+@dataclass(frozen=True)
+class ExportWeights:
+    """Write a detector's weights as a state dict that torchvision loads."""
+
+    target: tyro.conf.Positional[Literal["torchvision"]]
+    """The library to write for."""
+    directory: tyro.conf.Positional[Path]
+    """Run directory of `train`, or imported weights."""
+    file: tyro.conf.Positional[Path]
+    """.safetensors or .npz; .pth with the extra mrcnn_jax[torch]."""
+
+
+def export_weights(arguments: list[str]) -> int:
+    """Write weights for torchvision."""
+    options = tyro.cli(ExportWeights, prog=f"{PROGRAM} export-weights", args=arguments)
+    from mrcnn_jax.config import read_experiment
+    from mrcnn_jax.weights import exchange
+    from mrcnn_jax.weights.report import loading_in_torchvision
+
+    differences = exchange.export_weights(options.target, options.directory, options.file)
+    loading, settled = loading_in_torchvision(read_experiment(options.directory / "experiment.json").model, options.file)
+    differences = [line for line in differences if not line.startswith(settled)]
+    lines = [f"The weights are in {options.file}. In torchvision:", *(f"  {line}" for line in loading)]
+    if differences:
+        lines.append("That model differs in the following; torchvision's constructor has arguments for some of these.")
+        lines += [f"  {line}" for line in differences]
+    CONSOLE.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train, "evaluate": evaluate, "predict": predict, "dataset": dataset,
+    "import-weights": import_weights, "export-weights": export_weights,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand; returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    listing = "\n".join(f"  {name:<10}{function.__doc__}" for name, function in COMMANDS.items())
+    listing = "\n".join(f"  {name:<16}{function.__doc__}" for name, function in COMMANDS.items())
     usage = f"usage: {PROGRAM} COMMAND ...\n\nMask R-CNN in JAX.\n\ncommands:\n{listing}\n\n`{PROGRAM} COMMAND --help` says more."
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)

@@ -3,18 +3,19 @@
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import Experiment, ModelConfig
-from mrcnn_jax.data.transforms import resize_and_pad
+from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.ops.keypoints import decode_keypoints
 from mrcnn_jax.ops.paste import paste_masks, paste_rles
 from mrcnn_jax.structures import DatasetInfo, Detections, Predictions
@@ -23,7 +24,7 @@ from mrcnn_jax.structures import DatasetInfo, Detections, Predictions
 class Detector:
     """Detects objects in images; made by ``load``, or from variables at hand.
 
-    Two programs are compiled at most, one for landscape and one for portrait images.
+    Two programs are compiled, one for landscape and one for portrait images, or one for each padded size (``data.padding_divisor``).
     """
 
     def __init__(self, experiment: Experiment, info: DatasetInfo, variables: dict[str, Any]):
@@ -40,26 +41,52 @@ class Detector:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {image.dtype} of shape {list(image.shape)}")
         data = self.experiment.data
-        padded, size = resize_and_pad(image, data.short_edge_test, data)
+        size, padded = inference_sizes(*image.shape[:2], data)
+        canvas = resize_and_pad(image, size, padded, data)
         predictions = compiled(self.experiment.model, self.experiment.train.dtype)(
-            self.variables, padded[None], np.array([size], np.int32)
+            self.variables, canvas[None], np.array([size], np.int32)
         )
         return to_detections(jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictions), size, image.shape[:2], self.experiment.model)[0]
 
 
 def load(directory: str | os.PathLike) -> Detector:
-    """The detector of a run directory, from its newest checkpoint."""
+    """The detector of a run directory, from its newest checkpoint, or of imported weights. InputError where there is none, or only a part."""
+    weights = read_weights(directory)
+    missing = sorted(wanted_arrays(weights.experiment.model) - flatten_dict(weights.variables, sep="/").keys())
+    if missing:
+        raise InputError(
+            f"{directory} holds a part of a model only, such as a backbone, that training can start from (--train.weights-from); "
+            f"{len(missing)} arrays are missing, the first is {missing[0]}"
+        )
+    return Detector(weights.experiment, weights.info, jax.device_put(weights.variables))
+
+
+class Weights(NamedTuple):
+    """What a directory holds: all of a model, or a part such as a backbone."""
+
+    experiment: Experiment
+    info: DatasetInfo
+    variables: dict[str, Any]
+
+
+def read_weights(directory: str | os.PathLike) -> Weights:
+    """The newest checkpoint of a run directory, or imported weights. InputError where there are none."""
     checkpoints = Path(directory) / "checkpoints"
     if not checkpoints.is_dir():
-        raise InputError(f"{directory} holds no checkpoints: give the directory of a training run")
+        raise InputError(f"{directory} holds no checkpoints: give the directory of a training run, or of imported weights")
     manager = Checkpoints(checkpoints, read_only=True)
     step = manager.latest
     if step is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
     experiment, info, _ = manager.about(step)
-    variables = jax.device_put(manager.restore_variables(step))
+    variables = manager.restore_variables(step)
     manager.close()
-    return Detector(experiment, info, variables)
+    return Weights(experiment, info, variables)
+
+
+def wanted_arrays(model: ModelConfig) -> set[str]:
+    """Paths, "params/backbone/stem/kernel", of all arrays of a model's variables."""
+    return set(flatten_dict(jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0))), sep="/"))
 
 
 @lru_cache(maxsize=8)
@@ -83,10 +110,13 @@ def to_detections(
     masks = rles = keypoints = None
     if predictions.masks is not None:
         paste = paste_rles if as_rle else paste_masks
-        pasted = paste(predictions.masks[valid], boxes, *original)
+        pasted = paste(predictions.masks[valid], boxes, *original, convention=config.mask.paste)
         masks, rles = (None, pasted) if as_rle else (pasted, None)
     if predictions.keypoints is not None:
         keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
         of_class = np.isin(classes, config.keypoint.classes)
-        keypoints[of_class] = decode_keypoints(predictions.keypoints[valid][of_class], boxes[of_class])[..., [0, 1, 3]]
+        score = 3 if config.keypoint.score == "probability" else 2
+        # in pixels of the resized image, as in the libraries: a map is enlarged to the box that it was predicted for
+        found = decode_keypoints(predictions.keypoints[valid][of_class], predictions.boxes[valid][of_class])
+        keypoints[of_class] = found[..., [0, 1, score]] * np.append(scale[:2], np.float32(1))
     return Detections(boxes=boxes, scores=predictions.scores[valid], class_ids=classes, masks=masks, keypoints=keypoints), rles

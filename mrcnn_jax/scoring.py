@@ -19,12 +19,16 @@ KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 
 def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int], None] = lambda images: None) -> list[dict[str, Any]]:
-    """COCO results of every image of a split, computed on all local devices. ``progress`` is told of images done."""
+    """COCO results of every image of a split, computed on all local devices. ``progress`` is told of images done.
+
+    The detector may know more classes than the data set: detections of those count for nothing, and are left out.
+    """
     experiment = detector.experiment
     devices = jax.local_device_count()
     per_device = experiment.evaluation.images_per_device
     predict = compiled(experiment.model, experiment.train.dtype, all_devices=True)
-    results, pending = [], None
+    info = detector.info if experiment.model.tasks else source.info  # proposals have no class
+    results, pending, categories = [], None, set(source.info.category_ids)
 
     def collect(predictions, batch):
         predictions = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), predictions)
@@ -32,7 +36,8 @@ def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int
             one = jax.tree.map(lambda leaf, index=index: leaf[index], predictions)
             original = tuple(int(n) for n in batch.info.original_sizes[index])
             detections, rles = to_detections(one, tuple(batch.sizes[index]), original, experiment.model, as_rle=True)
-            results.extend(coco_results(int(batch.info.image_ids[index]), detections, detector.info, rles))
+            entries = coco_results(int(batch.info.image_ids[index]), detections, info, rles)
+            results.extend(entry for entry in entries if entry["category_id"] in categories)
         progress(int(batch.info.real.sum()))
 
     for batch in evaluation_batches(source, experiment.data, devices * per_device):

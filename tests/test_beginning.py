@@ -1,7 +1,9 @@
-"""What a run takes from its data set and from the run that trained its proposals; and a run with all branches on frozen proposals."""
+"""What a run takes from its data set, from other weights and from the run that trained its proposals; and a run with all branches on frozen ones."""
 
 import json
+import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -11,13 +13,14 @@ import pytest
 import tiny
 import tiny_run
 
-from mrcnn_jax.cli import main
-from mrcnn_jax.config import Experiment, KeypointHeadConfig, PoolConfig
+from mrcnn_jax.cli import _tuned, main
+from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, PoolConfig
 from mrcnn_jax.data import records, shapes
-from mrcnn_jax.detector import load
+from mrcnn_jax.detector import Weights, load
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.training.beginning import adopt_proposer, fit_to_dataset
+from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.training.beginning import Adopted, adopt_proposer, adopt_weights, check_backbone, fit_to_dataset, see_alike
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.visualize import read_image
 
@@ -68,6 +71,124 @@ def test_a_set_without_keypoints_is_refused(source, tmp_path):
         fit_to_dataset(with_keypoints(tiny_run.run_experiment(tmp_path), num_keypoints=0), records.open_dataset(tmp_path / "bare", "train"))
 
 
+# ---- weights to start from ----
+
+PETS = DatasetInfo("pets", (1, 2, 3), ("cat", "dog", "owl"))
+CLASS_LAYERS = ["box/classes", "box/deltas", "mask/logits"]
+
+
+variables = cache(tiny.variables)
+
+
+def weights(model: ModelConfig, given: dict | None = None, info: DatasetInfo = PETS) -> Weights:
+    return Weights(replace(Experiment(), model=model), info, given or variables(model, seed=1))
+
+
+def adopted(given: Weights, model: ModelConfig, info: DatasetInfo = PETS) -> Adopted:
+    """What the model starts with, of which exactly the arrays ``at_random`` are still those that it had."""
+    random = variables(model)
+    result = adopt_weights(random, given, model, info, "weights/pets")
+    before, after = tiny.names_and_leaves(random), tiny.names_and_leaves(result.variables)
+    assert before.keys() == after.keys()
+    for name, array in after.items():
+        _, path = name[2:-2].replace("']['", "/").split("/", 1)
+        path = re.sub("(logits|upsample)_", r"\1/", path)
+        assert np.array_equal(array, before[name]) == any(f"{path}/".startswith(f"{layer}/") for layer in result.at_random), name
+    return result
+
+
+def test_the_same_classes_keep_all_layers():
+    result = adopted(weights(tiny.model_config()), tiny.model_config(), PETS._replace(name="other pets", category_ids=(4, 5, 6)))
+    assert result.at_random == result.left == []
+    tiny.assert_same(result.variables, variables(tiny.model_config(), seed=1))
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "owl", "dog"), ("cat", "dog", "emu"), ("cat", "dog", "owl", "emu")])
+def test_other_classes_start_anew(names):
+    model = tiny.model_config(len(names))
+    result = adopted(weights(tiny.model_config()), model, DatasetInfo("mine", tuple(range(len(names))), names))
+    assert result.at_random == CLASS_LAYERS and result.left == []
+
+
+def test_masks_without_classes_are_kept():
+    agnostic = replace(tiny.model_config(), mask=replace(tiny.model_config().mask, class_agnostic=True))
+    emus = PETS._replace(category_names=("emu", "hen", "kea"))
+    assert adopted(weights(agnostic), agnostic, emus).at_random == ["box/classes", "box/deltas"]
+    assert adopted(weights(agnostic), tiny.model_config()).at_random == ["mask/logits"]  # those of one map do not fit three
+
+
+def test_other_keypoints_start_anew():
+    model = with_keypoints(replace(Experiment(), model=tiny.model_config()), num_keypoints=2).model
+    posed = PETS._replace(keypoint_names=("nose", "tail"), keypoint_flip=(0, 1), keypoint_classes=(0,))
+    assert adopted(weights(model, info=posed), model, posed).at_random == []
+    assert adopted(weights(model, info=posed), model, posed._replace(keypoint_names=("nose", "ear"))).at_random == ["keypoint/logits"]
+    assert adopted(weights(tiny.model_config()), model, posed).at_random == ["keypoint"]
+    assert adopted(weights(model, info=posed), tiny.model_config(), posed).left == ["keypoint"]
+
+
+def test_a_part_of_a_model_is_taken_and_what_does_not_fit_is_named():
+    model, given = tiny.model_config(), variables(tiny.model_config(), seed=1)["params"]
+    mask = {"conv1": given["mask"]["conv1"], "logits": {**given["mask"]["logits"], "bias": np.zeros(5, np.float32)}}
+    part = {"backbone": given["backbone"], "mask": mask, "rpn": {**given["rpn"], "conv9": given["rpn"]["conv1"]}}
+    result = adopted(weights(model, {"params": part}), model)
+    assert result.at_random == ["box", "fpn", "mask/logits/bias", "mask/upsample"] and result.left == ["rpn/conv9"]
+
+
+def test_nothing_that_fits_is_refused():
+    with pytest.raises(InputError, match="^train.weights_from weights/pets has no layer of this model$"):
+        adopted(weights(tiny.model_config(), {"params": {"proposer": {"conv1": {"kernel": np.zeros(1)}}}}), tiny.model_config())
+
+
+def test_a_separate_proposer_is_left_to_the_run_that_trained_it():
+    joint = tiny.model_config()
+    separate = replace(joint, rpn=replace(joint.rpn, training="separate"))
+    result = adopt_weights(variables(separate), weights(joint), separate, PETS, "weights/pets")
+    assert result.at_random == [] and result.left == ["rpn"]
+    tiny.assert_same(result.variables["params"]["proposer"], variables(separate)["params"]["proposer"])
+
+
+def test_the_backbones_last_stage_goes_into_the_head_of_c4():
+    pyramid = tiny.model_config(norm="frozen")
+    box, roi = replace(pyramid.box, fully_connected=0), replace(pyramid.roi, levels=(4, 4))
+    model = replace(pyramid, backbone=replace(pyramid.backbone, features="c4"), roi=roi, box=box)
+    backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables(pyramid, seed=1).items()}
+    result = adopted(weights(pyramid, backbone), model)
+    assert result.at_random == ["box", "mask", "rpn"] and result.left == []
+    for collection in ("params", "frozen"):
+        last = {name: block for name, block in backbone[collection]["backbone"].items() if name.startswith("res5_")}
+        tiny.assert_same(result.variables[collection]["res5"], last)
+    back = adopt_weights(variables(pyramid), weights(model, result.variables), pyramid, PETS, "weights/c4")  # and out of it
+    tiny.assert_same(back.variables["params"]["backbone"], backbone["params"]["backbone"])
+
+
+def test_the_vectors_of_batch_norm_go_where_the_model_keeps_them():
+    frozen, learned = tiny.model_config(norm="frozen"), tiny.model_config(norm="batch")
+    result = adopted(weights(frozen), learned)
+    assert result.at_random == result.left == []
+    given, norm = variables(frozen, seed=1)["frozen"]["backbone"]["stem_norm"], ("backbone", "stem_norm")
+    for collection, names in (("params", ("scale", "bias")), ("batch_stats", ("mean", "var"))):
+        found = result.variables[collection][norm[0]][norm[1]]
+        tiny.assert_same(found, {name: given[name] for name in names})
+    back = adopted(weights(learned, result.variables), frozen)
+    tiny.assert_same(back.variables, variables(frozen, seed=1))
+
+
+def test_the_model_sees_images_as_its_weights_do():
+    theirs = tiny.model_config(norm_epsilon=0.0, stride_in_1x1=False)
+    theirs = replace(theirs, channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0), pixel_std=(1.0, 1.0, 1.0))
+    assert see_alike(tiny.model_config(num_classes=9), theirs) == replace(theirs, num_classes=9)
+
+
+def test_another_backbone_is_refused():
+    check_backbone(tiny.model_config(norm="batch", features="fpn", freeze_stages=3), tiny.model_config(), "weights/r18")
+    with pytest.raises(InputError) as refusal:
+        check_backbone(tiny.model_config(), tiny.model_config(name="resnet50", groups=2, group_width=32), "weights/x50")
+    assert str(refusal.value) == (
+        "train.weights_from weights/x50 has another backbone: backbone.name is resnet50 there and resnet18 here, "
+        "backbone.groups is 2 there and 1 here, backbone.group_width is 32 there and 64 here"
+    )
+
+
 # ---- separately trained proposals ----
 
 
@@ -107,6 +228,11 @@ def test_proposals_alone_are_scored_by_recall(rpn_run):
     assert len(found.boxes) and found.masks is None and found.keypoints is None and not found.class_ids.any()
 
 
+def test_region_proposals_alone_can_be_tuned(rpn_run):
+    experiment = _tuned(rpn_run)
+    assert experiment.train.weights_from == str(rpn_run) and experiment.model.tasks == () and experiment.model.num_classes == 0
+
+
 def test_the_proposers_weights_are_the_other_runs_and_stay(rpn_run, separate_run):
     state, _ = tiny_run.saved_state(separate_run, 2)
     trained = load(rpn_run).variables["params"]
@@ -122,7 +248,7 @@ def test_its_proposals_are_the_other_runs(rpn_run, separate_run):
 
     def alone(model, images, sizes):
         pyramid = model.pyramid(images, sizes)
-        return model.proposals(*model.objectness(pyramid), model.anchors(pyramid), sizes)
+        return model.proposals(*model.objectness(pyramid), model.anchors(pyramid, images.shape[1:3]), sizes)
 
     given = jnp.asarray(batch.images), jnp.asarray(batch.sizes)
     frozen = jax.jit(lambda *given: MaskRCNN(detector.experiment.model).apply(detector.variables, *given, method="frozen_proposals"))(*given)
@@ -167,5 +293,5 @@ def test_what_does_not_fit_as_proposer_is_refused(base, rpn_run, separate_run):
     for other in (wider, darker):
         with pytest.raises(InputError, match="has another backbone, pixel_mean, pixel_std or anchors: its model must see images as this experiment's does$"):
             adopt_proposer({}, on_frozen_proposals(other, rpn_run))
-    with pytest.raises(InputError, match="holds no checkpoints: give the directory of a training run$"):
+    with pytest.raises(InputError, match="holds no checkpoints: give the directory of a training run, or of imported weights$"):
         adopt_proposer({}, on_frozen_proposals(experiment, base / "nowhere"))

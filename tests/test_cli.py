@@ -99,7 +99,7 @@ def test_help_names_every_command(mrcnn):
         status, out, err = mrcnn(flag)
         assert status == 0 and err == ""
         assert all(f"\n  {name} " in out and function.__doc__ in out for name, function in cli.COMMANDS.items())
-        assert set(cli.COMMANDS) == {"train", "evaluate", "predict", "dataset"}
+        assert set(cli.COMMANDS) == {"train", "evaluate", "predict", "dataset", "import-weights", "export-weights"}
 
 
 def test_help_of_train_names_every_experiment(mrcnn):
@@ -107,6 +107,7 @@ def test_help_of_train_names_every_experiment(mrcnn):
         status, out, err = mrcnn("train", flag)
         assert status == 0 and err == ""
         assert all(f"\n  {name} " in out and experiments.describe(name) in out for name in experiments.EXPERIMENTS)
+        assert "usage: mrcnn train EXPERIMENT|DIR " in out and "runs/<name of DIR>_tuned" in out and "--train.weights-from DIR" in out
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
@@ -126,6 +127,8 @@ def test_help_of_an_experiment_names_every_field_with_its_value(mrcnn, name):
         ("evaluate", ["--dataset", "--split", "--out", "--pictures", "--cityscapes"]),
         ("predict", ["--out", "--score"]),
         ("dataset", ["--out", "--train", "--validation", "--validation-images", "--keypoints", "--overwrite", "--draw"]),
+        ("import-weights", ["--out", "--config", "--classes", "--partial"]),
+        ("export-weights", []),
     ],
 )
 def test_help_of_a_command_names_every_option(mrcnn, command, names):
@@ -133,8 +136,14 @@ def test_help_of_a_command_names_every_option(mrcnn, command, names):
     assert status == 0 and err == "" and f"usage: mrcnn {command}" in out
     words = out.replace(",", " ").split()
     assert all(name in words for name in names)
-    config = {"evaluate": cli.Evaluate, "predict": cli.Predict, "dataset": cli.Dataset}[command]
-    assert len(names) == sum(field.default is not dataclasses.MISSING for field in dataclasses.fields(config))
+    config = getattr(cli, command.title().replace("-", ""))
+    positional = {"directory", "images", "folder", "source", "file", "target"}
+    assert len(names) == len({field.name for field in dataclasses.fields(config)} - positional)
+
+
+def test_help_of_import_weights_says_what_a_file_does_not(mrcnn):
+    said = " ".join(mrcnn("import-weights", "--help")[1].split())
+    assert "`--model.backbone.norm-epsilon 1e-5`" in said and "mrcnn_jax[torch]" in said and "`mrcnn train mask_rcnn_r50_fpn --help` lists the fields" in said
 
 
 @pytest.mark.parametrize("arguments", [(), ("train",)])
@@ -147,7 +156,7 @@ def test_nothing_asked_for_shows_the_usage_and_fails(mrcnn, arguments):
 
 
 def test_unknown_commands_and_experiments(refused):
-    assert refused("tarin") == "there is no command 'tarin'; choose from train, evaluate, predict, dataset"
+    assert refused("tarin") == "there is no command 'tarin'; choose from train, evaluate, predict, dataset, import-weights, export-weights"
     assert refused("train", "demoo") == f"there is no experiment 'demoo'; choose from {', '.join(experiments.EXPERIMENTS)}"
     assert refused("train", "--train.steps", "5").startswith("there is no experiment '--train.steps'; choose from demo")
 
@@ -194,7 +203,7 @@ def test_a_run_directory_without_checkpoints_is_named(refused):
     Path("begun/checkpoints").mkdir(parents=True)
     for name in ("none", "empty"):
         for arguments in (("evaluate", name), ("predict", name, "a.png")):
-            assert refused(*arguments) == f"{name} holds no checkpoints: give the directory of a training run"
+            assert refused(*arguments) == f"{name} holds no checkpoints: give the directory of a training run, or of imported weights"
     assert refused("predict", "begun", "a.png") == "begun holds no complete checkpoint yet"
     assert refused("evaluate", "begun") == "begun holds no complete checkpoint yet"
 
@@ -209,8 +218,9 @@ def photograph(path: str, height: int = HEIGHT, width: int = WIDTH) -> Path:
 
 
 @pytest.fixture
-def run() -> Path:
+def run(monkeypatch) -> Path:
     """A run directory whose checkpoint tells its experiment and classes; the parameters are never looked at here."""
+    monkeypatch.setattr("mrcnn_jax.detector.wanted_arrays", lambda model: {"params/kernel"})
     checkpoints = Checkpoints("run/checkpoints")
     info = DatasetInfo("things", (3, 90), ("cat", "dog"))
     experiment = Experiment(data=DataConfig(dataset="data/gone"))
@@ -307,7 +317,16 @@ def test_evaluation_needs_a_fitting_data_set(mrcnn, refused, run):
     assert mrcnn("dataset", "pets")[0] == 0
     assert refused("evaluate", run, "--dataset", "data/pets", "--split", "test") == "data/pets has no split 'test', only train."
     sentence = refused("evaluate", run, "--dataset", "data/pets", "--split", "train")
-    assert sentence.endswith("has the classes ('cat', 'owl', 'dog'), but run was trained on ('cat', 'dog')")
+    assert sentence.endswith("data/pets has classes (id and name) that run does not know: 7 owl")
+
+
+def test_evaluation_needs_as_many_keypoints_as_are_predicted(mrcnn, refused, monkeypatch):
+    coco_folder()
+    mrcnn("dataset", "pets")
+    info = records.open_dataset("data/pets", "train").info._replace(keypoint_names=("nose", "tail"))
+    experiment = SimpleNamespace(data=DataConfig(dataset="data/pets"), model=SimpleNamespace(tasks=("boxes", "keypoints")))
+    monkeypatch.setattr("mrcnn_jax.detector.load", lambda directory: SimpleNamespace(experiment=experiment, info=info))
+    assert refused("evaluate", "run", "--split", "train").endswith("data/pets has 0 keypoints, but run predicts 2")
 
 
 def test_a_checkpoint_of_another_version_is_named(refused, monkeypatch):
@@ -588,5 +607,5 @@ def test_every_option_in_the_readme_exists(mrcnn):
         return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
 
     readme = options_in((Path(__file__).parent.parent / "README.md").read_text())
-    helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], ["evaluate"], ["predict"], ["dataset"]))
+    helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], *([command] for command in cli.COMMANDS if command != "train")))
     assert len(readme) > 20 and readme <= options_in(" ".join(helps))

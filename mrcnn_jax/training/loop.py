@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.library import open_split
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.detector import Detector
+from mrcnn_jax.detector import Detector, read_weights
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation import metrics_table, write_metrics
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.models.norm import DEVICES
-from mrcnn_jax.training.beginning import adopt_proposer, fit_to_dataset
+from mrcnn_jax.training.beginning import adopt_proposer, adopt_weights, check_backbone, fit_to_dataset, see_alike
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 from mrcnn_jax.visualize import plot_curves, save_image
@@ -55,10 +56,18 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
 
     # ---- checkpoint ----
     checkpoints, metrics_file = Checkpoints(directory / "checkpoints", config.keep_checkpoints), directory / "metrics.json"
-    start, images_seen = checkpoints.latest or 0, 0
+    start, images_seen, weights = checkpoints.latest or 0, 0, None
+    if checkpoints.latest == 0:
+        raise InputError(f"{directory} holds imported weights: give --train.weights-from {directory} and another --directory")
     if start:
         saved, _, images_seen = checkpoints.about(start)
+        if config.weights_from:
+            experiment = replace(experiment, model=see_alike(experiment.model, saved.model))
         _check_same(saved, experiment, directory)
+    elif config.weights_from:
+        weights = read_weights(config.weights_from)
+        check_backbone(experiment.model, weights.experiment.model, config.weights_from)
+        experiment = replace(experiment, model=see_alike(experiment.model, weights.experiment.model))
     if start >= config.steps and metrics_file.exists():
         console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
         return json.loads(metrics_file.read_text())
@@ -68,6 +77,8 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype))
     optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
     variables = initialise(model, jax.random.key(config.seed))
+    if weights:
+        variables, at_random, left = adopt_weights(variables, weights, experiment.model, training.info, config.weights_from)
     if config.rpn_from and not start:
         variables = adopt_proposer(variables, experiment)
     state = create_state(variables, optimizer)
@@ -75,6 +86,10 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     if start:
         state = checkpoints.restore(start, state)
         console.print(f"Resumed {directory} at step {start:,} of {config.steps:,}.", highlight=False)
+    elif weights:
+        console.print(f"Starts from {config.weights_from}. At random: {', '.join(at_random) or 'nothing'}.", highlight=False)
+        if left:
+            console.print(f"It also has {', '.join(left)}, for which this model has no place.", highlight=False)
     elif experiment.model.backbone.norm == "frozen":
         console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
                       "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip

@@ -1,0 +1,185 @@
+"""Weights of other libraries in: a directory that ``load`` detects with and training starts from. And out again, to torchvision."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.config import Experiment, ModelConfig, to_dict
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.weights import coco_classes, detectron1, detectron2, torchvision
+from mrcnn_jax.weights.files import read_tensors, write_tensors
+from mrcnn_jax.weights.table import Table, Tensors, check, to_ours, to_theirs, unused_rows
+
+SOURCES = ("torchvision", "detectron2")
+UNUSED = "unused.npz"
+"""Beside imported weights: what no prediction depends on, so that an export gives the very file back."""
+ORIGIN = "import.json"
+"""Beside imported weights: where they come from, and what was missing."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A file's tensors under names of today, and the model that they are of."""
+
+    tensors: Tensors
+    unused: Tensors
+    experiment: Experiment
+    table: Callable[[ModelConfig], Table]
+    origin: str
+
+    @property
+    def backbone_alone(self) -> bool:
+        return not self.experiment.model.tasks
+
+
+def recognise(source: str, tensors: Tensors, origin: str, settings: Path | None = None) -> Recognised:
+    """Says what model tensors are of.
+
+    Args:
+        source: "torchvision" or "detectron2"; the latter also for the original Detectron and for MSRA's backbones.
+        tensors: of a file (``read_tensors``).
+        origin: what to call it.
+        settings: Detectron2's configuration file; without it the model zoo's settings for such a model are taken.
+    Raises InputError, in one sentence, where they are of no known model.
+    """
+    if source not in SOURCES:
+        raise InputError(f"there is no source {source!r} of weights: choose from {', '.join(SOURCES)}")
+    if settings and source != "detectron2":
+        raise InputError(f"a configuration file belongs to detectron2: {source} has none")
+    if source == "torchvision":
+        current = torchvision.modern(tensors)
+        counters = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
+        experiment = torchvision.describe(current, origin, folded="conv1.bias" in tensors, counted=bool(counters))
+        return Recognised(current, counters, experiment, torchvision.table, origin)
+    original = detectron1.is_detectron1(tensors)
+    tensors = detectron1.to_detectron2(tensors) if original else detectron2.known(tensors)
+    if "stem.conv1.weight" in tensors:
+        experiment = detectron2.backbone_experiment(tensors, original, origin)
+    else:
+        zoo = detectron2.settings_of(tensors, original, origin)
+        given = detectron2.read_settings(settings) if settings else {}
+        experiment = detectron2.experiment_of(detectron2.merged(zoo, given), original, str(settings or origin))
+    return Recognised(tensors, {}, experiment, detectron2.table, origin)
+
+
+def import_weights(
+    source: str,
+    file: str | Path,
+    out: str | Path,
+    *,
+    settings: str | Path | None = None,
+    classes: Sequence[str] = (),
+    partial: bool = False,
+    change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+) -> list[str]:
+    """Imports weights of another library into a directory.
+
+    Args:
+        source, settings: see ``recognise``.
+        file: .pth, .safetensors, .npz or .pkl; nothing in it is executed.
+        out: gets experiment.json with the source's conventions, and a checkpoint. ``load(out)`` then detects as the library would; training
+            starts from it (``train.weights_from``).
+        classes: names of the classes, where they are not COCO's.
+        partial: leave tensors that are missing to chance, instead of refusing the file; training can start from the rest.
+        change: of the experiment that was recognised, for what a file does not say.
+    Returns the names of the tensors that were missing.
+    """
+    found = recognise(source, read_tensors(Path(file)), str(file), Path(settings) if settings else None)
+    return save(found, change(found.experiment), Path(out), classes, partial)
+
+
+def save(found: Recognised, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False) -> list[str]:
+    """Writes what was recognised, as the given experiment; see ``import_weights``. Nothing is written where it does not fit."""
+    if (out / "checkpoints").exists():
+        raise InputError(f"{out} holds checkpoints already: choose another directory")
+    table = found.table(experiment.model)
+    template = jax.eval_shape(lambda: initialise(MaskRCNN(experiment.model), jax.random.key(0)))
+    missing = check(found.tensors, table, template, found.origin, partial)
+    info = coco_classes.unknown(0) if found.backbone_alone else _classes(experiment.model, classes)
+    variables = to_ours(found.tensors, table)
+    unused = found.unused | unused_rows(found.tensors, table)
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "experiment.json").write_text(json.dumps(to_dict(experiment), indent=1) + "\n")
+    (out / ORIGIN).write_text(json.dumps({"file": Path(found.origin).name, "tensors": len(found.tensors), "missing": missing}, indent=1) + "\n")
+    if unused:
+        np.savez(out / UNUSED, **unused)
+    checkpoints = Checkpoints(out / "checkpoints")
+    state = {"params": variables.pop("params"), "model_state": variables}
+    checkpoints.save(0, state, 0, experiment, info)
+    checkpoints.wait()
+    checkpoints.close()
+    return missing
+
+
+def _classes(model: ModelConfig, names: Sequence[str]) -> DatasetInfo:
+    count, joints = model.num_classes, model.keypoint.num_keypoints
+    if names and len(names) != count:
+        raise InputError(f"--classes gives {len(names)} names, but the model has {count} classes")
+    known = {80: coco_classes.COCO, 90: coco_classes.COCO_WITH_GAPS}.get(count, coco_classes.unknown(count))
+    if "keypoints" in model.tasks:
+        person = count == 1 and joints == len(coco_classes.COCO_PERSON.keypoint_names)
+        numbered = known._replace(keypoint_names=tuple(f"keypoint {index}" for index in range(1, joints + 1)), keypoint_flip=tuple(range(joints)))
+        known = coco_classes.COCO_PERSON if person else numbered._replace(keypoint_classes=model.keypoint.classes)
+    return known._replace(category_names=tuple(names)) if names else known
+
+
+def export_weights(target: str, directory: str | Path, file: str | Path) -> list[str]:
+    """Writes the detector of a directory as a state dict that torchvision loads: .pth, .safetensors or .npz.
+
+    Returns the fields of the model in which it differs from what torchvision takes such a state dict to be: some are arguments of its
+    constructors, others it does not have. InputError where torchvision has no place for the model at all.
+    """
+    if target != "torchvision":
+        raise InputError(f"weights can be exported to torchvision, not to {target!r}")
+    directory, file = Path(directory), Path(file)
+    from mrcnn_jax.detector import load
+
+    detector = load(directory)
+    model = detector.experiment.model
+    foreign = {
+        "backbone.features is not fpn": model.backbone.features != "fpn",
+        "backbone.norm or another is group": "group" in (model.backbone.norm, model.backbone.pyramid_norm, model.box.norm, model.mask.norm),
+        "backbone.non_local": model.backbone.non_local,
+        "mask.head is mlp": "masks" in model.tasks and model.mask.head == "mlp",
+        "mask.class_agnostic or mask.loss softmax": "masks" in model.tasks and (model.mask.class_agnostic or model.mask.loss == "softmax"),
+        "model.tasks is empty": not model.tasks,
+        "rpn.training is separate": model.rpn.training == "separate",
+    }
+    if any(foreign.values()):
+        raise InputError(f"torchvision has no model like that of {directory}: {', '.join(name for name, holds in foreign.items() if holds)}")
+    unused = {}
+    if (directory / UNUSED).exists():
+        with np.load(directory / UNUSED) as arrays:
+            unused = dict(arrays)
+    table = torchvision.table(model)
+    tensors = to_theirs(jax.tree.map(np.asarray, detector.variables), table, unused)
+    for name, entry in table.items():
+        if entry.path.startswith("batch_stats") and name.endswith("running_var"):
+            counter = name.replace("running_var", "num_batches_tracked")
+            tensors[counter] = unused.get(counter, np.zeros((), np.int64))
+    write_tensors(file, tensors)
+    counted = any(name.endswith("num_batches_tracked") for name in tensors)
+    theirs = torchvision.describe(torchvision.modern(tensors), str(file), folded=False, counted=counted).model
+    theirs = replace(theirs, num_classes=model.num_classes)
+    return [f"{path}: {ours} here, {value} there" for path, value, ours in _differences(to_dict_of(theirs), to_dict_of(model))]
+
+
+def to_dict_of(model: ModelConfig) -> dict[str, Any]:
+    return to_dict(Experiment(model=model))["model"]
+
+
+def _differences(theirs, ours, path="model"):
+    for name, value in theirs.items():
+        if isinstance(value, dict):
+            yield from _differences(value, ours[name], f"{path}.{name}")
+        elif value != ours[name]:
+            yield f"{path}.{name}", value, ours[name]
