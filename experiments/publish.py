@@ -40,7 +40,12 @@ def result(directory: Path, command: str) -> dict[str, Any]:
         "hardware": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "config": config,
+        "history": [{name: _short(value) for name, value in line.items() if name != "images_per_second"} for line in history],
     }
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main(arguments: list[str]) -> int:

@@ -196,6 +196,30 @@ def plot_curves(
     figure.savefig(path, dpi=110)
 
 
+def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
+    """Save loss, box AP and mask AP of several runs over their steps as a PNG; ``runs``: by name, records as those of ``plot_curves``, of both kinds."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    for axis, (key, label) in zip(axes, (("loss", "loss"), ("bbox/AP", "box AP, percent"), ("segm/AP", "mask AP, percent")), strict=True):
+        for name, records in runs.items():
+            steps, values = _series(records, key)
+            if key != "loss":
+                axis.plot(steps, values, marker="o", markersize=3.5)
+                continue
+            (line,) = axis.plot(steps, _smooth(values, 8), label=name)
+            axis.plot(steps, values, color=line.get_color(), alpha=0.18, linewidth=0.8)
+        axis.set(xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yscale("log")
+    for bound in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        bound("{x:g}")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=len(runs), loc="outside upper center")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def _draw(
     image: Picture,
     detections: Detections,
@@ -320,9 +344,9 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float
     return [step for step, _ in known], [value for _, value in known]
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Running mean that forgets, over about a fiftieth of the run; values that are not finite do not enter it."""
-    keep = 1 - 1 / max(1.0, min(100.0, len(values) / 50))
+def _smooth(values: Sequence[float], parts: int = 50) -> list[float]:
+    """Running mean that forgets, over about one of so many parts of the run; values that are not finite do not enter it."""
+    keep = 1 - 1 / max(1.0, min(100.0, len(values) / parts))
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
         if np.isfinite(value):

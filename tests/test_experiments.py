@@ -8,7 +8,7 @@ import pytest
 
 import experiments
 from benchmarks.train_step import made_up_batch, standalone
-from experiments import report
+from experiments import curves, report
 from experiments.publish import RESULTS, result
 from mrcnn_jax import scoring
 from mrcnn_jax.config import from_dict
@@ -16,6 +16,7 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
+from mrcnn_jax.visualize import read_image
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
@@ -40,9 +41,25 @@ def test_the_table_in_the_readme_is_made_from_the_results():
 def test_a_result_says_how_it_was_reached(path):
     content = json.loads(path.read_text())
     assert from_dict(content["config"], path.name).name == content["experiment"]
-    assert content["command"].startswith(("mrcnn train ", "make demo")) and content["steps"] == content["config"]["train"]["steps"]
+    assert content["command"].startswith(("mrcnn train ", "mrcnn import-weights ", "make demo")) and content["steps"] == content["config"]["train"]["steps"]
     assert {kind: len(figures) for kind, figures in content["metrics"].items()}.items() <= {"bbox": 12, "segm": 12, "keypoints": 10}.items()
     assert {scoring.KINDS[task] for task in content["config"]["model"]["tasks"]} == set(content["metrics"])
+
+
+def test_runs_are_drawn_side_by_side(tmp_path, capsys):
+    assert curves.main([str(tmp_path / "two.png"), "nuclei_wide", "nuclei_wide_imagenet"]) == 0
+    assert read_image(tmp_path / "two.png").std() > 5
+    assert curves.main([str(tmp_path / "none.png"), "demo", "nowhere"]) == 2
+    assert "holds no history of a run; choose from nuclei_wide" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+
+
+def test_an_imagenet_backbone_learns_nuclei_faster_than_chance():
+    scratch, imagenet = (
+        {line["step"]: line["segm/AP"] for line in history if "segm/AP" in line}
+        for history in curves.histories(["nuclei_wide", "nuclei_wide_imagenet"]).values()
+    )
+    assert scratch.keys() == imagenet.keys() == {100, 200, 300, 400, 500}
+    assert all(imagenet[step] > scratch[step] for step in scratch)
 
 
 def test_training_seconds_are_the_steps_times_their_pace(tmp_path):
