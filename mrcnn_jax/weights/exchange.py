@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import Experiment, ModelConfig, to_dict
+from mrcnn_jax.config.model import BASIC
+from mrcnn_jax.detector import load
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights import coco_classes, detectron1, detectron2, torchvision
+from mrcnn_jax.weights import coco_classes, detectron1, detectron2, detectron2_settings, torchvision
 from mrcnn_jax.weights.files import read_tensors, write_tensors
 from mrcnn_jax.weights.table import Table, Tensors, check, to_ours, to_theirs, unused_rows
 
@@ -54,19 +55,33 @@ def recognise(source: str, tensors: Tensors, origin: str, settings: Path | None 
         raise InputError(f"there is no source {source!r} of weights: choose from {', '.join(SOURCES)}")
     if settings and source != "detectron2":
         raise InputError(f"a configuration file belongs to detectron2: {source} has none")
-    if source == "torchvision":
-        current = torchvision.modern(tensors)
-        counters = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-        experiment = torchvision.describe(current, origin, folded="conv1.bias" in tensors, counted=bool(counters))
-        return Recognised(current, counters, experiment, torchvision.table, origin)
+    try:
+        return _of_torchvision(tensors, origin) if source == "torchvision" else _of_detectron2(tensors, origin, settings)
+    except IndexError as error:  # a tensor of too few axes, under the name of another
+        raise InputError(f"{origin} holds tensors of other shapes than their names promise") from error
+
+
+def _of_torchvision(tensors, origin):
+    current = torchvision.modern(tensors)
+    counters = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
+    experiment = torchvision.describe(current, origin, folded="conv1.bias" in tensors, counted=bool(counters))
+    return Recognised(current, counters, experiment, torchvision.table, origin)
+
+
+def _of_detectron2(tensors, origin, settings):
     original = detectron1.is_detectron1(tensors)
-    tensors = detectron1.to_detectron2(tensors) if original else detectron2.known(tensors)
+    try:
+        tensors = detectron1.to_detectron2(tensors) if original else detectron2.known(tensors)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
     if "stem.conv1.weight" in tensors:
-        experiment = detectron2.backbone_experiment(tensors, original, origin)
+        if settings:
+            raise InputError(f"{origin} holds a backbone alone, to which the configuration of a detector, {settings}, says nothing")
+        experiment = detectron2_settings.backbone_experiment(tensors, original, origin)
     else:
-        zoo = detectron2.settings_of(tensors, original, origin)
-        given = detectron2.read_settings(settings) if settings else {}
-        experiment = detectron2.experiment_of(detectron2.merged(zoo, given), original, str(settings or origin))
+        zoo = detectron2_settings.settings_of(tensors, original, origin)
+        given = detectron2_settings.read_settings(settings) if settings else {}
+        experiment = detectron2_settings.experiment_of(zoo | given, original, str(settings or origin))
     return Recognised(tensors, {}, experiment, detectron2.table, origin)
 
 
@@ -141,14 +156,14 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     if target != "torchvision":
         raise InputError(f"weights can be exported to torchvision, not to {target!r}")
     directory, file = Path(directory), Path(file)
-    from mrcnn_jax.detector import load
-
     detector = load(directory)
     model = detector.experiment.model
     foreign = {
         "backbone.features is not fpn": model.backbone.features != "fpn",
         "backbone.norm or another is group": "group" in (model.backbone.norm, model.backbone.pyramid_norm, model.box.norm, model.mask.norm),
         "backbone.non_local": model.backbone.non_local,
+        "backbone.stride_in_1x1": model.backbone.stride_in_1x1 and model.backbone.name not in BASIC,
+        "box.fully_connected is not 2, or 1 after convolutions": model.box.fully_connected != (1 if model.box.convolutions else 2),
         "mask.head is mlp": "masks" in model.tasks and model.mask.head == "mlp",
         "mask.class_agnostic or mask.loss softmax": "masks" in model.tasks and (model.mask.class_agnostic or model.mask.loss == "softmax"),
         "model.tasks is empty": not model.tasks,
@@ -169,12 +184,9 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     write_tensors(file, tensors)
     counted = any(name.endswith("num_batches_tracked") for name in tensors)
     theirs = torchvision.describe(torchvision.modern(tensors), str(file), folded=False, counted=counted).model
-    theirs = replace(theirs, num_classes=model.num_classes)
-    return [f"{path}: {ours} here, {value} there" for path, value, ours in _differences(to_dict_of(theirs), to_dict_of(model))]
-
-
-def to_dict_of(model: ModelConfig) -> dict[str, Any]:
-    return to_dict(Experiment(model=model))["model"]
+    absent = tuple(f"model.{branch}" for task, branch in (("masks", "mask."), ("keypoints", "keypoint.")) if task not in model.tasks)
+    differences = _differences(*(to_dict(Experiment(model=each))["model"] for each in (theirs, model)))
+    return [f"{path}: {ours} here, {value} there" for path, value, ours in differences if not path.startswith(absent)]
 
 
 def _differences(theirs, ours, path="model"):
