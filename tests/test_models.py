@@ -130,7 +130,7 @@ def test_where_a_bottleneck_reduces_the_resolution(in_1x1, expected):
 
 
 def test_sides_must_be_multiples_of_32():
-    with pytest.raises(AssertionError, match="multiples of 32, not 100 x 160"):
+    with pytest.raises(AssertionError, match="multiples of 32 for a feature pyramid, not 100 x 160"):
         shapes_of_parts(tiny.model_config(), height=100)
 
 
