@@ -1,5 +1,6 @@
 """RoIAlign (Mask R-CNN, section 3): bilinear reading of features at regularly spaced points of each RoI, nothing quantised."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from mrcnn_jax.ops.roi_table import Rois, on_one_map, pair, read_largest, read_sum
 
 FARTHEST = 2.0**20  # cells
+PIECE = 2**18  # bytes of gradient that a CPU scatters at a time
 
 
 @partial(jax.jit, static_argnames=("output_size", "spatial_scale", "sampling_ratio", "aligned", "reduction"))
@@ -99,15 +101,11 @@ def _read_forward(table, *taps):
 def _read_backward(residuals, gradient):
     table, (start, width, y, wy, x, wx) = residuals
     taps = y.shape[2], x.shape[2]
-
-    def add_tap(index, total):
-        t, s = index // taps[1], index % taps[1]
-        y_t, wy_t, x_s, wx_s = y[:, :, t], wy[:, :, t], x[:, :, s], wx[:, :, s]
-        row = start[:, None, None] + y_t[:, :, None] * width[:, None, None] + x_s[:, None, :]
-        weight = (wy_t[:, :, None] * wx_s[:, None, :]).astype(gradient.dtype)
-        return total.at[row].add(gradient * weight[..., None], mode="promise_in_bounds")
-
-    to_table = jax.lax.fori_loop(0, taps[0] * taps[1], add_tap, jnp.zeros_like(table))
+    # every row of bins for itself: the table's rows at which its taps begin, their weights, and the taps across
+    begin, down = (start[:, None, None] + y * width[:, None, None]).reshape(-1, taps[0]), wy.reshape(-1, taps[0])
+    cells, across = (jnp.repeat(array, y.shape[1], axis=0) for array in (x, wx))
+    bins = begin, down, cells, across, gradient.reshape(-1, *gradient.shape[2:])
+    to_table = jax.lax.platform_dependent(jnp.zeros_like(table), bins, cpu=_scatter_in_pieces, default=_scatter)
     # what the boxes get through the weights; compiled only where somebody asks for it
     products = [jnp.sum(table.at[row].get(mode="promise_in_bounds") * gradient, axis=-1) for row, _ in _each_tap(start, width, y, wy, x, wx)]
     products = jnp.stack(products, axis=-1).reshape(*gradient.shape[:3], *taps).astype(wy.dtype)
@@ -117,6 +115,32 @@ def _read_backward(residuals, gradient):
 
 
 _read.defvjp(_read_forward, _read_backward)
+
+
+def _scatter(total, bins):
+    """The table with what rows of bins give to the cells that they read, tap by tap."""
+    begin, down, cells, across, gradient = bins
+
+    def add_tap(index, total):
+        t, s = index // cells.shape[2], index % cells.shape[2]
+        weight = (down[:, None, t] * across[:, :, s]).astype(gradient.dtype)
+        return total.at[begin[:, None, t] + cells[:, :, s]].add(gradient * weight[..., None], mode="promise_in_bounds")
+
+    return jax.lax.fori_loop(0, begin.shape[1] * cells.shape[2], add_tap, total)
+
+
+def _scatter_in_pieces(total, bins):
+    """The same, some rows of bins after the others: XLA writes the weighted gradient of each tap to memory before it is added up, and on CPU that memory
+    should be cache."""
+    number, gradient = len(bins[0]), bins[-1]
+    piece = max(1, PIECE // (math.prod(gradient.shape[1:]) * gradient.dtype.itemsize))
+    pieces = -(-number // piece)
+
+    def cut(array):  # filled up with rows of weight 0
+        padding = [(0, pieces * piece - number)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding).reshape(pieces, piece, *array.shape[1:])
+
+    return jax.lax.scan(lambda total, bins: (_scatter(total, bins), None), total, tuple(map(cut, bins)))[0]
 
 
 def _taps(start, size, limit, bins, samples):
