@@ -57,6 +57,12 @@ def test_gradient_goes_to_the_first_largest_cell_alone():
     np.testing.assert_array_equal(gradient[..., 0], expected)
 
 
+def test_of_equal_cells_in_different_blocks_the_first_row_by_row_gets_the_gradient():
+    image = jnp.zeros((10, 10, 1)).at[1, 9].set(3.0).at[2, 0].set(3.0)  # the second lies in the block that is looked at first
+    gradient = jax.grad(lambda features: roi_pool(features, jnp.asarray([[0.0, 0.0, 9.0, 9.0]]), 1).sum())(image)
+    np.testing.assert_array_equal(np.argwhere(gradient), [[1, 9, 0]])
+
+
 def test_boxes_get_no_gradient():
     assert not jax.grad(lambda boxes: roi_pool(IMAGE, boxes, (3, 5), 0.25).sum())(jnp.asarray(BOXES)).any()
 

@@ -54,9 +54,9 @@ def read_sum(
             rows, weights, real = _describe(reading, geometry, maps, k)
             return total + jnp.where(real, _weighted(table, rows, weights), 0)
 
-        return carry, jax.lax.fori_loop(0, _rounds(number), add, _zeros(table, number, bins)).astype(table.dtype)
+        return carry, jax.lax.fori_loop(0, rounds(number), add, _zeros(table, number, bins)).astype(table.dtype)
 
-    return _in_groups(pool, None, number, geometry, maps)[1]
+    return in_groups(pool, None, number, geometry, maps)[1]
 
 
 def _read_sum_forward(reading, bins, table, geometry, maps, number):
@@ -67,17 +67,17 @@ def _read_sum_backward(reading, bins, residuals, gradient):
     table, geometry, maps, number = residuals
 
     def to_table(total, number, geometry, maps, gradient):
-        return jax.lax.fori_loop(0, _rounds(number), lambda k, total: _scatter(total, _describe(reading, geometry, maps, k), gradient), total), None
+        return jax.lax.fori_loop(0, rounds(number), lambda k, total: _scatter(total, _describe(reading, geometry, maps, k), gradient), total), None
 
     def to_geometry(carry, number, geometry, maps, gradient):
         def add(k, total):
             return jax.tree.map(jnp.add, total, _to_geometry(reading, table, geometry, maps, k, gradient))
 
-        return carry, jax.lax.fori_loop(0, _rounds(number), add, jax.tree.map(jnp.zeros_like, geometry))
+        return carry, jax.lax.fori_loop(0, rounds(number), add, jax.tree.map(jnp.zeros_like, geometry))
 
     # two loops, so that the second is dropped where nobody asks for it
-    to_table, _ = _in_groups(to_table, jnp.zeros_like(table), number, geometry, maps, gradient)
-    _, to_geometry = _in_groups(to_geometry, None, number, geometry, maps, gradient)
+    to_table, _ = in_groups(to_table, jnp.zeros_like(table), number, geometry, maps, gradient)
+    _, to_geometry = in_groups(to_geometry, None, number, geometry, maps, gradient)
     return to_table, to_geometry, None, None
 
 
@@ -104,10 +104,10 @@ def _find_largest(reading, bins, table, geometry, maps, number):
             return jnp.where(better, value, best), jnp.where(better, k, which)
 
         nothing = _zeros(table, number, bins)
-        best, which = jax.lax.fori_loop(0, _rounds(number), compare, (nothing, jnp.full(nothing.shape, -1, jnp.int32)))
+        best, which = jax.lax.fori_loop(0, rounds(number), compare, (nothing, jnp.full(nothing.shape, -1, jnp.int32)))
         return carry, (best.astype(table.dtype), which)
 
-    return _in_groups(pool, None, number, geometry, maps)[1]
+    return in_groups(pool, None, number, geometry, maps)[1]
 
 
 def _read_largest_forward(reading, bins, table, geometry, maps, number):
@@ -124,15 +124,15 @@ def _read_largest_backward(reading, bins, residuals, gradient):
     def to_geometry(carry, number, geometry, maps, which, gradient):
         return carry, _to_geometry(reading, table, geometry, maps, jnp.maximum(which, 0), jnp.where(which < 0, 0, gradient))
 
-    to_table, _ = _in_groups(to_table, jnp.zeros_like(table), number, geometry, maps, which, gradient)
-    _, to_geometry = _in_groups(to_geometry, None, number, geometry, maps, which, gradient)
+    to_table, _ = in_groups(to_table, jnp.zeros_like(table), number, geometry, maps, which, gradient)
+    _, to_geometry = in_groups(to_geometry, None, number, geometry, maps, which, gradient)
     return to_table, to_geometry, None, None
 
 
 read_largest.defvjp(_read_largest_forward, _read_largest_backward)
 
 
-def _in_groups(function, carry, number, *arrays):
+def in_groups(function, carry, number, *arrays):
     """``lax.scan`` of function(carry, number, *arrays) over groups of RoIs of similar number; what it returns for the RoIs is put back in their order."""
     count = number.shape[0]
     size = max(-(-count // MOST_GROUPS), SMALLEST_GROUP)
@@ -148,7 +148,8 @@ def _in_groups(function, carry, number, *arrays):
     return carry, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[place], results)
 
 
-def _rounds(number):
+def rounds(number: Int[Array, "N"]) -> Int[Array, ""]:
+    """How often a loop over the readings of all these RoIs must turn."""
     return jnp.max(number, initial=0)
 
 
