@@ -174,9 +174,11 @@ def test_the_vectors_of_batch_norm_go_where_the_model_keeps_them():
 
 
 def test_the_model_sees_images_as_its_weights_do():
-    theirs = tiny.model_config(norm_epsilon=0.0, stride_in_1x1=False)
+    theirs = tiny.model_config(norm="frozen", norm_epsilon=0.0, stride_in_1x1=False)
     theirs = replace(theirs, channel_order="bgr", pixel_mean=(1.0, 2.0, 3.0), pixel_std=(1.0, 1.0, 1.0))
-    assert see_alike(tiny.model_config(num_classes=9), theirs) == replace(theirs, num_classes=9)
+    assert see_alike(tiny.model_config(num_classes=9, norm="frozen"), theirs) == replace(theirs, num_classes=9)
+    measured = see_alike(tiny.model_config(norm="group", norm_epsilon=1e-3), theirs)  # an epsilon of 0 is for norms that are frozen
+    assert measured == replace(theirs, backbone=replace(theirs.backbone, norm="group", norm_epsilon=1e-3))
 
 
 def test_another_backbone_is_refused():

@@ -229,7 +229,7 @@ def test_training_losses_and_gradients(case, variables, monkeypatch):
         assert not gradients[name].any(), f"{name} is frozen in the library"
 
 
-@pytest.mark.parametrize("name", ["tv_maskrcnn_resnet50_fpn", "d2_mask_rcnn_R_50_C4"])
+@pytest.mark.parametrize("name", ["tv_maskrcnn_resnet50_fpn", "d2_mask_rcnn_R_50_C4", "d2_keypoint_rcnn_R_50_FPN"])
 def test_from_file_to_detections_on_the_command_line(name, tmp_path):
     case, given = Case(name), tmp_path / ("model.npz" if name.startswith("tv") else "model.pkl")
     if case.torchvision:
@@ -247,13 +247,16 @@ def test_from_file_to_detections_on_the_command_line(name, tmp_path):
     boxes[:, 2:] += boxes[:, :2]
     # COCO's own category ids: torchvision's labels; Detectron2's classes are the 80 of them in order
     ids = [entry["category_id"] for entry in results]
-    names = json.loads((tmp_path / "imported" / "experiment.json").read_text())["name"]
-    assert names == ("maskrcnn_resnet50_fpn" if case.torchvision else "mask_rcnn_R_50_C4")
+    assert json.loads((tmp_path / "imported" / "experiment.json").read_text())["name"] == name.partition("_")[2]
     known = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
     expected_ids = case.class_ids() + 1 if case.torchvision else np.array(known)[case.class_ids()]
     ours, theirs = match(boxes, case.expected["det_boxes"], ids, expected_ids)
     assert len(results) == 100 and len(ours) >= 98 and np.mean(ours == theirs) >= 0.98
     np.testing.assert_allclose(boxes[ours], case.expected["det_boxes"][theirs], atol=0.05, rtol=0)
     np.testing.assert_allclose([results[row]["score"] for row in ours], case.expected["det_scores"][theirs], atol=2e-3, rtol=0)
+    if "keypoint" in name:
+        found = np.array([entry["keypoints"] for entry in results]).reshape(100, 17, 3)[ours]
+        assert np.mean(np.abs(found - case.expected["det_keypoints"][theirs]).max(axis=2) < 0.05) >= 0.98
+        return
     masks = np.stack([coco_mask.decode(entry["segmentation"]) for entry in results]).astype(bool)
     assert np.mean(masks[ours] != np.unpackbits(case.expected["mask_bin_packed"], axis=-1)[..., :416].astype(bool)[theirs]) < 1e-3

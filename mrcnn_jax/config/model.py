@@ -29,7 +29,7 @@ class BackboneConfig:
     norm: Literal["frozen", "batch", "group"] = "frozen"
     """frozen: affine batch norm that never changes (needs pretrained weights); batch: over all devices; group: 32 groups."""
     norm_epsilon: float = 1e-5
-    """Added to the variance, in every norm of the detector; 0 where batch norm is only an affine map (torchvision's first weights, MSRA's)."""
+    """Added to the variance, in every norm of the detector; 0 where frozen batch norm is only an affine map (torchvision's first weights, MSRA's)."""
     freeze_stages: int = 2
     """How many stages keep their weights: 0 none, 1 the stem, 2 the stem and res2 (the paper), up to 5."""
     stride_in_1x1: bool = True
@@ -269,6 +269,9 @@ class ModelConfig:
         require(len(set(self.tasks)) == len(self.tasks), f"model.tasks must not repeat a task, as {' '.join(self.tasks)} does")
         require(not self.tasks or "boxes" in self.tasks, f"model.tasks has {' and '.join(self.tasks)} without boxes, inside which they are predicted: add boxes")
         require(bool(self.tasks) or self.rpn.training == "joint", "model.tasks is empty and model.rpn.training separate, so nothing would be trained")
+        measured = {self.backbone.norm, self.backbone.pyramid_norm, self.box.norm, self.mask.norm} & {"batch", "group"}
+        require(not measured or self.backbone.norm_epsilon > 0,
+                f"backbone.norm_epsilon must be greater than 0 with {' and '.join(sorted(measured))} norm, whose variance may be 0; 0 is for frozen batch norm")  # fmt: skip
         self._check_levels()
         self._check_keypoints()
 

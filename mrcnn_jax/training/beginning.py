@@ -47,8 +47,9 @@ def check_backbone(model: ModelConfig, weights: ModelConfig, origin: str) -> Non
 
 
 def see_alike(model: ModelConfig, weights: ModelConfig) -> ModelConfig:
-    """The model, taking images as the weights that it starts from do."""
-    backbone = replace(model.backbone, norm_epsilon=weights.backbone.norm_epsilon, stride_in_1x1=weights.backbone.stride_in_1x1)
+    """The model, taking images as the weights that it starts from do. Norms that are not frozen measure anew, and keep their epsilon."""
+    epsilon = (weights if model.backbone.norm == "frozen" else model).backbone.norm_epsilon
+    backbone = replace(model.backbone, norm_epsilon=epsilon, stride_in_1x1=weights.backbone.stride_in_1x1)
     return replace(model, backbone=backbone, channel_order=weights.channel_order, pixel_mean=weights.pixel_mean, pixel_std=weights.pixel_std)
 
 
