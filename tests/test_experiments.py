@@ -49,8 +49,9 @@ def test_a_result_says_how_it_was_reached(path):
 def test_runs_are_drawn_side_by_side(tmp_path, capsys):
     assert curves.main([str(tmp_path / "two.png"), "nuclei_wide", "nuclei_wide_imagenet"]) == 0
     assert read_image(tmp_path / "two.png").std() > 5
-    assert curves.main([str(tmp_path / "none.png"), "demo", "nowhere"]) == 2
-    assert "holds no history of a run; choose from nuclei_wide" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+    assert curves.main([str(tmp_path / "none.png"), "nuclei_wide", "nowhere"]) == 2
+    refusal = capsys.readouterr().err
+    assert "nowhere.json holds no history of a run; choose from" in refusal and "nuclei_wide" in refusal and not (tmp_path / "none.png").exists()
 
 
 def test_an_imagenet_backbone_learns_nuclei_faster_than_chance():
