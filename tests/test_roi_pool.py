@@ -8,7 +8,7 @@ import pytest
 from rois import BOXES, GRID, HUGE, IMAGE, assert_equals_golden
 
 from mrcnn_jax.ops import roi_pool
-from mrcnn_jax.ops.roi_pool import round_half_away
+from mrcnn_jax.ops.roi_bins import round_half_away
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

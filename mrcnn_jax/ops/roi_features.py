@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mrcnn_jax.ops.roi_align import align
-from mrcnn_jax.ops.roi_pool import pool
-from mrcnn_jax.ops.roi_table import Rois, pair
-from mrcnn_jax.ops.roi_warp import warp
+from mrcnn_jax.ops.roi_operations import operate
+from mrcnn_jax.ops.roi_pieces import Maps, Rois
 
 
 def assign_levels(
@@ -35,15 +33,13 @@ def pool_rois(
     reduction: str = "average",
     sampling_ratio: int = 2,
     aligned: bool = True,
+    form: str | None = None,
 ) -> Float[Array, "B N PH PW C"]:
-    """RoIAlign, RoIPool or RoIWarp in which each RoI reads one level of its own image's pyramid, in one go for all.
-
-    The levels of all images lie end to end as rows of one table of C channels; a RoI's level and image only shift the rows that it reads, so
-    no level is touched by a RoI that is not its own.
+    """RoIAlign, RoIPool or RoIWarp in which each RoI reads one level of its own image's pyramid, and no other.
 
     Args:
         pyramid: feature maps of all images, level by level; a single one will do.
-        boxes: RoIs in image pixels.
+        boxes: RoIs in image pixels; farther than 2**20 cells from a map's origin they end there.
         levels: counted from 0 at pyramid[0], whose stride is strides[0].
         strides: image pixels per feature pixel of each level.
         output_size: bins along y and x, or one number for both.
@@ -51,34 +47,18 @@ def pool_rois(
         reduction: "average" or "max" over the samples of a bin. RoIPool takes the largest cell and knows only "max".
         sampling_ratio: samples per bin and axis, 0 for as many as the RoI needs; without meaning for "pool".
         aligned: see ``roi_align``; without meaning for "pool" and "warp".
-    Raises ValueError for an operation, reduction or number of samples that does not exist.
+        form: how it is computed, see ``roi_forms``; None is what is fastest on the platform.
+    Raises ValueError for an operation, reduction, number of samples or form that does not exist.
     """
-    if operation == "pool" and reduction != "max":
-        raise ValueError(f'RoIPool has the reduction "max" only, not {reduction!r}')
-    table, rois = _on_pyramid(pyramid, boxes, levels, strides)
-    match operation:
-        case "align":
-            pooled = align(table, rois, pair(output_size), sampling_ratio, aligned, reduction)
-        case "pool":
-            pooled = pool(table, rois, pair(output_size))
-        case "warp":
-            pooled = warp(table, rois, pair(output_size), sampling_ratio, reduction)
-        case _:
-            raise ValueError(f'operation must be "align", "pool" or "warp", not {operation!r}')
-    return pooled.reshape(*boxes.shape[:2], *pooled.shape[1:])
-
-
-def _on_pyramid(pyramid, boxes, levels, strides):
-    """The table of all images' levels, image by image, and the RoIs on it."""
-    batch = boxes.shape[0]
-    maps = [level.reshape(batch, -1, level.shape[-1]) for level in pyramid]
-    # fused into the gather, the concatenation would be searched again for every element that is read
-    table = maps[0] if len(maps) == 1 else jax.lax.optimization_barrier(jnp.concatenate(maps, axis=1))
-    rows = table.shape[1]
-    heights = jnp.asarray([level.shape[1] for level in pyramid], jnp.int32)
-    widths = jnp.asarray([level.shape[2] for level in pyramid], jnp.int32)
-    starts = jnp.cumulative_sum(heights * widths, include_initial=True)[:-1]
+    batch, number = boxes.shape[:2]
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
-    start = starts[levels] + rows * jnp.arange(batch, dtype=jnp.int32)[:, None]
-    boxes = boxes * scales[levels][..., None]
-    return table.reshape(batch * rows, -1), Rois(*(array.reshape(-1) for array in (start, heights[levels], widths[levels])), boxes.reshape(-1, 4))
+    image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
+    rois = Rois((boxes * scales[levels][..., None]).reshape(-1, 4), levels.reshape(-1), image)
+    pooled = operate(operation, reduction, sampling_ratio, aligned, output_size, form, tuple(pyramid), rois)
+    return pooled.reshape(batch, number, *pooled.shape[1:])
+
+
+def on_one_map(features: Float[Array, "H W C"], boxes: Float[Array, "N 4"], spatial_scale: float) -> tuple[Maps, Rois]:
+    """A single map as a pyramid of one image, and RoIs on it from boxes in image pixels."""
+    nothing = jnp.zeros(boxes.shape[0], jnp.int32)
+    return (jnp.asarray(features)[None],), Rois(jnp.asarray(boxes) * spatial_scale, nothing, nothing)

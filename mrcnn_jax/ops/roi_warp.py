@@ -5,12 +5,11 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float
 
-from mrcnn_jax.ops.roi_align import align
-from mrcnn_jax.ops.roi_pool import round_half_away
-from mrcnn_jax.ops.roi_table import Rois, on_one_map, pair
+from mrcnn_jax.ops.roi_features import on_one_map
+from mrcnn_jax.ops.roi_operations import operate
 
 
-@partial(jax.jit, static_argnames=("output_size", "spatial_scale", "sampling_ratio", "reduction"))
+@partial(jax.jit, static_argnames=("output_size", "spatial_scale", "sampling_ratio", "reduction", "form"))
 def roi_warp(
     features: Float[Array, "H W C"],
     boxes: Float[Array, "N 4"],
@@ -18,14 +17,10 @@ def roi_warp(
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
     reduction: str = "average",
+    form: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
     """RoIWarp from one feature map: the corners are rounded as RoIPool's, then read as RoIAlign with ``aligned=False`` reads them.
 
     Arguments and errors are those of ``roi_align``. The boxes get no gradient, as the rounding stands between.
     """
-    return warp(*on_one_map(features, boxes, spatial_scale), pair(output_size), sampling_ratio, reduction)
-
-
-def warp(table: Float[Array, "R C"], rois: Rois, output_size: tuple[int, int], sampling_ratio: int, reduction: str) -> Float[Array, "N PH PW C"]:
-    """RoIWarp of RoIs on the maps of a table."""
-    return align(table, rois._replace(boxes=jax.lax.stop_gradient(round_half_away(rois.boxes))), output_size, sampling_ratio, False, reduction)
+    return operate("warp", reduction, sampling_ratio, False, output_size, form, *on_one_map(features, boxes, spatial_scale))
