@@ -17,7 +17,7 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 
 # of the form "pieces": bytes of bins that are read at a time, where all read equally often and where not, and of gradients that are added up at a time
 PIECE_OF_EQUALS = 2**22
-PIECE = 2**19
+PIECE = 2**20
 PIECE_OF_GRADIENT = 2**18
 SMALL = 2**24  # bytes of a pyramid that is sooner copied into one table than programs for each of its maps are compiled
 GROUPS = 4  # of similar needs, that "gather" takes one after another
@@ -60,8 +60,10 @@ read.defvjp(_read_forward, _read_backward)
 def _choose(function, reading, form, *arguments):
     if form is not None:
         return function(form, *arguments)
-    cpu, gpu, tpu = (default(reading, platform) for platform in PLATFORMS)
-    return jax.lax.platform_dependent(*arguments, cpu=partial(function, cpu), tpu=partial(function, tpu), default=partial(function, gpu))
+    chosen = {platform: default(reading, platform) for platform in PLATFORMS}
+    usual = chosen["gpu"]
+    others = {platform: partial(function, own) for platform, own in chosen.items() if own != usual}
+    return jax.lax.platform_dependent(*arguments, **others, default=partial(function, usual))
 
 
 def _pool(reading, form, maps, rois):

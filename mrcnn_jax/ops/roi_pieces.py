@@ -11,7 +11,7 @@ from mrcnn_jax.ops.roi_bins import Reading, Strips, axes_of_rois
 from mrcnn_jax.ops.roi_reading import add_gradient, computing, most_cells, pool
 
 # cells of a bin, up to which a CPU adds up the gradient of a maximum faster with a pass over rows of channels for each of them than element by element
-FEW_CELLS = 24
+FEW_CELLS = 48
 
 Maps = tuple[Float[Array, "B _h _w C"], ...]
 

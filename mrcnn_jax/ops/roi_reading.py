@@ -28,10 +28,10 @@ def pool(reading: Reading, table: Float[Array, "R C"], strips: Strips) -> Float[
     def visit(k, total):
         rows, weights = _block(reading, strips, y, x, *_split(k, across), side)
         if reading.reduction == "cells":
-            return _fold(rows.shape[0], lambda i, total: larger(total, _take(table, rows[i])), total)
+            return _fold(rows.shape[-1], lambda i, total: larger(total, _take(table, rows[..., i])), total)
         if reading.reduction == "max":
-            return _fold(rows.shape[0] // 4, lambda i, total: larger(total, sum(_weighted(table, rows[4 * i + j], weights[4 * i + j]) for j in range(4))), total)
-        return _fold(rows.shape[0], lambda i, total: total + _weighted(table, rows[i], weights[i]), total)
+            return _fold(rows.shape[-1] // 4, lambda i, total: larger(total, sum(_weighted(table, rows[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4))), total)
+        return _fold(rows.shape[-1], lambda i, total: total + _weighted(table, rows[..., i], weights[..., i]), total)
 
     total = _repeat(reading, y.count(side) * across, visit, start)
     return jnp.where(_nothing(y, x), 0, total).astype(table.dtype)
@@ -86,9 +86,9 @@ def _add_averages(reading, total, table, strips, y, x, gradient, scatter):
         rows, weights = _block(reading, strips, y, x, *_split(k, across), side)
         if scatter == "sorted":
             order = jnp.argsort(rows.reshape(-1))
-            parts = gradient.reshape(-1, gradient.shape[-1])[order % rows[0].size] * weights.reshape(-1, 1)[order].astype(total.dtype)
+            parts = gradient.reshape(-1, gradient.shape[-1])[order // rows.shape[-1]] * weights.reshape(-1, 1)[order].astype(total.dtype)
             return total.at[rows.reshape(-1)[order]].add(parts, mode="promise_in_bounds", indices_are_sorted=True)
-        return jax.lax.fori_loop(0, len(rows), lambda i, total: _add(total, rows[i], gradient * weights[i, ..., None].astype(total.dtype)), total)
+        return jax.lax.fori_loop(0, rows.shape[-1], lambda i, total: _add(total, rows[..., i], gradient * weights[..., i, None].astype(total.dtype)), total)
 
     return _repeat(reading, y.count(side) * across, visit, total)
 
@@ -105,21 +105,23 @@ def _add_largest_samples(reading, total, table, strips, y, x, gradient, scatter)
     def compare(k, found):
         best, chosen = found
         rows, weights = sample(k)
-        value = sum(_weighted(table, rows[j], weights[j]) for j in range(4))
+        value = sum(_weighted(table, rows[..., j], weights[..., j]) for j in range(4))
         better = (k == 0) | (value > best) | jnp.isnan(value)  # what is not a number stays visible
-        now = (rows, weights) if scatter == "elements" else k
-        return jnp.where(better, value, best), jax.tree.map(lambda new, old: jnp.where(better, jnp.asarray(new)[..., None], old), now, chosen)
+        now = tuple(array[:, :, None] for array in (rows, weights)) if scatter == "elements" else (jnp.full((1, 1, 1, 1), k),)
+        return jnp.where(better, value, best), tuple(jnp.where(better[..., None], new, old) for new, old in zip(now, chosen, strict=True))
 
-    shape = (4, *gradient.shape)
-    nothing = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, total.dtype)) if scatter == "elements" else jnp.zeros(shape[1:], jnp.int32)
+    kinds = (jnp.int32, total.dtype) if scatter == "elements" else (jnp.int32,)
+    nothing = tuple(jnp.zeros((*gradient.shape, 4 if scatter == "elements" else 1), kind) for kind in kinds)
     _, chosen = jax.lax.fori_loop(0, number, compare, (jnp.zeros(gradient.shape, computing(table.dtype)), nothing))
     if scatter == "elements":
-        return jax.lax.fori_loop(0, 4, lambda j, total: _add_elements(total, chosen[0][j], gradient * chosen[1][j]), total)
+        rows, weights = chosen
+        return jax.lax.fori_loop(0, 4, lambda j, total: _add_elements(total, rows[..., j], gradient * weights[..., j]), total)
+    which = chosen[0][..., 0]
 
     def add(k, total):
         rows, weights = sample(k)
-        part = jnp.where(chosen == k, gradient, 0)
-        return jax.lax.fori_loop(0, 4, lambda j, total: _add(total, rows[j], part * weights[j, ..., None]), total)
+        part = jnp.where(which == k, gradient, 0)
+        return jax.lax.fori_loop(0, 4, lambda j, total: _add(total, rows[..., j], part * weights[..., j, None]), total)
 
     return jax.lax.fori_loop(0, number, add, total)
 
@@ -133,10 +135,10 @@ def _add_largest_cells(pooled, reading, total, table, strips, y, x, gradient, sc
         rows, _ = _block(reading, strips, y, x, *_split(k, across), CELLS)
 
         def closer(i, first):
-            value = table.at[rows[i]].get(mode="promise_in_bounds")
-            return jnp.where((value == pooled) | jnp.isnan(value), jnp.minimum(first, rows[i][..., None]), first)
+            value = table.at[rows[..., i]].get(mode="promise_in_bounds")
+            return jnp.where((value == pooled) | jnp.isnan(value), jnp.minimum(first, rows[..., i, None]), first)
 
-        return _fold(len(rows), closer, first)
+        return _fold(rows.shape[-1], closer, first)
 
     first = jax.lax.fori_loop(0, jnp.max(y.count(CELLS) * across, initial=0), find, jnp.full(gradient.shape, nowhere))
     if scatter == "elements":
@@ -145,7 +147,7 @@ def _add_largest_cells(pooled, reading, total, table, strips, y, x, gradient, sc
 
     def add(k, total):
         ky, kx = _split(k, across)
-        (row,), _ = _block(reading, strips, y, x, ky, kx, 1)
+        row = _block(reading, strips, y, x, ky, kx, 1)[0][..., 0]
         once = (ky[:, None] < y.end - y.begin) & (kx[:, None] < x.end - x.begin)
         return _add(total, row, jnp.where(once[..., None] & (first == row[..., None]), gradient, 0))
 
@@ -185,7 +187,7 @@ def _nothing(y, x):
 
 
 def _block(reading, strips, y, x, ky, kx, side):
-    """What block (ky, kx) of side x side samples or cells reads: the table's rows and their weights, two [readings, n, q]; of samples four readings each.
+    """What block (ky, kx) of side x side samples or cells reads: the table's rows and their weights, two [n, q, readings]; of samples four readings each.
 
     Of a maximum, the last sample or cell is read again where a bin ends; of an average it then has no weight.
     """
@@ -198,11 +200,11 @@ def _block(reading, strips, y, x, ky, kx, side):
         (ys, wys, real_y), (xs, wxs, real_x) = y.points(ky, side), x.points(kx, side)
         if reading.reduction == "average":
             wys, wxs = (jnp.where(real[..., None], w / axis.number[..., None], 0.0) for w, real, axis in ((wys, real_y, y), (wxs, real_x, x)))
+    # fused into what is done per channel, all this would be computed again for each of them; the sums and products that are left cost less than the memory
+    ys, wys, xs, wxs = jax.lax.optimization_barrier((strips.start[:, None, None, None] + ys * strips.width[:, None, None, None], wys, xs, wxs))
     each = [(v, u, t, s) for v in range(side) for u in range(side) for t in range(ys.shape[-1]) for s in range(xs.shape[-1])]
-    rows = jnp.stack([strips.start[:, None] + ys[:, :, v, t] * strips.width[:, None] + xs[:, :, u, s] for v, u, t, s in each])
-    weights = None if wys is None else jnp.stack([wys[:, :, v, t] * wxs[:, :, u, s] for v, u, t, s in each])
-    # fused into what is done per channel, rows and weights would be computed again for each of them
-    return jax.lax.optimization_barrier((rows, weights))
+    rows = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)
+    return rows, None if wys is None else jnp.stack([wys[:, :, v, t] * wxs[:, :, u, s] for v, u, t, s in each], axis=-1)
 
 
 def _take(table, row):
