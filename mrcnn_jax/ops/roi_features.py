@@ -49,11 +49,12 @@ def pool_rois(
         form: how it is computed, see ``roi_forms``; None is what is fastest on the platform.
     Raises ValueError for an operation, reduction, number of samples or form that does not exist.
     """
+    boxes, levels = jnp.asarray(boxes), jnp.asarray(levels)
     batch, number = boxes.shape[:2]
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
     image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
     rois = Rois((boxes * scales[levels][..., None]).reshape(-1, 4), levels.reshape(-1), image)
-    pooled = operate(operation, reduction, sampling_ratio, aligned, output_size, form, tuple(pyramid), rois)
+    pooled = operate(operation, reduction, sampling_ratio, aligned, output_size, form, tuple(map(jnp.asarray, pyramid)), rois)
     return pooled.reshape(batch, number, *pooled.shape[1:])
 
 
