@@ -29,7 +29,9 @@ MARKS = {TORCHVISION: {"color": "0.25", "marker": "D"}, ONE_HOT: {"color": "0.65
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's: distinct also for those who do not tell red from green
 
 COMPILED = """\
-Memory, bytes and FLOPs are the compiler's account, which counts what a loop does once, however often it turns; "?" turns depend on data.
+Nothing was run: memory and bytes are the compiler's account, which counts what a loop does once, however often it turns ("?" turns depend on data). FLOPs are those
+of matrix products, every turn of a loop counted. "At least" is what a chip needs at its peak rates for these, or to read every argument and write every result once.
+Rows that are gathered or scattered a TPU takes one after another, which no figure here shows: it is why "matmul", that has none, is the default form of averages there.
 """
 EXPLANATION = f"""\
 Made by `python -m benchmarks.roi_report` from the files `roi_ops_*.json` beside it. The default form of each operation is **bold**.
@@ -153,8 +155,8 @@ def _compiled_table(rows: Sequence[Row]) -> str:
     """What the compiler says of programs that nobody ran."""
     bound = next((f" (bound {_number(row['bound_bytes'] / 1e6)})" for row in rows if row.get("bound_bytes")), "")
     lines = [
-        f"| operation | form | compiling, s | temporary, MB{bound} | bytes accessed, MB | GFLOP | turns of loops |",
-        "|---|---|---|---|---|---|---|",
+        f"| operation | form | compiling, s | temporary, MB{bound} | bytes accessed, MB | GFLOP | at least, ms | turns of loops |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for key, of_operation in _by(rows, "operation", "reduction", "samples").items():
         for of_form in _by(of_operation, "form").values():
@@ -163,7 +165,8 @@ def _compiled_table(rows: Sequence[Row]) -> str:
                 _pair(cells, lambda row: _number(row.get("compile_seconds"))),
                 _pair(cells, lambda row: _megabytes(row.get("temp_bytes"))),
                 _pair(cells, lambda row: _megabytes(row.get("bytes_accessed"))),
-                _pair(cells, lambda row: _number(row["flops"] / 1e9) if row.get("flops") is not None else None),
+                _pair(cells, lambda row: _number(row["product_flops"] / 1e9) if row.get("product_flops") is not None else None),
+                _pair(cells, lambda row: _number(row.get("least_ms"))),
                 _pair(cells, lambda row: ", ".join("?" if turns is None else f"{turns:,}" for turns in row.get("loops", []))),
             ]
             if cells:

@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 
 GRID = jnp.arange(25, dtype=jnp.float32).reshape(5, 5, 1)  # the value at row y, column x is 5 y + x
 HUGE = np.float32(
     [[-1e30, -1e30, 1e30, 1e30], [1e30, 1e30, -1e30, -1e30], [3e38, 0, 3.4e38, 5], [-3.4e38, -3.4e38, 3.4e38, 3.4e38], [0, 0, 1e-40, 1e-40]]
 )
 IMAGE = np.random.default_rng(5).standard_normal((12, 16, 2), dtype=np.float32)
-PYRAMID = [np.random.default_rng(6).standard_normal((2, *side, 2), dtype=np.float32) for side in [(12, 16), (7, 8), (3, 5)]]  # strides 2, 4, 8
+PYRAMID = [np.random.default_rng(6).standard_normal((2, *side, 2), dtype=np.float32) for side in [(12, 16), (7, 8), (3, 5)]]
+STRIDES = (2, 4, 8)
 
 
 def _boxes():
@@ -26,6 +28,25 @@ def _boxes():
 
 BOXES = _boxes()
 SOLID = ((BOXES[:, 2:] - BOXES[:, :2]) > 0).all(axis=1)  # those with width and height
+
+
+def boxes_and_levels():
+    """RoIs with width and height for both images of the pyramid, and levels for them."""
+    rng = np.random.default_rng(7)
+    boxes = BOXES[SOLID]
+    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
+
+
+def reference(features, boxes, scale, operation, reduction, samples, aligned):
+    """The oracle's 3 x 5 bins."""
+    reduce = {"average": np.mean, "max": np.max}[reduction]
+    match operation:
+        case "align":
+            return oracles.roi_align(features, boxes, (3, 5), scale, samples, aligned, reduce)
+        case "warp":
+            return oracles.roi_warp(features, boxes, (3, 5), scale, samples, reduce)
+        case "pool":
+            return oracles.roi_pool(features, boxes, (3, 5), scale)
 
 
 def assert_equals_golden(operation, arrays, scale, size, variant, atol, gradient_atol):

@@ -178,7 +178,9 @@ def row(form, direction, milliseconds, **others):
         "necessary_bytes": 10,
         "bound_bytes": 3_000_000,
         "temp_bytes": 1_500_000,
-        "flops": 2e9,
+        "flops": 1e9,  # which counts loops once
+        "product_flops": 2e9,
+        "least_ms": 0.5,
     }
     times = {"median_ms": milliseconds, "share_of_copy": 0.25} if milliseconds else {}
     return what | sizes | times | others
@@ -208,7 +210,7 @@ def test_tables_compare_with_torchvision_and_tell_compiled_from_measured(tmp_pat
     assert (
         "## TPU (Chip): compiled, not run" in page
         and "### C4, 1 x float32 on v9" in page
-        and "| RoIPool | **own** | 2.5 | 1.5 | 7 | 2 | 3, ? |" in page
+        and "| RoIPool | **own** | 2.5 | 1.5 | 7 | 2 | 0.5 | 3, ? |" in page
     )
     assert "No CPU results yet" in page and "No TPU results yet" in page and "No GPU results yet" not in page
     assert read_image(tmp_path / "roi_ops_gpu_speed.png").std() > 5
@@ -235,6 +237,21 @@ def test_the_published_tables_are_made_from_the_results():
     if results:
         pictures = sorted(path.name for path in roi_report.RESULTS.glob("roi_ops_*.png"))
         assert (roi_report.RESULTS / roi_report.TABLES).read_text() == roi_report.tables(results, pictures)
+
+
+def test_no_form_was_measured_to_be_faster_on_cpu_than_the_default_one():
+    """Over all workloads and directions of an operation together."""
+    times = {}
+    for row in roi_report.read_results()["roi_ops_cpu"]["rows"]:
+        if "median_ms" in row and (row["batch"], row["dtype"]) == (1, "float32") and row["form"] != "torchvision":
+            kind = row["operation"], row["reduction"], row["samples"]
+            times.setdefault(kind, {}).setdefault(row["form"], {})[row["workload"], row["direction"]] = row["median_ms"]
+    assert len(times) == len(roi_ops.OPERATIONS)
+    for (operation, reduction, samples), by_form in times.items():
+        default = by_form.pop(ops.default_form(operation, reduction, samples or 0, "cpu"))
+        for form, other in by_form.items():
+            ratios = [other[cell] / default[cell] for cell in other]
+            assert np.exp(np.log(ratios).mean()) > 0.97, (operation, reduction, samples, form)
 
 
 @pytest.mark.skipif(not TORCHVISION, reason="MRCNN_TORCHVISION_PYTHON does not name a Python interpreter that has torch and torchvision")

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-from rois import BOXES, PYRAMID, SOLID
+from rois import PYRAMID, STRIDES, boxes_and_levels, reference
 
 from mrcnn_jax import ops
 from mrcnn_jax.ops import assign_levels
@@ -13,27 +12,12 @@ from mrcnn_jax.ops import assign_levels
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 pool_rois = jax.jit(ops.pool_rois, static_argnames=("strides", "output_size", "operation", "reduction", "sampling_ratio", "aligned"))
 
-STRIDES = (2, 4, 8)
 KINDS = [("align", "average", 2), ("align", "average", 0), ("align", "max", 0), ("pool", "max", 2), ("warp", "average", 2), ("warp", "max", 2)]
-REDUCE = {"average": np.mean, "max": np.max}
-
-
-def reference(features, boxes, scale, operation, reduction, samples, aligned):
-    match operation:
-        case "align":
-            return oracles.roi_align(features, boxes, (3, 5), scale, samples, aligned, REDUCE[reduction])
-        case "warp":
-            return oracles.roi_warp(features, boxes, (3, 5), scale, samples, REDUCE[reduction])
-        case "pool":
-            return oracles.roi_pool(features, boxes, (3, 5), scale)
 
 
 @pytest.fixture(scope="module")
 def per_image():
-    """Boxes and levels of two images."""
-    rng = np.random.default_rng(7)
-    boxes = BOXES[SOLID]
-    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
+    return boxes_and_levels()
 
 
 @pytest.mark.parametrize("operation, reduction, samples, aligned", [(*kind, True) for kind in KINDS] + [("align", "average", 1, False)])

@@ -81,8 +81,8 @@ class Samples(NamedTuple):
         if not fixed:
             return jnp.where(self.nothing()[..., None], 0.0, self.share(every.astype(self.size.dtype)))
         cells, weights, _ = self.points(jnp.zeros(self.size.shape[0], jnp.int32), fixed)
-        pairs = zip(jnp.moveaxis(cells, (2, 3), (0, 1)).reshape(-1, *cells.shape[:2], 1), jnp.moveaxis(weights, (2, 3), (0, 1)).reshape(-1, *cells.shape[:2], 1))
-        return sum(jnp.where(cell == every, weight, 0.0) for cell, weight in pairs) / fixed
+        cells, weights = (array.reshape(*array.shape[:2], -1, 1) for array in (cells, weights))
+        return sum(jnp.where(cells[:, :, i] == every, weights[:, :, i], 0.0) for i in range(cells.shape[2])) / fixed
 
     def share(self, cell: Array) -> Array:
         """Mean weight of a cell in the samples of each bin.

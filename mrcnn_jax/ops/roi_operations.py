@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mrcnn_jax.ops import roi_forms as known
+from mrcnn_jax.ops import roi_dispatch
 from mrcnn_jax.ops.roi_bins import Reading, round_half_away
 from mrcnn_jax.ops.roi_pieces import Maps, Rois
 
@@ -14,13 +14,13 @@ def operate(
 ) -> Float[Array, "N PH PW C"]:
     """One of the operations on RoIs in cells of their maps; see ``pool_rois``."""
     reading = _reading(operation, reduction, samples, aligned, bins)
-    if form is not None and form not in known.forms(reading):
-        raise ValueError(f"the form of this operation must be {', '.join(map(repr, known.forms(reading)))} or None, not {form!r}")
+    if form is not None and form not in roi_dispatch.forms(reading):
+        raise ValueError(f"the form of this operation must be {', '.join(map(repr, roi_dispatch.forms(reading)))} or None, not {form!r}")
     if rois.boxes.shape[0] == 0:
         return jnp.zeros((0, *reading.bins, maps[0].shape[-1]), maps[0].dtype)
     if operation == "warp":
         rois = rois._replace(boxes=jax.lax.stop_gradient(round_half_away(rois.boxes)))
-    return known.read(reading, form, maps, rois)
+    return roi_dispatch.read(reading, form, maps, rois)
 
 
 def roi_forms(operation: str, reduction: str = "average", sampling_ratio: int = 2) -> tuple[str, ...]:
@@ -31,12 +31,12 @@ def roi_forms(operation: str, reduction: str = "average", sampling_ratio: int = 
     - "pieces": reads cell by cell, map by map and so many RoIs at a time that what they need stays in a CPU's cache.
     - "matmul": two products with matrices of weights for each RoI, forwards and backwards. For averages.
     """
-    return known.forms(_reading(operation, reduction, sampling_ratio, True, 1))
+    return roi_dispatch.forms(_reading(operation, reduction, sampling_ratio, True, 1))
 
 
 def default_form(operation: str, reduction: str = "average", sampling_ratio: int = 2, platform: str | None = None) -> str:
     """The form that an operation takes on "cpu", "gpu" or "tpu" when none is asked for; without a platform, on jax's default one."""
-    return known.default(_reading(operation, reduction, sampling_ratio, True, 1), platform or jax.default_backend())
+    return roi_dispatch.default(_reading(operation, reduction, sampling_ratio, True, 1), platform or jax.default_backend())
 
 
 def _reading(operation, reduction, samples, aligned, bins):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.roi_bins import Reading, Strips, axes_of_rois
-from mrcnn_jax.ops.roi_reading import add_gradient, computing, most_cells, pool
+from mrcnn_jax.ops.roi_reading import add_gradient, as_bits, computing, from_bits, most_cells, pool
 
 # cells of a bin, up to which a CPU adds up the gradient of a maximum faster with a pass over rows of channels for each of them than element by element
 FEW_CELLS = 48
@@ -42,7 +42,11 @@ class Plan(NamedTuple):
 
 def table_of_each(maps: Maps) -> list[Table]:
     """A table for every map."""
-    return [Table(features.reshape(-1, features.shape[-1]), height * width, ((0, height, width),)) for features in maps for height, width in [features.shape[1:3]]]
+    tables = []
+    for features in maps:
+        _, height, width, channels = features.shape
+        tables.append(Table(features.reshape(-1, channels), height * width, ((0, height, width),)))
+    return tables
 
 
 def table_of_all(maps: Maps) -> list[Table]:
@@ -71,14 +75,15 @@ def pool_rows(reading: Reading, tables: Sequence[Table], rois: Rois, size: int) 
         pooled = pool(reading, tables[0].rows, _strips(reading, rois, tables[0], _everyone(reading, rois)))
     else:
         plan = _plan(reading, tables, rois, size)
-        pooled = jnp.zeros((*plan.members.shape, reading.bins[1], tables[0].rows.shape[1]), tables[0].rows.dtype)
+        dtype = tables[0].rows.dtype
+        pooled = as_bits(jnp.zeros((*plan.members.shape, reading.bins[1], tables[0].rows.shape[1]), dtype))
         for group, table in enumerate(tables):
 
             def visit(piece, pooled, table=table):
-                return pooled.at[piece].set(pool(reading, table.rows, _strips(reading, rois, table, plan.members[piece])))
+                return pooled.at[piece].set(as_bits(pool(reading, table.rows, _strips(reading, rois, table, plan.members[piece]))))
 
             pooled = jax.lax.fori_loop(plan.begin[group], plan.begin[group + 1], visit, pooled)
-        pooled = pooled.reshape(-1, *pooled.shape[2:])[plan.place]
+        pooled = from_bits(pooled.reshape(-1, *pooled.shape[2:])[plan.place], dtype)
     return pooled.reshape(-1, *reading.bins, pooled.shape[-1])
 
 
@@ -87,8 +92,7 @@ def table_gradients(
     size: int, scatter: str,
 ) -> list[Float[Array, "R C"]]:  # fmt: skip
     """The gradient of every table from that of the RoIs' bins, ``size`` rows of bins at a time; see ``roi_reading.add_gradient``."""
-    gradient = gradient.reshape(-1, *gradient.shape[2:])
-    pooled = None if pooled is None else pooled.reshape(gradient.shape)
+    gradient, pooled = (None if array is None else array.reshape(-1, *array.shape[2:]).astype(computing(array.dtype)) for array in (gradient, pooled))
     totals = [jnp.zeros(table.rows.shape, computing(table.rows.dtype)) for table in tables]
     if _at_once(reading, tables, rois, size):
         strips = _strips(reading, rois, tables[0], _everyone(reading, rois))

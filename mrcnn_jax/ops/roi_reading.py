@@ -23,14 +23,20 @@ def pool(reading: Reading, table: Float[Array, "R C"], strips: Strips) -> Float[
     y, x = axes(reading, strips)
     side = _side(reading)
     across = x.count(side)
-    start = jnp.full((strips.row.shape[0], reading.bins[1], table.shape[1]), 0.0 if reading.reduction == "average" else -jnp.inf, computing(table.dtype))
+    start = jnp.full(
+        (strips.row.shape[0], reading.bins[1], table.shape[1]), 0.0 if reading.reduction == "average" else -jnp.inf, computing(table.dtype)
+    )
 
     def visit(k, total):
         rows, weights = _block(reading, strips, y, x, *_split(k, across), side)
         if reading.reduction == "cells":
             return _fold(rows.shape[-1], lambda i, total: larger(total, _take(table, rows[..., i])), total)
         if reading.reduction == "max":
-            return _fold(rows.shape[-1] // 4, lambda i, total: larger(total, sum(_weighted(table, rows[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4))), total)
+            return _fold(
+                rows.shape[-1] // 4,
+                lambda i, total: larger(total, sum(_weighted(table, rows[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4))),
+                total,
+            )
         return _fold(rows.shape[-1], lambda i, total: total + _weighted(table, rows[..., i], weights[..., i]), total)
 
     total = _repeat(reading, y.count(side) * across, visit, start)
@@ -46,7 +52,7 @@ def add_gradient(
     Args:
         pooled: the bins; asked for where reading.reduction is "cells".
         scatter: how it is added up. "rows": a row of channels to every cell that a bin read, of a maximum 0 where it was not the largest. "elements": of a
-            maximum, each channel's part to what was its largest alone; on CPU an element costs as much as 25 in a row. "sorted": of an average of a fixed
+            maximum, each channel's part to what was its largest alone, of which an element costs a CPU many times as much as one in a row. "sorted": of an average of a fixed
             number of samples, everything that all bins read, sorted by cells.
     """
     y, x = axes(reading, strips)
@@ -78,6 +84,16 @@ def computing(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
+def as_bits(array: Array) -> Array:
+    """Numbers of 16 bits as integers. To read or write a part of an array of such numbers, XLA's CPU compiler converts all of it to float32 and back."""
+    return jax.lax.bitcast_convert_type(array, jnp.uint16) if array.dtype.itemsize == 2 else array
+
+
+def from_bits(bits: Array, dtype: jnp.dtype) -> Array:
+    """Numbers of a dtype from what ``as_bits`` gave."""
+    return jax.lax.bitcast_convert_type(bits, dtype) if jnp.dtype(dtype).itemsize == 2 else bits
+
+
 def _add_averages(reading, total, table, strips, y, x, gradient, scatter):
     side = _side(reading)
     across = x.count(side)
@@ -88,7 +104,9 @@ def _add_averages(reading, total, table, strips, y, x, gradient, scatter):
             order = jnp.argsort(rows.reshape(-1))
             parts = gradient.reshape(-1, gradient.shape[-1])[order // rows.shape[-1]] * weights.reshape(-1, 1)[order].astype(total.dtype)
             return total.at[rows.reshape(-1)[order]].add(parts, mode="promise_in_bounds", indices_are_sorted=True)
-        return jax.lax.fori_loop(0, rows.shape[-1], lambda i, total: _add(total, rows[..., i], gradient * weights[..., i, None].astype(total.dtype)), total)
+        return jax.lax.fori_loop(
+            0, rows.shape[-1], lambda i, total: _add(total, rows[..., i], gradient * weights[..., i, None].astype(total.dtype)), total
+        )
 
     return _repeat(reading, y.count(side) * across, visit, total)
 
@@ -135,7 +153,7 @@ def _add_largest_cells(pooled, reading, total, table, strips, y, x, gradient, sc
         rows, _ = _block(reading, strips, y, x, *_split(k, across), CELLS)
 
         def closer(i, first):
-            value = table.at[rows[..., i]].get(mode="promise_in_bounds")
+            value = _take(table, rows[..., i])
             return jnp.where((value == pooled) | jnp.isnan(value), jnp.minimum(first, rows[..., i, None]), first)
 
         return _fold(rows.shape[-1], closer, first)
@@ -169,6 +187,8 @@ def _repeat(reading, number, visit, total):
 
 
 def _fold(number, function, total):
+    """function(i, total) for each i, unrolled but on TPU."""
+
     def unrolled(total):
         for i in range(number):
             total = function(i, total)
@@ -208,7 +228,8 @@ def _block(reading, strips, y, x, ky, kx, side):
 
 
 def _take(table, row):
-    return table.at[row].get(mode="promise_in_bounds").astype(computing(table.dtype))
+    rows = from_bits(as_bits(table).at[row].get(mode="promise_in_bounds"), table.dtype)
+    return rows.astype(computing(table.dtype))
 
 
 def _weighted(table, row, weight):
