@@ -52,8 +52,8 @@ def add_gradient(
     Args:
         pooled: the bins; asked for where reading.reduction is "cells".
         scatter: how it is added up. "rows": a row of channels to every cell that a bin read, of a maximum 0 where it was not the largest. "elements": of a
-            maximum, each channel's part to what was its largest alone, of which an element costs a CPU many times as much as one in a row. "sorted": of an average of a fixed
-            number of samples, everything that all bins read, sorted by cells.
+            maximum, each channel's part to what was its largest alone; an element costs a CPU many times as much as one in a row. "sorted": of an average
+            of a fixed number of samples, everything that all bins read, sorted by cells.
     """
     y, x = axes(reading, strips)
     gradient = jnp.where(_nothing(y, x), 0, gradient).astype(total.dtype)
