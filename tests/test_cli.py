@@ -16,6 +16,7 @@ import tiny_cityscapes
 from pycocotools import mask as coco_mask
 
 import experiments
+from benchmarks import roi_ops
 from mrcnn_jax import cli
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import DataConfig, Experiment
@@ -602,10 +603,13 @@ def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of(arguments):
     assert shown.returncode == 1 and shown.stderr == ""
 
 
-def test_every_option_in_the_readme_exists(mrcnn):
+def test_every_option_in_the_readme_exists(mrcnn, capsys):
     def options_in(text: str) -> set[str]:
         return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
 
     readme = options_in((Path(__file__).parent.parent / "README.md").read_text())
     helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], *([command] for command in cli.COMMANDS if command != "train")))
-    assert len(readme) > 20 and readme <= options_in(" ".join(helps))
+    of_programs = options_in(" ".join(helps))
+    with pytest.raises(SystemExit):
+        roi_ops.main(["--help"])
+    assert len(readme) > 20 and readme <= of_programs | options_in(capsys.readouterr().out)

@@ -66,6 +66,8 @@ def _choose(function, reading, form, *arguments):
     return jax.lax.platform_dependent(*arguments, **others, default=partial(function, usual))
 
 
+# traced once for all programs that use it, as each is traced for every platform
+@partial(jax.jit, static_argnums=(0, 1))
 def _pool(reading, form, maps, rois):
     if form == "matmul":
         return roi_matmul.pool(reading, maps, rois)
@@ -78,6 +80,7 @@ def _pool(reading, form, maps, rois):
     return pool_rows(reading, tables, rois, size)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _gradients(reading, form, maps, rois, pooled, gradient):
     if form == "matmul":
         return tuple(roi_matmul.gradients(reading, maps, rois, gradient))
