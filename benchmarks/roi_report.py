@@ -29,8 +29,8 @@ MARKS = {TORCHVISION: {"color": "0.25", "marker": "D"}, ONE_HOT: {"color": "0.65
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito's: distinct also for those who do not tell red from green
 
 COMPILED = """\
-Nothing was run: memory and bytes are the compiler's account, which counts what a loop does once, however often it turns ("?" turns depend on data). FLOPs are those
-of matrix products, every turn of a loop counted. "At least" is what a chip needs at its peak rates for these, or to read every argument and write every result once.
+Nothing was run: memory and bytes are the compiler's account, which counts what a loop does once, however often it turns. FLOPs are those of matrix
+products, every turn of a loop counted. "At least" is what a chip needs at its peak rates for these, or to read every argument and write every result once.
 Rows that are gathered or scattered a TPU takes one after another, which no figure here shows: it is why "matmul", that has none, is the default form of averages there.
 """
 EXPLANATION = f"""\
@@ -76,7 +76,7 @@ def tables(results: Mapping[str, Mapping[str, Any]], pictures: Iterable[str] = (
         facts = [f"`{content['command']}`"] if content.get("command") else []
         facts += [f"{key} {content['machine'][key]}" for key in ("jax", "libtpu", "torch", "torchvision") if content["machine"].get(key)]
         facts += [f"a copy moves {speed:.3g} GB/s"] if speed else []
-        parts.append("; ".join(facts))
+        parts += ["; ".join(facts), content.get("note", "")]
         parts += [f"![{_caption(picture)}]({picture})" for picture in pictures if picture.startswith(f"{name}_") and _owner(picture, results) == name]
         if measured and not content["machine"].get("torchvision"):
             parts.append("torchvision was not there to be measured.")
@@ -155,8 +155,8 @@ def _compiled_table(rows: Sequence[Row]) -> str:
     """What the compiler says of programs that nobody ran."""
     bound = next((f" (bound {_number(row['bound_bytes'] / 1e6)})" for row in rows if row.get("bound_bytes")), "")
     lines = [
-        f"| operation | form | compiling, s | temporary, MB{bound} | bytes accessed, MB | GFLOP | at least, ms | turns of loops |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| operation | form | compiling, s | temporary, MB{bound} | bytes accessed, MB | GFLOP | at least, ms |",
+        "|---|---|---|---|---|---|---|",
     ]
     for key, of_operation in _by(rows, "operation", "reduction", "samples").items():
         for of_form in _by(of_operation, "form").values():
@@ -167,7 +167,6 @@ def _compiled_table(rows: Sequence[Row]) -> str:
                 _pair(cells, lambda row: _megabytes(row.get("bytes_accessed"))),
                 _pair(cells, lambda row: _number(row["product_flops"] / 1e9) if row.get("product_flops") is not None else None),
                 _pair(cells, lambda row: _number(row.get("least_ms"))),
-                _pair(cells, lambda row: ", ".join("?" if turns is None else f"{turns:,}" for turns in row.get("loops", []))),
             ]
             if cells:
                 lines.append(f"| {_title(key)} | {_form(of_form)} | {' | '.join(columns)} |")

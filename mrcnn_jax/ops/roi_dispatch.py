@@ -32,9 +32,9 @@ def forms(reading: Reading) -> tuple[str, ...]:
 
 def default(reading: Reading, platform: str) -> str:
     """The form that is taken where none is asked for, by the measurements and estimates in benchmarks/results."""
-    if platform == "cpu":
-        return "pieces"
-    return "matmul" if platform == "tpu" and reading.reduction == "average" else "gather"
+    if platform == "tpu" and reading.reduction == "average":
+        return "matmul"
+    return "gather" if platform == "gpu" else "pieces"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
