@@ -214,7 +214,8 @@ def test_training_losses_and_gradients(case, variables, monkeypatch):
     for name, theirs in LOSSES.items():
         assert (name in terms) == (theirs[not case.torchvision] in expected)
         if name in terms:
-            np.testing.assert_allclose(terms[name], expected[theirs[not case.torchvision]], rtol=2e-5, err_msg=name)
+            # both sides are float32: of a loss of 0.02, what the sums before it are rounded by is more than its own rounding
+            np.testing.assert_allclose(terms[name], expected[theirs[not case.torchvision]], rtol=1e-5, atol=3e-7, err_msg=name)
 
     gradients = to_theirs({"params": gradients}, case.table)
     norms = dict(zip(expected["grad_names"].tolist(), expected["grad_l2"].tolist(), strict=True))

@@ -120,8 +120,8 @@ def arrange(group: Int[Array, "N"], groups: int, size: int, units: int = 1, need
     count = group.shape[0]
     order = jnp.argsort(group if need is None else group * 2**20 + jnp.minimum(need, 2**20 - 1))
     number = jnp.zeros(groups, jnp.int32).at[group].add(1)
-    before = jnp.cumulative_sum(number, include_initial=True)
-    begin = jnp.cumulative_sum(-(-number * units // size), include_initial=True)
+    before = jnp.cumulative_sum(number, dtype=jnp.int32, include_initial=True)
+    begin = jnp.cumulative_sum(-(-number * units // size), dtype=jnp.int32, include_initial=True)
     own = group[order]
     rank = jnp.arange(count, dtype=jnp.int32) - before[own]
     place = jnp.zeros(count, jnp.int32).at[order].set(begin[own] * size + rank * units)
