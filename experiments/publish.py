@@ -13,6 +13,8 @@ import jax
 from mrcnn_jax.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
+SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
+"""What a run logs and a result file leaves out, line by line."""
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pycocotools", "numpy")
 
 
@@ -40,7 +42,7 @@ def result(directory: Path, command: str) -> dict[str, Any]:
         "hardware": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "config": config,
-        "history": [{name: _short(value) for name, value in line.items() if name != "images_per_second"} for line in history],
+        "history": [{name: _short(value) for name, value in line.items() if name not in SPEED} for line in history],
     }
 
 

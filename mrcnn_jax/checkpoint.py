@@ -1,88 +1,186 @@
 """Checkpoints of a run with Orbax: the training state, the position in the data, and the experiment that both belong to."""
 
 import os
-from pathlib import Path
-from typing import Any
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import unflatten_dict
 
+from mrcnn_jax import processes
 from mrcnn_jax.config import Experiment, from_dict, to_dict
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, RunFailed
 from mrcnn_jax.structures import DatasetInfo
+
+DAMAGED = "damaged_checkpoints"
+"""Beside the checkpoints: where those go that cannot be read."""
+
+
+class Saved(NamedTuple):
+    """A checkpoint in memory, every array as it was saved."""
+
+    step: int
+    experiment: Experiment
+    info: DatasetInfo
+    images_seen: int
+    arrays: dict[str, np.ndarray]  # by their place in the state, "params.backbone.stem.kernel"
+    origin: epath.Path
+
+    def state(self, template: Any) -> Any:
+        """The arrays in the template's structure. InputError, naming arrays, where they are of another model."""
+        wanted = {name: tuple(leaf.shape) for name, leaf in _named(template).items()}
+        saved = {name: array.shape for name, array in self.arrays.items()}
+        differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"checkpoint {self.origin} is of another model: {len(differing)} arrays differ, the first is {name}, "
+                f"{saved.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} in the experiment"
+            )
+        return jax.tree.unflatten(jax.tree.structure(template), [self.arrays[name] for name in wanted])
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and model state alone, for inference, whatever the optimiser was."""
+        parts = unflatten_dict({tuple(name.split(".")): array for name, array in self.arrays.items() if not name.startswith("opt_state")})
+        return {"params": parts["params"], **parts.get("model_state", {})}
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. A checkpoint appears under its name only when it is complete.
+    """The checkpoints of one run directory, on disk or at a gs:// address. A checkpoint appears under its name only when it is complete.
+
+    With several processes, each calls every method; each writes its part of the arrays, and all see the same directory.
 
     ``read_only``: leave the directory as it is; a run may be writing to it.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, read_only: bool = False):
-        self.directory = Path(directory).absolute()
+        directory = epath.Path(directory)
+        self.directory, self.read_only = directory if "://" in str(directory) else directory.absolute(), read_only
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=not read_only)
         # named here, for a manager that has not written anything yet could not tell what a checkpoint holds
         handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     @property
-    def latest(self) -> int | None:
-        """The newest complete step."""
-        return self._manager.latest_step()
+    def steps(self) -> Sequence[int]:
+        """Of the complete checkpoints, in ascending order."""
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, images_seen: int, experiment: Experiment, info: DatasetInfo) -> None:
-        """Writes in the background; the state may be donated to the next step at once.
+        """Writes in the background; the state may be donated to the next step at once, unless it is spread over several processes.
 
         ``images_seen`` is all there is to the data iterator: the order of images is a function of the seed (data.pipeline).
+
+        Raises:
+            RunFailed: this checkpoint, or the one before, cannot be written. Those that were complete stay as they are.
         """
         # a copy of its own: on CPU the host's view of a donated buffer would change under the writer's hands
-        state = jax.tree.map(lambda leaf: np.array(leaf), state)
-        about = {"experiment": to_dict(experiment), "dataset": info._asdict(), "images_seen": images_seen}
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)))
+        state = jax.tree.map(lambda leaf: leaf if processes.spans_several(leaf) else np.array(leaf), state)
+        about = {
+            "experiment": to_dict(experiment), "dataset": info._asdict(), "images_seen": images_seen,
+            "digests": {name: _digest(leaf) for name, leaf in _named(state).items()},
+        }  # fmt: skip
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+        self._writing(lambda: self._manager.save(step, args=args))
 
-    def about(self, step: int) -> tuple[Experiment, DatasetInfo, int]:
-        """The experiment, the data set's classes and the images seen, of a checkpoint."""
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in about["dataset"].items()}
-        values["skeleton"] = tuple(tuple(pair) for pair in values["skeleton"])
-        return from_dict(about["experiment"], f"checkpoint {self.directory / str(step)}"), DatasetInfo(**values), about["images_seen"]
+    def newest(self, warn: Callable[[str], None] = lambda message: None) -> Saved | None:
+        """The newest checkpoint that is as it was saved; None where there never was one.
 
-    def restore(self, step: int, template: Any) -> Any:
-        """The state, as NumPy arrays in the template's structure.
+        One that cannot be read, or whose arrays are not what was written, is told to ``warn`` and moved to ``damaged_checkpoints`` beside the others,
+        unless ``read_only``.
 
-        Raises InputError, naming the parameters, when the checkpoint is of another model.
+        Raises:
+            InputError: there are checkpoints, but all are damaged.
         """
-        saved = self._manager.item_metadata(step)["state"].tree
-        self._check(step, saved, template)
-        template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
+        damaged, found = {}, None
+        for step in reversed(self.steps):
+            try:
+                found = self.read(step)
+                break
+            except DamagedCheckpoint as error:
+                damaged[step] = str(error)
+        chosen = processes.gather(-1 if found is None else found.step)
+        if len(set(chosen)) > 1:  # one process could not read what another could: the step that all can
+            found = self.read(min(chosen)) if min(chosen) >= 0 else None
+        for message in damaged.values():
+            warn(f"{message}; {f'step {found.step:,} is used' if found else 'there is none before it'}")
+        if damaged and found is None:
+            raise InputError(f"no checkpoint in {self.directory} can be read; the newest: {next(iter(damaged.values()))}")
+        if damaged and not self.read_only:
+            self._set_aside(damaged)
+        return found
 
-    def restore_variables(self, step: int) -> dict[str, Any]:
-        """Parameters and model state alone, for inference, whatever the optimiser was."""
-        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-        return {"params": state["params"], **state["model_state"]}
+    def read(self, step: int) -> Saved:
+        """A checkpoint, whose arrays are compared with the digests that were saved with them. DamagedCheckpoint where it is not whole."""
+        place = self.directory / str(step)
+        try:
+            tree = self._manager.item_metadata(step)["state"].tree
+            template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template), about=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+            about, arrays = restored["about"], _named(restored["state"])
+            experiment, dataset, images_seen, digests = (about[name] for name in ("experiment", "dataset", "images_seen", "digests"))
+        except Exception as error:  # whatever part of Orbax stumbles over what is missing
+            raise DamagedCheckpoint(f"checkpoint {place} cannot be read ({_first_line(error)})") from error
+        differing = [name for name in digests.keys() | arrays.keys() if name not in arrays or digests.get(name) != _digest(arrays[name])]
+        if differing:
+            raise DamagedCheckpoint(f"checkpoint {place} is damaged: {len(differing)} arrays are not what was saved, the first is {min(differing)}")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in dataset.items()}
+        values["skeleton"] = tuple(tuple(pair) for pair in values["skeleton"])
+        return Saved(step, from_dict(experiment, f"checkpoint {place}"), DatasetInfo(**values), images_seen, arrays, place)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk. RunFailed where it cannot be written."""
+        self._writing(self._manager.wait_until_finished)
 
     def close(self) -> None:
         self._manager.close()
 
-    def _check(self, step, saved, template):
-        saved, wanted = (_shapes(tree) for tree in (saved, template))
-        differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-        if differing:
-            name = differing[0]
-            raise InputError(
-                f"checkpoint {self.directory / str(step)} is of another model: {len(differing)} arrays differ, the first is {name}, "
-                f"{saved.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} in the experiment"
-            )
+    def _writing(self, write):
+        try:
+            write()
+        except Exception as error:
+            raise RunFailed(
+                f"a checkpoint cannot be written to {self.directory} ({_first_line(error)}): make room there, or mend what is wrong, and give the same "
+                "command again; the run goes on from its last complete checkpoint"
+            ) from error
+
+    def _set_aside(self, steps):
+        processes.together()  # nobody reads them any more
+        if processes.is_first():
+            aside = self.directory.parent / DAMAGED
+            aside.mkdir(parents=True, exist_ok=True)
+            for step in steps:
+                target = aside / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self.directory / str(step)).rename(target)
+        processes.together()
+        self._manager.reload()
 
 
-def _shapes(tree):
+class DamagedCheckpoint(RuntimeError):
+    """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+def _digest(leaf):
+    return zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+
+
+def _first_line(error):
+    text = str(error).strip() or type(error).__name__
+    plain = re.search("No space left on device|Disk quota exceeded|File too large|Permission denied|Read-only file system", text)
+    return plain.group() if plain else text.splitlines()[0][:300]
+
+
+def _named(tree):
     def name(path):
         return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
-    return {name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

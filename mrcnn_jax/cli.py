@@ -1,11 +1,14 @@
 """The command line: one function a subcommand, no logic of its own."""
 
+import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 # XLA's convolutions on CPU train 1.7 to 3 times faster with this fusion off; other platforms do not read the flag
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
@@ -13,7 +16,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
 import tyro
 from rich.console import Console
 
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
 
 CONSOLE = Console()
 PROGRAM = "mrcnn"
@@ -21,9 +24,11 @@ PROGRAM = "mrcnn"
 
 def train(arguments: list[str]) -> int:
     """Train an experiment, or trained weights on other data, resuming where it stopped, and evaluate it."""
+    if threading.current_thread() is threading.main_thread():  # until the run itself sees to it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(StartAgain.status))
     import experiments
+    from mrcnn_jax import processes
     from mrcnn_jax.config import Experiment
-    from mrcnn_jax.training.loop import TrainingDiverged
     from mrcnn_jax.training.loop import train as run
 
     width = max(map(len, experiments.EXPERIMENTS))
@@ -45,23 +50,42 @@ def train(arguments: list[str]) -> int:
     else:
         base, place = experiments.get(name), Path("runs") / name
 
-    def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")], directory: Path) -> tuple[Experiment, Path]:
+    def command(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")], directory: str, coordinator: str | None = None, processes: int | None = None,
+        process: int | None = None,
+    ) -> Run:  # fmt: skip
         """Train an experiment.
 
         Args:
             experiment: what to train.
-            directory: where the run is kept; an unfinished run there is resumed.
+            directory: where the run is kept (also gs://...); resumed if unfinished.
+            coordinator: HOST:PORT of process 0, where several are started by hand; srun, mpirun and TPU pods are recognised, unless this is none.
+            processes: how many processes are started by hand.
+            process: which of them this is, from 0.
         """
-        return experiment, directory
+        return Run(experiment, directory, coordinator, processes, process)
 
-    command.__defaults__ = (base, place)
-    experiment, directory = tyro.cli(command, prog=f"{PROGRAM} train {name}", description=train.__doc__, args=arguments[1:])
+    command.__defaults__ = (base, str(place), None, None, None)
+    asked = tyro.cli(command, prog=f"{PROGRAM} train {name}", description=train.__doc__, args=arguments[1:])
+    processes.start(asked.coordinator, asked.processes, asked.process)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told in a sentence, and not by the libraries' threads
+    sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else sys.__unraisablehook__(unraisable)
     try:
-        run(experiment, directory, CONSOLE)
-    except TrainingDiverged as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        run(asked.experiment, asked.directory, CONSOLE)
+    except ProcessLost as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr, flush=True)
+        os._exit(error.status)  # the usual way out would wait for the process that is lost
     return 0
+
+
+class Run(NamedTuple):
+    """What `train` is asked for."""
+
+    experiment: Any
+    directory: str
+    coordinator: str | None
+    processes: int | None
+    process: int | None
 
 
 def _tuned(directory: Path):
@@ -351,9 +375,14 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise InputError(f"there is no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}")
         return COMMANDS[arguments[0]](arguments[1:])
-    except InputError as error:
+    except (InputError, RunFailed, StartAgain) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
+        return error.status
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, above all
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; a training goes on from its last checkpoint when the same command is given again", file=sys.stderr)
         return 130

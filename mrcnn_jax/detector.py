@@ -1,13 +1,14 @@
 """A trained model as a function from images to detections."""
 
 import os
+import sys
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
@@ -71,17 +72,15 @@ class Weights(NamedTuple):
 
 def read_weights(directory: str | os.PathLike) -> Weights:
     """The newest checkpoint of a run directory, or imported weights. InputError where there are none."""
-    checkpoints = Path(directory) / "checkpoints"
+    checkpoints = epath.Path(directory) / "checkpoints"
     if not checkpoints.is_dir():
         raise InputError(f"{directory} holds no checkpoints: give the directory of a training run, or of imported weights")
     manager = Checkpoints(checkpoints, read_only=True)
-    step = manager.latest
-    if step is None:
-        raise InputError(f"{directory} holds no complete checkpoint yet")
-    experiment, info, _ = manager.about(step)
-    variables = manager.restore_variables(step)
+    saved = manager.newest(lambda message: print(f"Warning: {message}.", file=sys.stderr))
     manager.close()
-    return Weights(experiment, info, variables)
+    if saved is None:
+        raise InputError(f"{directory} holds no complete checkpoint yet")
+    return Weights(saved.experiment, saved.info, saved.variables)
 
 
 def wanted_arrays(model: ModelConfig) -> set[str]:
@@ -91,9 +90,9 @@ def wanted_arrays(model: ModelConfig) -> set[str]:
 
 @lru_cache(maxsize=8)
 def compiled(config: ModelConfig, dtype: str, all_devices: bool = False):
-    """(variables, images, sizes) -> Predictions, jitted for one device, or mapped over all local ones with a leading axis of devices."""
+    """(variables, images, sizes) -> Predictions, jitted for one device, or mapped over all devices of this process with a leading axis of devices."""
     apply = MaskRCNN(config, jnp.dtype(dtype)).apply
-    return jax.pmap(apply, in_axes=(None, 0, 0)) if all_devices else jax.jit(apply)
+    return jax.pmap(apply, in_axes=(None, 0, 0), devices=jax.local_devices()) if all_devices else jax.jit(apply)
 
 
 def to_detections(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from etils import epath
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from rich.table import Table
@@ -156,12 +157,12 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
 
 def write_metrics(path: str | Path, metrics: Metrics) -> None:
     """Write metrics as JSON, whole or not at all."""
-    path = Path(path)
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from mrcnn_jax.data.records import Record, RecordSource, ground_truth
 from mrcnn_jax.data.transforms import decode_mask, record_image
 from mrcnn_jax.detector import Detector, compiled, to_detections
 from mrcnn_jax.evaluation import UNKNOWN_SIGMA, coco_results, evaluate_coco
+from mrcnn_jax.processes import gather
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize import contact_sheet, draw_detections, draw_ground_truth
 
@@ -19,8 +20,9 @@ KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 
 def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int], None] = lambda images: None) -> list[dict[str, Any]]:
-    """COCO results of every image of a split, computed on all local devices. ``progress`` is told of images done.
+    """COCO results of every image of a split, in the order of image ids, computed on all devices. ``progress`` is told of images done, about.
 
+    With several processes, each detects in its share of the images, at its own pace, and all get the results of all.
     The detector may know more classes than the data set: detections of those count for nothing, and are left out.
     """
     experiment = detector.experiment
@@ -38,9 +40,10 @@ def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int
             detections, rles = to_detections(one, tuple(batch.sizes[index]), original, experiment.model, as_rle=True)
             entries = coco_results(int(batch.info.image_ids[index]), detections, info, rles)
             results.extend(entry for entry in entries if entry["category_id"] in categories)
-        progress(int(batch.info.real.sum()))
+        progress(int(batch.info.real.sum()) * processes)
 
-    for batch in evaluation_batches(source, experiment.data, devices * per_device):
+    processes = jax.process_count()
+    for batch in evaluation_batches(source, experiment.data, devices * per_device, process=jax.process_index(), processes=processes):
         split = [array.reshape(devices, per_device, *array.shape[1:]) for array in (batch.images, batch.sizes)]
         ahead = predict(detector.variables, *split), batch
         # the device computes this batch while the host pastes the masks of the one before
@@ -49,7 +52,8 @@ def detect_all(detector: Detector, source: RecordSource, progress: Callable[[int
         pending = ahead
     if pending is not None:
         collect(*pending)
-    return results
+    results = [entry for share in gather(results) for entry in share]
+    return sorted(results, key=lambda entry: entry["image_id"])  # of one image: best first, as they came
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 import colorsys
 import functools
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -52,8 +54,12 @@ def save_image(path: str | Path, image: Picture) -> None:
       InputError: no such format, or the place cannot be written to.
     """
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        place, encoded = epath.Path(path), io.BytesIO()
+        Image.fromarray(image).save(encoded, Image.registered_extensions()[place.suffix.lower()])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded.getvalue())
+    except KeyError:
+        raise InputError(f"cannot write image {path}: unknown file extension: {place.suffix}.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot write image {path}: {reason}.") from error
@@ -192,8 +198,7 @@ def plot_curves(
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    _save_figure(figure, path)
 
 
 def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
@@ -216,8 +221,14 @@ def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str |
     for bound in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         bound("{x:g}")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=len(runs), loc="outside upper center")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    _save_figure(figure, path)
+
+
+def _save_figure(figure, path):
+    place, encoded = epath.Path(path), io.BytesIO()
+    figure.savefig(encoded, dpi=110, format=place.suffix[1:])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(encoded.getvalue())
 
 
 def _draw(

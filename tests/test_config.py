@@ -310,11 +310,11 @@ def test_every_field_survives_json():
     names = {"backbone.name": "resnet18", "backbone.norm": "group", "train.optimizer": "adamw", "train.dtype": "bfloat16", "pool.operation": "warp",
              "pool.reduction": "max", "mask.head": "mlp", "mask.loss": "softmax", "data.resize": "bilinear", "data.size_rounding": "down",
              "rpn.anchor_rounding": "corners", "rpn.anchor_strides": "grid", "rpn.loss_normalizer": "sampled", "mask.paste": "integer",
-             "keypoint.score": "logit", "model.channel_order": "bgr"}  # fmt: skip
+             "keypoint.score": "logit", "model.channel_order": "bgr", "train.parallel": "shard_map", "train.reduce_dtype": "bfloat16"}  # fmt: skip
     others = {
         str: lambda value, path: names.get(".".join(path[-2:]), "batch" if "norm" in path[-1] else "other"),
         bool: lambda value, path: not value,
-        int: lambda value, path: 32 if path[-1] == "padding_divisor" else value - 1 if value > 1 else value + 1,
+        int: lambda value, path: {"padding_divisor": 32, "images_per_device": 4}.get(path[-1]) or (value - 1 if value > 1 else value + 1),
         float: lambda value, path: value * 0.75 + 0.001,
         tuple: lambda value, path: {"tasks": ("boxes",), "levels": (3, 4)}.get(path[-1]) or tuple(item + 1 for item in value),
     }  # fmt: skip

@@ -41,12 +41,10 @@ def tensors(classes: int = 3, joints: int = 0) -> dict[str, np.ndarray]:
 def written(out):
     """Experiment, classes and state of a checkpoint."""
     checkpoints = Checkpoints(out / "checkpoints", read_only=True)
-    experiment, info, _ = checkpoints.about(0)
-    template = {name: leaf for name, leaf in shapes(experiment.model).items() if name != "params"}
-    try:
-        return experiment, info, checkpoints.restore(0, {"params": shapes(experiment.model)["params"], "model_state": template})
-    finally:
-        checkpoints.close()
+    saved = checkpoints.newest()
+    checkpoints.close()
+    template = {name: leaf for name, leaf in shapes(saved.experiment.model).items() if name != "params"}
+    return saved.experiment, saved.info, saved.state({"params": shapes(saved.experiment.model)["params"], "model_state": template})
 
 
 # ---- tables ----

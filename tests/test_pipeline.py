@@ -1,6 +1,8 @@
 """Order, sharding and resuming of batches; evaluation sees every image once."""
 
 import dataclasses
+import re
+import shutil
 from collections import Counter
 
 import cv2
@@ -10,7 +12,7 @@ import pytest
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import records
-from mrcnn_jax.data.pipeline import BatchPlan, evaluation_batches, training_batches
+from mrcnn_jax.data.pipeline import BatchPlan, Unreadable, evaluation_batches, training_batches
 from mrcnn_jax.data.records import Objects, Record
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import inference_sizes, padded_size, resize_and_pad
@@ -259,11 +261,122 @@ def test_a_stored_set_gives_the_same_batches(tmp_path):
     assert_same(list(evaluation_batches(stored, CONFIG, 3)), list(evaluation_batches(MIXED, CONFIG, 3)))
 
 
+def with_broken(*indices: int, given: Source = MIXED) -> Source:
+    """The source, with these images cut short."""
+    return Source(record._replace(image=record.image[:40]) if i in indices else record for i, record in enumerate(given))
+
+
+def cannot_decode(index: int) -> str:
+    return f"cannot decode image {100 + index} ({index}.png): it must be a complete JPEG or PNG"
+
+
 def test_an_unreadable_image_names_its_id():
-    broken = source(*[LANDSCAPE] * 3)
-    broken[1] = broken[1]._replace(image=broken[1].image[:40])
-    sentence = r"cannot decode image 101 \(1.png\): it must be a complete JPEG or PNG"
-    with pytest.raises(InputError, match=sentence):
-        batches(broken, steps=3, images_per_process=1)
-    with pytest.raises(InputError, match=sentence):
-        list(evaluation_batches(broken, CONFIG, 2))
+    broken = with_broken(1, given=source(*[LANDSCAPE] * 3))
+    for made in (training_batches(broken, CONFIG, steps=3, images_per_process=1, seed=0), evaluation_batches(broken, CONFIG, 2)):
+        with pytest.raises(InputError, match=re.escape(cannot_decode(1))) as refusal:
+            list(made)
+        assert "\n" not in str(refusal.value)  # Grain adds notes of its own to what passes through it, but leaves the sentence alone
+
+
+def test_an_unreadable_training_image_is_replaced_by_the_next_of_its_orientation():
+    stand_in = {100: 104, 102: 104, 103: 104, 113: 104, 105: 108}  # 103 is a square; behind 113, the last, comes the first
+    broken, skipped = with_broken(0, 2, 3, 13, 5), Unreadable(5)
+    made = batches(broken, steps=20, skipped=skipped)
+    assert ids(made) == [[stand_in.get(image_id, image_id) for image_id in step] for step in ids(batches(steps=20))]
+    assert skipped.messages == {index: cannot_decode(index) for index in (0, 2, 3, 13, 5)}
+    for batch, info in made:  # and the pixels, the size and the boxes are those of the image that is named
+        for slot, image_id in enumerate(info.image_ids):
+            record = MIXED[image_id - 100]
+            assert batch.images[slot].any() and tuple(info.original_sizes[slot]) == (record.height, record.width)
+            assert batch.valid[slot].sum() == len(record.objects.ids)
+    assert_same(batches(broken, steps=20, start=7, skipped=Unreadable(5)), made[7:])
+    shares = [batches(broken, steps=20, images_per_process=2, process=process, processes=2, skipped=Unreadable(5)) for process in range(2)]
+    assert_same([jax.tree.map(lambda *parts: np.concatenate(parts), *pair) for pair in zip(*shares, strict=True)], made)
+    assert_same(batches(broken, dataclasses.replace(CONFIG, threads=8), steps=20, skipped=Unreadable(5)), made)
+
+
+def test_each_unreadable_image_is_told_once():
+    skipped = Unreadable(2)
+    iterator = training_batches(with_broken(0, 2), CONFIG, steps=30, images_per_process=4, seed=5, skipped=skipped)
+    told = [message for _ in iterator for message in skipped.news()]
+    assert sorted(told) == [cannot_decode(0), cannot_decode(2)]
+    assert not skipped.news()
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_more_unreadable_images_than_allowed_end_the_iteration(limit):
+    skipped = Unreadable(limit)
+    with pytest.raises(InputError) as refusal:
+        batches(with_broken(0, 1, 2), dataclasses.replace(CONFIG, threads=1), steps=100, skipped=skipped)
+    last = list(skipped.messages.values())[limit]
+    assert str(refusal.value) == f"{last}; training images that cannot be read: {limit + 1}, and data.unreadable is {limit}"
+    with pytest.raises(InputError, match="^data.unreadable must not be negative, not -1$"):
+        DataConfig(unreadable=-1)
+
+
+def test_where_no_image_of_an_orientation_can_be_read():
+    portrait = [i for i, record in enumerate(MIXED) if record.height > record.width]
+    with pytest.raises(InputError, match="^cannot decode image .*; no other training image of its orientation can be read either") as refusal:
+        batches(with_broken(*portrait), steps=100, skipped=Unreadable(10))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The mixed images on disk, seven to a file."""
+    directory = tmp_path_factory.mktemp("stored") / "set"
+    records.write(directory, INFO, {"train": MIXED}, images_per_shard=7)
+    return directory
+
+
+def damaged(stored, directory, shard: int, damage):
+    """A copy of the set, with the bytes of one of its two files changed; the file."""
+    shutil.copytree(stored, directory)
+    file = sorted(directory.glob("*.array_record*"))[shard]
+    file.write_bytes(damage(file.read_bytes()))
+    return file
+
+
+def test_a_flipped_bit_on_disk_costs_one_image(stored, tmp_path):
+    def flip(data):
+        place = data.index(MIXED[9].image) + 30
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    file = damaged(stored, tmp_path / "set", 1, flip)
+    given, skipped = records.open_dataset(tmp_path / "set", "train"), Unreadable(1)
+    seen = ids(batches(given, steps=20, skipped=skipped))
+    assert seen == [[110 if image_id == 109 else image_id for image_id in step] for step in ids(batches(steps=20))]
+    assert list(skipped.messages) == [9]
+    assert skipped.messages[9].startswith(f"cannot read record 9 of train in {file}: it is missing, damaged or cut short (")
+    assert given[-4].image_id == 110
+    with pytest.raises(InputError, match=f"^cannot read record 9 of train in {file}"):
+        given[-5]
+    with pytest.raises(InputError, match=f"^cannot read record 9 of train in {file}"):
+        list(evaluation_batches(given, CONFIG, 3))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-10], lambda data: b""], ids=["half", "end", "empty"])
+def test_a_file_that_was_cut_short_is_named(stored, tmp_path, damage):
+    file = damaged(stored, tmp_path / "set", 0, damage)
+    given = records.open_dataset(tmp_path / "set", "train")
+    assert given[7].image_id == 107  # of the other file
+    with pytest.raises(InputError, match=f"^cannot read record . of train in {file}: .*; training images that cannot be read: [3-7], .* is 2"):
+        batches(given, steps=20, skipped=Unreadable(2))
+
+
+def test_a_file_that_is_gone_is_named(stored, tmp_path):
+    file = damaged(stored, tmp_path / "set", 0, bytes)
+    given = records.open_dataset(tmp_path / "set", "train")
+    file.unlink()
+    with pytest.raises(InputError, match=f"^cannot read record 2 of train in {file}: .*No such file"):
+        given[2]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(stored, tmp_path):
+    file = damaged(stored, tmp_path / "set", 0, bytes)
+    given = records.open_dataset(tmp_path / "set", "train")
+    assert given[0].image_id == 100
+    with file.open("r+b") as opened:
+        opened.truncate(100)
+    with pytest.raises(InputError, match=f"^cannot read record 5 of train in {file}: it is missing, damaged or cut short"):
+        given[5]

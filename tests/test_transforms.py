@@ -13,8 +13,8 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.records import Objects, Record
 from mrcnn_jax.data.resize import resized_size
+from mrcnn_jax.data.rle import crop_mask as crop_compressed
 from mrcnn_jax.data.transforms import (
-    crop_mask,
     decode_image,
     decode_mask,
     inference_sizes,
@@ -45,6 +45,10 @@ def encode(image: np.ndarray, kind: str = "PNG", mode: str | None = None) -> byt
 
 def rle(mask: np.ndarray) -> str:
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def crop_mask(mask: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    return crop_compressed(rle(mask), *mask.shape, box, size)
 
 
 def record(image: np.ndarray, boxes=(), masks=None, classes=None, areas=None, crowd=None, keypoints=None, joints: int = 0) -> Record:
@@ -301,6 +305,15 @@ def test_objects_cut_by_the_border_of_the_image():
     batch = example(record(picture_of(mask), [[-4, 5, 4, 13]], [mask]))
     np.testing.assert_array_equal(batch.boxes[0], [-4, 5, 4, 13])
     assert not batch.masks[0, :, :8].any() and batch.masks[0, :, 8:].all()
+
+
+def test_a_model_without_masks_gets_zeros_and_everything_else():
+    mask, box = letter()
+    given = record(picture_of(mask), [box], [mask])
+    full, bare = (training_example(given, THINGS, AS_IT_IS, np.random.default_rng(0), masks=masks) for masks in (True, False))
+    assert full.masks.any() and not bare.masks.any() and bare.masks.shape == full.masks.shape and bare.masks.dtype == full.masks.dtype
+    for name in ("images", "sizes", "boxes", "classes", "valid", "crowd", "keypoints"):
+        np.testing.assert_array_equal(getattr(bare, name), getattr(full, name))
 
 
 def test_no_mask_gives_zeros():

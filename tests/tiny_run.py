@@ -50,11 +50,9 @@ def quiet() -> Console:
 
 def saved_state(directory: Path, step: int):
     """The training state of a checkpoint as plain arrays, and how many images it has seen."""
-    checkpoints = Checkpoints(directory / "checkpoints")
-    experiment, info, images_seen = checkpoints.about(step)
-    model = MaskRCNN(experiment.model)
-    optimizer = make_optimizer(experiment.train, experiment.model, len(jax.devices()))
-    template = jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))
-    state = checkpoints.restore(step, template)
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    saved = checkpoints.read(step)
     checkpoints.close()
-    return state, images_seen
+    model = MaskRCNN(saved.experiment.model)
+    optimizer = make_optimizer(saved.experiment.train, saved.experiment.model, len(jax.devices()))
+    return saved.state(jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))), saved.images_seen

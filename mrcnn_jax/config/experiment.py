@@ -34,10 +34,12 @@ class DataConfig:
     """At inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads each to the next multiples of n, as the libraries do
     (32; 1 without a pyramid), which is exact where weights are theirs but compiles once for every size met. Training always has the two sizes."""
     threads: int = 8
+    unreadable: int = 10
+    """Training images that cannot be read and are replaced by others, with a warning, before the run halts; 0 halts at the first."""
 
     def __post_init__(self):
         choices("data", self)
-        natural("data", padding_divisor=self.padding_divisor)
+        natural("data", padding_divisor=self.padding_divisor, unreadable=self.unreadable)
         require(bool(self.short_edge) and min(self.short_edge) > 0, f"data.short_edge must be greater than 0, not {self.short_edge}")
         longest = max(*self.short_edge, self.short_edge_test)
         require(self.long_edge >= longest, f"data.long_edge must be at least the shorter edge {longest}, not {self.long_edge}")
@@ -65,8 +67,21 @@ class TrainConfig:
     """Of convolution and matrix weights; not of biases and normalisation."""
     clip_norm: float = 0.0
     """Largest global norm of the gradient; 0 leaves it alone (the paper)."""
+    max_loss: float = 1000.0
+    """A step with a larger loss, or with one that is not finite, has failed: nothing is learned from it."""
+    bad_steps: int = 0
+    """So many failed steps of a run are left out, each with a warning, before it halts; 0 halts at the first."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters are always float32."""
+    parallel: Literal["pmap", "shard_map"] = "pmap"
+    """What spreads the step over the devices; the results are the same."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the gradients while they are added up over the devices; bfloat16 halves what travels."""
+    accumulate: int = 1
+    """A device goes through its images of a step in so many parts, one after the other, and averages their gradients: less memory, the same batch. Each part's losses
+    are normalised by its own counts over all devices."""
+    remat: bool = False
+    """Compute the backbone's blocks once more in the backward pass instead of remembering what is inside them: less memory, about a third more computation."""
     weights_from: str = ""
     """Directory of imported weights, or of another run, that the model starts from; layers made for other classes start at random."""
     rpn_from: str = ""
@@ -77,16 +92,22 @@ class TrainConfig:
     keep_checkpoints: int = 2
     evaluate_every: int = 0
     """Steps between evaluations while training; 0 evaluates at the end only."""
+    stall_seconds: int = 1800
+    """Without any progress for so long, in reading, training, saving or evaluating, the process says where it hangs and ends, to be started again; 0 waits forever."""
+    compilation_cache: str = "~/.cache/mrcnn_jax"
+    """Where compiled programs are kept for the next start; on a pod a directory that all hosts see, such as gs://bucket/compiled; "" keeps none."""
 
     def __post_init__(self):
         choices("train", self)
         positive("train", steps=self.steps, images_per_device=self.images_per_device, learning_rate=self.learning_rate,
                   reference_batch=self.reference_batch, log_every=self.log_every, checkpoint_every=self.checkpoint_every,
-                  keep_checkpoints=self.keep_checkpoints)  # fmt: skip
+                  keep_checkpoints=self.keep_checkpoints, max_loss=self.max_loss, accumulate=self.accumulate)  # fmt: skip
         fraction("train", warmup_factor=self.warmup_factor, decay_factor=self.decay_factor, momentum=self.momentum)
         require(list(self.decay_steps) == sorted(set(self.decay_steps)), f"train.decay_steps must increase, not {self.decay_steps}")
         natural("train", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay, clip_norm=self.clip_norm,
-                evaluate_every=self.evaluate_every, seed=self.seed)  # fmt: skip
+                evaluate_every=self.evaluate_every, seed=self.seed, bad_steps=self.bad_steps, stall_seconds=self.stall_seconds)  # fmt: skip
+        require(self.images_per_device % self.accumulate == 0,
+                f"train.accumulate must divide train.images_per_device {self.images_per_device}, not {self.accumulate}")  # fmt: skip
 
 
 @dataclass(frozen=True)

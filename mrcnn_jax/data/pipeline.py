@@ -1,5 +1,6 @@
 """Batches from a stored data set, with Grain: deterministic under a seed, sharded by process, resumable at any step."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import RecordSource
 from mrcnn_jax.data.transforms import image_type, inference_sizes, is_portrait, record_image, resize_and_pad, training_example
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import BatchInfo
 
 
@@ -40,6 +42,12 @@ class BatchPlan:
         turn, place = divmod(number * self.batch + position, len(self.streams[stream]))
         return int(self._permutation(stream, turn)[place])
 
+    def candidates(self, record: int) -> Iterator[int]:
+        """The record, and what takes its place where it cannot be read: the next ones of its orientation, from the last on to the first."""
+        yield record
+        stream = next(indices for indices in self.streams if record in indices)
+        yield from np.roll(stream, -1 - np.searchsorted(stream, record))[:-1].tolist()
+
     def _batches_before(self, epoch):
         return sum(epoch * len(indices) // self.batch for indices in self.streams)
 
@@ -55,12 +63,46 @@ class BatchPlan:
         return np.random.default_rng([self.seed, 2, stream, turn]).permutation(self.streams[stream])
 
 
-class _TrainingSource:
-    """Random access to the examples of one process, in the order of the plan."""
+class Unreadable:
+    """Training images that could not be read and gave way to others: the loading threads add them, the loop tells of them.
 
-    def __init__(self, source: RecordSource, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int):
+    Attributes:
+        messages: what was wrong, by the index of the record.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self.messages = limit, {}
+        self._told, self._lock = 0, threading.Lock()
+
+    def add(self, record: int, error: InputError) -> None:
+        """Raises InputError where there are more than the limit, so that whoever waits for the batch halts."""
+        with self._lock:
+            self.messages.setdefault(record, str(error))
+            count = len(self.messages)
+        if count > self.limit:
+            raise InputError(f"{error}; training images that cannot be read: {count}, and data.unreadable is {self.limit}") from error
+
+    def news(self) -> list[str]:
+        """The messages that no call has returned yet."""
+        with self._lock:
+            new = list(self.messages.values())[self._told :]
+            self._told += len(new)
+        return new
+
+
+class _TrainingSource:
+    """Random access to the examples of one process, in the order of the plan.
+
+    An image that cannot be read is replaced by the next one of its orientation that can: which one that is depends on the data set alone.
+    """
+
+    def __init__(
+        self, source: RecordSource, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int, masks: bool,
+        skipped: Unreadable
+    ):  # fmt: skip
         self.source, self.config, self.plan = source, config, plan
         self.steps, self.local, self.process = steps, images_per_process, process
+        self.masks, self.skipped = masks, skipped
 
     def __len__(self):
         return self.steps * self.local
@@ -68,22 +110,37 @@ class _TrainingSource:
     def __getitem__(self, index):
         step, position = divmod(int(index), self.local)
         position += self.process * self.local
-        record = self.source[self.plan.record_index(step, position)]
-        random = np.random.default_rng([self.plan.seed, 3, step, position])
-        example = training_example(record, self.source.info, self.config, random)
-        return example, BatchInfo(np.int64(record.image_id), np.array([record.height, record.width]), np.bool_(True))
+        for candidate in self.plan.candidates(self.plan.record_index(step, position)):
+            random = np.random.default_rng([self.plan.seed, 3, step, position])
+            try:
+                record = self.source[candidate]
+                example = training_example(record, self.source.info, self.config, random, self.masks)
+            except InputError as error:
+                last = error
+                self.skipped.add(candidate, error)
+            else:
+                return example, BatchInfo(np.int64(record.image_id), np.array([record.height, record.width]), np.bool_(True))
+        raise InputError(f"{last}; no other training image of its orientation can be read either") from last
 
 
 def training_batches(
-    source: RecordSource, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0
-) -> grain.DatasetIterator:
+    source: RecordSource, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0,
+    masks: bool = True, skipped: Unreadable | None = None,
+) -> grain.DatasetIterator:  # fmt: skip
     """An iterator over (Batch, BatchInfo) of this process, for steps ``start`` to ``steps``.
 
     A step's batch depends on the seed, the step and the size of the global batch alone, so the step is the whole state of the iterator: a
     resumed run starts here where it stopped, on however many processes.
+
+    Args:
+        masks: False leaves the masks zero, which saves decoding them for a model that learns none.
+        skipped: collects the images that cannot be read and are replaced, up to its limit; without it the first one ends the iteration.
+
+    Raises:
+        InputError: from the iterator, for more images that cannot be read.
     """
     plan = BatchPlan(source.sizes, images_per_process * processes, seed)
-    examples = _TrainingSource(source, config, plan, steps, images_per_process, process)
+    examples = _TrainingSource(source, config, plan, steps, images_per_process, process, masks, skipped or Unreadable(0))
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads))
     remaining = grain.MapDataset.source(examples)[start * images_per_process :]
     return iter(remaining.to_iter_dataset(options).batch(images_per_process, batch_fn=_stack))

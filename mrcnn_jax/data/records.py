@@ -225,6 +225,9 @@ class RecordSource:
     """Random access to the records of one split: ``len(source)``, ``source[i]``, iteration.
 
     Safe to use from several threads, and pickled as its name only, so that every process opens its own files.
+
+    Raises:
+        InputError: from ``source[i]``, naming the record and its file, which carries a checksum of every record.
     """
 
     def __init__(self, directory: str | os.PathLike, split: str):
@@ -234,6 +237,7 @@ class RecordSource:
         if split not in builder.info.splits:
             raise InputError(f"{directory} has no split '{split}', only {', '.join(builder.info.splits)}.")
         self._source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._files, self._ends = builder.info.splits[split].filepaths, np.cumsum(builder.info.splits[split].shard_lengths)
         self.sizes: Int[np.ndarray, "N 2"] = np.load(self.directory / f"{split}_sizes.npy")  # height, width
 
     def __len__(self) -> int:
@@ -242,7 +246,12 @@ class RecordSource:
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        example = self._source[index % len(self)]
+        index %= len(self)
+        try:
+            example = self._source[index]
+        except (RuntimeError, ValueError) as error:  # what the reader raises, and TFDS of the nothing that it reads beyond a file's end
+            file, reason = self._files[np.searchsorted(self._ends, index, side="right")], " ".join(str(error).split())
+            raise InputError(f"cannot read record {index} of {self.split} in {file}: it is missing, damaged or cut short ({reason})") from error
         objects = example["objects"]
         num_objects = len(objects["ids"])
         return Record(

@@ -22,7 +22,7 @@ def resized_size(height: int, width: int, short_edge: int, long_edge: int, round
 
 
 def resize(
-    image: UInt8[np.ndarray, "h w 3"], height: int, width: int, method: Method = "area"
+    image: UInt8[np.ndarray, "h w 3"], height: int, width: int, method: Method = "area", out: np.ndarray | None = None
 ) -> UInt8[np.ndarray, "{height} {width} 3"] | Float[np.ndarray, "{height} {width} 3"]:
     """The image at another size; pixel centres stay where they are, and the border goes on outside.
 
@@ -30,10 +30,15 @@ def resize(
         method: "area" averages over whole pixels where the image shrinks and is bilinear where it grows (OpenCV).
             "antialiased" is bilinear with a filter that widens as the image shrinks, in whole levels (Pillow; Detectron2's ResizeTransform).
             "bilinear" reads four pixels whatever the scale and gives float32 levels, not rounded (torch's interpolate; torchvision).
+        out: where the result is written, of its size and type; it may be part of a larger image.
     """
     if method == "antialiased":
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        if out is None:
+            return resized
+        out[:] = resized
+        return out
     if method == "bilinear":
-        return cv2.resize(image.astype(np.float32, order="C"), (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image.astype(np.float32, order="C"), (width, height), out, interpolation=cv2.INTER_LINEAR)
     shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

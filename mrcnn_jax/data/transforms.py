@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import Record
 from mrcnn_jax.data.resize import resize, resized_size
+from mrcnn_jax.data.rle import crop_mask
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, DatasetInfo
 
@@ -17,10 +18,10 @@ MULTIPLE = 32
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels of an encoded image; gray becomes RGB, EXIF orientation is ignored as in COCO."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
     if image is None:
         raise InputError(f"cannot decode {name}: it must be a complete JPEG or PNG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def record_image(record: Record) -> UInt8[np.ndarray, "H W 3"]:
@@ -56,7 +57,7 @@ def resize_and_pad(
 ) -> UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]:
     """The image at a size in the upper left corner of a padded one. Levels are 0 to 255 in either type."""
     canvas = np.zeros((*padded, 3), image_type(config))
-    canvas[: size[0], : size[1]] = resize(image, *size, config.resize)
+    resize(image, *size, config.resize, out=canvas[: size[0], : size[1]])
     return canvas
 
 
@@ -65,36 +66,32 @@ def decode_mask(rle: str, height: int, width: int) -> UInt8[np.ndarray, "H W"]:
     return coco_mask.decode({"size": [height, width], "counts": rle}) if rle else np.zeros((height, width), np.uint8)
 
 
-def crop_mask(mask: UInt8[np.ndarray, "H W"], box: Float[np.ndarray, "4"], size: int) -> UInt8[np.ndarray, "size size"]:
-    """The mask inside the box, read at the centres of size x size cells (nearest pixel; 0 outside the image)."""
-    height, width = mask.shape
-    steps = (np.arange(size) + 0.5) / size
-    x = np.floor(box[0] + steps * (box[2] - box[0])).astype(np.int64)
-    y = np.floor(box[1] + steps * (box[3] - box[1])).astype(np.int64)
-    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
-    return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] * inside
+def training_example(record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator, masks: bool = True) -> Batch:
+    """One image of a training batch, augmented; the arrays have no batch axis yet.
 
-
-def training_example(record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator) -> Batch:
-    """One image of a training batch, augmented; the arrays have no batch axis yet."""
+    ``masks``: False leaves all of them zero, for a model that learns none.
+    """
     short_edge = int(random.choice(config.short_edge))
     mirror = config.flip and random.random() < 0.5
     image = record_image(record)
     height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, config.size_rounding)
     padded = padded_size(config, image.shape[0] > image.shape[1])
-    images = resize_and_pad(image[:, ::-1] if mirror else image, (height, width), padded, config)
+    if mirror:
+        image = cv2.flip(image, 1)  # a view with its columns backwards would be copied pixel by pixel
+    images = resize_and_pad(image, (height, width), padded, config)
 
     objects = record.objects
     # of too many, the largest stay: they are the ones that can be told from background at all
     chosen = np.sort(np.argsort(-np.asarray(objects.areas), kind="stable")[: config.max_objects])
     count, slots, side, joints = len(chosen), config.max_objects, config.mask_size, len(info.keypoint_names)
-    boxes, masks = np.zeros((slots, 4), np.float32), np.zeros((slots, side, side), np.uint8)
+    boxes, crops = np.zeros((slots, 4), np.float32), np.zeros((slots, side, side), np.uint8)
     classes, crowd, keypoints = np.zeros(slots, np.int32), np.zeros(slots, bool), np.zeros((slots, joints, 3), np.float32)
     scale = np.array([width / image.shape[1], height / image.shape[0]])
     for slot, index in enumerate(chosen):
         box = objects.boxes[index]
-        if not objects.crowd[index]:
-            masks[slot] = crop_mask(decode_mask(objects.rles[index], record.height, record.width), box, side)
+        if masks and not objects.crowd[index]:
+            crop = crop_mask(objects.rles[index], record.height, record.width, box, side)
+            crops[slot] = crop[:, ::-1] if mirror else crop
         boxes[slot] = box * np.tile(scale, 2)
     classes[:count], crowd[:count] = objects.classes[chosen], objects.crowd[chosen]
     if joints and count:
@@ -103,7 +100,6 @@ def training_example(record: Record, info: DatasetInfo, config: DataConfig, rand
         keypoints[:count] = np.where(labelled, np.concatenate([points[..., :2] * scale, points[..., 2:]], axis=-1), 0)
     if mirror:
         boxes[:count, [0, 2]] = width - boxes[:count, [2, 0]]
-        masks = masks[:, :, ::-1]
         if joints:
             keypoints = keypoints[:, list(info.keypoint_flip)]
             keypoints[..., 0] = np.where(keypoints[..., 2] > 0, width - keypoints[..., 0], 0)
@@ -114,6 +110,6 @@ def training_example(record: Record, info: DatasetInfo, config: DataConfig, rand
         classes=classes,
         valid=np.arange(slots) < count,
         crowd=crowd,
-        masks=np.ascontiguousarray(masks),
+        masks=crops,
         keypoints=keypoints,
     )

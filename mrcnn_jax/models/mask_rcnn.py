@@ -25,11 +25,13 @@ Pyramid = Sequence[Float[Array, "B _h _w C"]]
 class MaskRCNN(nn.Module):
     """Mask R-CNN and its relatives (ModelConfig). Calling it detects; training calls its parts (see training.step).
 
-    For a feature pyramid the sides of the padded images are multiples of 32.
+    For a feature pyramid the sides of the padded images are multiples of 32. ``remat``: in training, the backbone's blocks are computed again in the
+    backward pass, and what is inside them takes no memory until then.
     """
 
     config: ModelConfig
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def setup(self):
         config, backbone, tasks = self.config, self.config.backbone, self.config.tasks
@@ -38,11 +40,11 @@ class MaskRCNN(nn.Module):
             self.proposer = MaskRCNN(replace(config, tasks=(), rpn=replace(config.rpn, training="joint")), self.dtype)
         else:
             self.rpn = RPNHead(len(config.rpn.aspect_ratios) * self._sizes_per_level, config.rpn.convolutions, self.dtype)
-        self.backbone = ResNet(backbone, self.dtype)
+        self.backbone = ResNet(backbone, self.dtype, self.remat)
         if backbone.features == "fpn":
             self.fpn = FPN(backbone.pyramid_channels, backbone.pyramid_norm, epsilon, self.dtype)
         if backbone.features == "c4" and tasks:
-            self.res5 = Res5(backbone, config.roi.res5_stride, self.dtype)
+            self.res5 = Res5(backbone, config.roi.res5_stride, self.dtype, self.remat)
         if "boxes" in tasks:
             self.box = BoxHead(config.box, config.num_classes, epsilon, self.dtype)
         if "masks" in tasks:

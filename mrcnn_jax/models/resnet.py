@@ -54,17 +54,20 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-def stage(number: int, x: Float[Array, "B H W C"], config: BackboneConfig, stride: int, train: bool, dtype: Any, dilation: int = 1, real=None):
+def stage(
+    number: int, x: Float[Array, "B H W C"], config: BackboneConfig, stride: int, train: bool, dtype: Any, remat: bool, dilation: int = 1, real=None
+):
     """The blocks of res2, .., res5, as children of the module that calls it; the first reduces the resolution by ``stride``.
 
-    ``real``: which entries of x are not empty slots (see models.heads).
+    ``remat``: blocks are computed again in the backward pass. ``real``: which entries of x are not empty slots (see models.heads).
     """
+    block_class = nn.remat(Block) if remat else Block
     norm = normalisation(config.norm, config.norm_epsilon, train, dtype)
     depth = DEPTHS[config.name][number - 2]
     for block in range(depth):
         if config.non_local and number == 4 and block == depth - 1:
             x = NonLocalBlock(dtype, name="res4_non_local")(x)
-        x = Block(config.width * 2 ** (number - 2), stride if block == 0 else 1, dilation, config, norm, dtype, name=f"res{number}_{block}")(x, real)
+        x = block_class(config.width * 2 ** (number - 2), stride if block == 0 else 1, dilation, config, norm, dtype, name=f"res{number}_{block}")(x, real)
     return x
 
 
@@ -76,6 +79,7 @@ class ResNet(nn.Module):
 
     config: BackboneConfig
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> list[Float[Array, "B _h _w _c"]]:
@@ -89,7 +93,7 @@ class ResNet(nn.Module):
             if number - 1 <= config.freeze_stages:
                 x = jax.lax.stop_gradient(x)
             dilated = number == 5 and config.features == "dc5"
-            x = stage(number, x, config, 1 if number == 2 or dilated else 2, train, self.dtype, dilation=2 if dilated else 1)
+            x = stage(number, x, config, 1 if number == 2 or dilated else 2, train, self.dtype, self.remat, dilation=2 if dilated else 1)
             features.append(x)
         return [jax.lax.stop_gradient(x) if index + 1 < config.freeze_stages else x for index, x in enumerate(features)]
 
@@ -100,10 +104,11 @@ class Res5(nn.Module):
     config: BackboneConfig
     stride: int
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False) -> Float[Array, "N ph pw c"]:
-        return stage(5, rois, self.config, self.stride, train, self.dtype, real=real)
+        return stage(5, rois, self.config, self.stride, train, self.dtype, self.remat, real=real)
 
 
 def frozen_modules(config: BackboneConfig) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """The whole run, top to bottom: data, model, devices, checkpoint, the loop, the final evaluation."""
 
 import json
+import os
+import platform
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,57 +15,73 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
-from mrcnn_jax import scoring
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax import processes, scoring
+from mrcnn_jax.checkpoint import Checkpoints, Saved
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.library import open_split
-from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.data.pipeline import Unreadable, training_batches
 from mrcnn_jax.data.records import RecordSource
 from mrcnn_jax.detector import Detector, read_weights
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
 from mrcnn_jax.evaluation import metrics_table, write_metrics
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.models.norm import DEVICES
 from mrcnn_jax.training.beginning import adopt_proposer, adopt_weights, check_backbone, fit_to_dataset, see_alike
+from mrcnn_jax.training.history import History, headlines, write_whole
+from mrcnn_jax.training.interruption import StopRequest, Watchdog
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
+from mrcnn_jax.training.placement import Placement, ahead
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
-from mrcnn_jax.visualize import plot_curves, save_image
+from mrcnn_jax.visualize import save_image
 
 
-class TrainingDiverged(RuntimeError):
-    """A loss or gradient that is not finite. The parameters were left as they were before that step."""
-
-
-def train(experiment: Experiment, directory: Path, console: Console | None = None) -> dict[str, Any]:
+def train(experiment: Experiment, directory: str | os.PathLike, console: Console | None = None) -> dict[str, Any]:
     """Trains the experiment in a run directory, resuming what is there, evaluates it and returns the metrics.
 
-    The directory gets: checkpoints/, experiment.json, history.jsonl, curves.png, tensorboard/, metrics.json, predictions.png.
-    """
-    console = console or Console()
-    directory = Path(directory)
+    The directory, which may be at a gs:// address, gets: checkpoints/, experiment.json, history.jsonl, curves.png, tensorboard/, metrics.json, predictions.png.
+    Several processes (``processes.start``) each call this with the same arguments and a directory that all of them see; the first writes all but the checkpoints.
 
+    Raises:
+        InputError: what is asked for does not go together.
+        RunFailed: the run diverges, or its files cannot be written.
+        StartAgain: it was asked to stop (SIGTERM), or lost one of its processes; the same call goes on.
+    """
+    console = (console or Console()) if processes.is_first() else Console(quiet=True)
+    stop, watchdog = StopRequest(), Watchdog(experiment.train.stall_seconds)
+    try:
+        return _train(experiment, epath.Path(directory), console, stop, watchdog)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" in reason:
+            raise RunFailed(f"the memory of a device does not suffice: lower train.images_per_device, raise train.accumulate or set train.remat ({reason})") from error
+        if jax.process_count() > 1:
+            raise ProcessLost(f"another process, or the way to it, is lost ({reason}): give the same command in all of them again") from error
+        raise
+    finally:
+        watchdog.close()
+        stop.close()
+
+
+def _train(experiment: Experiment, directory: epath.Path, console: Console, stop: StopRequest, watchdog: Watchdog) -> dict[str, Any]:
     # ---- data ----
     config, training = experiment.train, open_split(experiment.data, experiment.data.train_split)
     validation = open_split(experiment.data, experiment.data.validation_split)
     experiment = fit_to_dataset(experiment, training)
-    devices, processes = jax.local_device_count(), jax.process_count()
-    images_per_process = devices * config.images_per_device
-    images_per_step = images_per_process * processes
+    images_per_process = jax.local_device_count() * config.images_per_device
+    images_per_step = images_per_process * jax.process_count()
 
     # ---- checkpoint ----
     checkpoints, metrics_file = Checkpoints(directory / "checkpoints", config.keep_checkpoints), directory / "metrics.json"
-    start, images_seen, weights = checkpoints.latest or 0, 0, None
-    if checkpoints.latest == 0:
+    saved = checkpoints.newest(lambda warning: console.print(f"Warning: {warning}.", style="yellow", highlight=False, soft_wrap=True))
+    start, images_seen, weights = (saved.step, saved.images_seen, None) if saved else (0, 0, None)
+    if saved and start == 0:
         raise InputError(f"{directory} holds imported weights: give --train.weights-from {directory} and another --directory")
-    if start:
-        saved, _, images_seen = checkpoints.about(start)
+    if saved:
         if config.weights_from:
-            experiment = replace(experiment, model=see_alike(experiment.model, saved.model))
+            experiment = replace(experiment, model=see_alike(experiment.model, saved.experiment.model))
         _check_same(saved, experiment, directory)
     elif config.weights_from:
         weights = read_weights(config.weights_from)
@@ -71,10 +90,10 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     if start >= config.steps and metrics_file.exists():
         console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
         return json.loads(metrics_file.read_text())
-    metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
 
     # ---- model and optimiser ----
-    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype))
+    _keep_compiled_programs(config.compilation_cache)
+    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
     variables = initialise(model, jax.random.key(config.seed))
     if weights:
@@ -83,8 +102,8 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
         variables = adopt_proposer(variables, experiment)
     state = create_state(variables, optimizer)
     console.print(_describe(experiment, state, images_per_step, len(training), len(validation)), highlight=False)
-    if start:
-        state = checkpoints.restore(start, state)
+    if saved:
+        state = saved.state(state)
         console.print(f"Resumed {directory} at step {start:,} of {config.steps:,}.", highlight=False)
     elif weights:
         console.print(f"Starts from {config.weights_from}. At random: {', '.join(at_random) or 'nothing'}.", highlight=False)
@@ -93,117 +112,153 @@ def train(experiment: Experiment, directory: Path, console: Console | None = Non
     elif experiment.model.backbone.norm == "frozen":
         console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
                       "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "experiment.json").write_text(json.dumps(to_dict(experiment), indent=1) + "\n")
-    history = History(directory, start)
+    _announce(experiment, directory, metrics_file)
+    history = History(directory, start, processes.is_first())
 
-    # ---- devices: state once for all, batches split by the leading axis ----
-    state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICES,)), PartitionSpec()))
+    # ---- devices ----
+    placement = Placement(config.parallel)
+    state = placement.state(state)
     train_step = make_train_step(model, optimizer, experiment)
+    unreadable = Unreadable(experiment.data.unreadable)
     position = images_seen // images_per_step  # the step itself, unless the run began with another number of devices
-    batches = training_batches(
-        training, experiment.data, start=position, steps=position + config.steps - start, seed=config.seed,
-        images_per_process=images_per_process, process=jax.process_index(), processes=processes,
+    loaded = training_batches(
+        training, experiment.data, start=position, steps=position + config.steps - start, seed=config.seed, masks="masks" in experiment.model.tasks,
+        images_per_process=images_per_process, process=jax.process_index(), processes=jax.process_count(), skipped=unreadable,
     )  # fmt: skip
+    batches = ahead(loaded, lambda batch: (placement.batch(batch[0]), batch[1].image_ids.tolist()))
 
-    def detector() -> Detector:
-        variables = {"params": state.params, **state.model_state}
-        return Detector(experiment, training.info, variables)
+    def save(step: int) -> None:
+        watchdog.at(f"saving step {step:,}")
+        history.flush()
+        checkpoints.save(step, placement.shared(state), images_seen + (step - start) * images_per_step, experiment, training.info)
+
+    def evaluate(bar: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        detector = Detector(experiment, training.info, placement.own({"params": state.params, **state.model_state}))
+        with _evaluating(bar, len(validation)) as progress:
+
+            def moved(images: int) -> None:
+                progress(images)
+                watchdog.at("evaluating")
+                stop.check()
+
+            moved(0)
+            return scoring.evaluate(detector, validation, moved)
+
+    def due(step: int) -> bool:
+        return bool(config.evaluate_every and step and step % config.evaluate_every == 0 and step < config.steps)
+
+    def evaluate_on_the_way(bar: Progress, step: int) -> None:
+        metrics, results = evaluate(bar)
+        history.add_evaluation(step, metrics)
+        if processes.is_first():
+            history.picture(step, _sheet(experiment, results, validation))
+        console.print(f"step {step:,}: {_in_one_line(metrics)}", highlight=False)
 
     # ---- the loop ----
-    recent: deque[tuple[int, list[int]]] = deque(maxlen=config.log_every + 1)
+    unseen: deque[tuple[int, list[int], Any]] = deque()  # step, image ids and "failed" of the steps since the host looked
     with _progress(console) as bar:
         task = bar.add_task("training", total=config.steps, completed=start, terms="compiling")
-        clock, logged = time.perf_counter(), start
+        if due(start) and not any(processes.gather(history.has_evaluation(start))):
+            evaluate_on_the_way(bar, start)  # which a run that was cut short still owes
+        clock, logged, waited = time.perf_counter(), start, 0.0
         for step in range(start, config.steps):
-            batch, info = next(batches)
-            recent.append((step, info.image_ids.tolist()))
-            batch = jax.tree.map(lambda leaf: leaf.reshape(devices, config.images_per_device, *leaf.shape[1:]), batch)
+            watchdog.at(f"waiting for the images of step {step:,}")
+            asked = time.perf_counter()
+            batch, image_ids = next(batches)
+            waited += time.perf_counter() - asked
+            watchdog.at(f"computing step {step:,}")
             state, metrics = train_step(state, batch)
+            unseen.append((step, image_ids, metrics.pop("failed")))
             done = step + 1
+            last = done == config.steps
 
-            if done % config.log_every == 0 or done == config.steps or done == start + 1:
+            if done % config.log_every == 0 or last or done == start + 1:
+                asked = time.perf_counter()
                 scalars = {name: float(value) for name, value in metrics.items()}
-                _halt_if_diverged(state, recent, directory, checkpoints)
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds}
-                logged = done
+                idle, seconds, clock = time.perf_counter() - asked, time.perf_counter() - clock, time.perf_counter()
+                _look_at_failures(state, unseen, config.bad_steps, directory, checkpoints, console)
+                for message in unreadable.news():
+                    console.print(f"Warning: {message}; another image took its place.", style="yellow", highlight=False, soft_wrap=True)
+                scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds,
+                            "waited_for_images": waited / seconds, "waited_for_devices": idle / seconds}  # fmt: skip
+                logged, waited = done, 0.0
                 history.add(done, scalars)
                 terms = " ".join(f"{name.removeprefix('loss_')} {scalars[name]:.3f}" for name in scalars if name.startswith("loss"))
                 bar.update(task, completed=done, terms=f"{terms} | {scalars['images_per_second']:.1f} images/s")
                 if not console.is_terminal and (done % (10 * config.log_every) == 0 or done == start + 1):
                     console.print(f"step {done:>7,}/{config.steps:,} {terms} | {scalars['images_per_second']:.1f} images/s", highlight=False)
 
-            last = done == config.steps
-            if done % config.checkpoint_every == 0 or last:
-                _halt_if_diverged(state, recent, directory, checkpoints)
-                checkpoints.save(done, state, images_seen + (done - start) * images_per_step, experiment, training.info)
-            if config.evaluate_every and done % config.evaluate_every == 0 and not last:
-                with _evaluating(bar, len(validation)) as progress:
-                    metrics, results = scoring.evaluate(detector(), validation, progress)
-                history.add_evaluation(done, metrics)
-                history.picture(done, _sheet(experiment, results, validation))
-                console.print(f"step {done:,}: {_in_one_line(metrics)}", highlight=False)
-                clock = time.perf_counter()
+            asked_to_stop = stop.before_next_step(done)
+            if done % config.checkpoint_every == 0 or last or asked_to_stop:
+                _look_at_failures(state, unseen, config.bad_steps, directory, checkpoints, console)
+                save(done)
+            if asked_to_stop and not last:
+                watchdog.at(f"saving step {done:,}")
+                checkpoints.wait()
+                checkpoints.close()
+                raise StartAgain(f"stopped at step {done:,} of {config.steps:,} as asked (SIGTERM), and saved; the same command goes on from there")
+            if due(done):
+                evaluate_on_the_way(bar, done)
+                clock, waited = time.perf_counter(), 0.0
 
         # ---- the end ----
-        with _evaluating(bar, len(validation)) as progress:
-            metrics, results = scoring.evaluate(detector(), validation, progress)
-    checkpoints.wait()
+        watchdog.at(f"saving step {config.steps:,}")
+        checkpoints.wait()  # before the evaluation, which may be cut short
+        metrics, results = evaluate(bar)
     checkpoints.close()
-    history.add_evaluation(config.steps, metrics)
-    sheet = _sheet(experiment, results, validation)
-    history.picture(config.steps, sheet)
-    save_image(directory / "predictions.png", sheet)
-    history.plot()
-    history.close()
-    write_metrics(metrics_file, metrics)
+    if processes.is_first():
+        history.add_evaluation(config.steps, metrics)
+        sheet = _sheet(experiment, results, validation)
+        history.picture(config.steps, sheet)
+        save_image(directory / "predictions.png", sheet)
+        history.plot()
+        history.close()
+        write_metrics(metrics_file, metrics)
     console.print(metrics_table(metrics, title=f"{experiment.name}: {len(validation)} images"))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False)
     return metrics
 
 
-class History:
-    """What was measured on the way, in history.jsonl and for TensorBoard; steps beyond the one resumed from are forgotten."""
-
-    def __init__(self, directory: Path, start: int):
-        self.directory, self.file = directory, directory / "history.jsonl"
-        lines = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-        self.lines = [line for line in lines if line["step"] <= start]
-        self.file.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start if start else None)
-
-    def add(self, step: int, scalars: dict[str, float]) -> None:
-        self.lines.append({"step": step, **scalars})
-        with self.file.open("a") as file:
-            file.write(json.dumps(self.lines[-1]) + "\n")
-        for name, value in scalars.items():
-            if value is not None:
-                self.writer.add_scalar(name, value, step)
-
-    def add_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        self.add(step, {f"{kind}/{name}": figures[name] for kind, figures in metrics.items() for name in _headlines(figures)})
-        self.plot()
-
-    def picture(self, step: int, picture: np.ndarray) -> None:
-        self.writer.add_image("predictions", picture, step, dataformats="HWC")
-
-    def plot(self) -> None:
-        evaluations = [line for line in self.lines if any("/" in name for name in line)]
-        plot_curves([line for line in self.lines if "loss" in line], self.directory / "curves.png", evaluations)
-
-    def close(self) -> None:
-        self.writer.close()
+class TrainingDiverged(RunFailed):
+    """A loss or gradient that is not finite, or a loss beyond all measure. The parameters were left as they were before that step."""
 
 
-def _check_same(saved: Experiment, experiment: Experiment, directory: Path) -> None:
+def _check_same(saved: Saved, experiment: Experiment, directory: epath.Path) -> None:
     """Model and data of a resumed run must be what they were; steps, logging and evaluation may change."""
-    before, now = to_dict(saved), to_dict(experiment)
+    before, now = to_dict(saved.experiment), to_dict(experiment)
     changed = [f"{part}.{name}" for part in ("model", "data") for name in now[part] if before[part][name] != now[part][name]]
-    changed = [name for name in changed if name != "data.threads"]
-    changed += ["train.seed"] if saved.train.seed != experiment.train.seed else []
+    changed = [name for name in changed if name not in ("data.threads", "data.unreadable")]
+    changed += ["train.seed"] if saved.experiment.train.seed != experiment.train.seed else []
     if changed:
         raise InputError(f"{directory} holds another run ({', '.join(changed)} differ): choose another --directory, or give the same settings")
+
+
+def _announce(experiment: Experiment, directory: epath.Path, metrics_file: epath.Path) -> None:
+    """Writes the run's experiment.json, and makes sure that all processes see the same directory."""
+    text = json.dumps(to_dict(experiment), indent=1) + "\n"
+    if processes.is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
+        write_whole(directory / "experiment.json", text)
+    if jax.process_count() > 1:
+        processes.together()
+        there = directory / "experiment.json"
+        seen = processes.gather(there.exists() and there.read_text() == text)
+        if not all(seen):
+            blind = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
+            raise InputError(f"the processes must all see the same directory and be given the same settings, but those of {directory} differ in process {blind}")
+
+
+def _keep_compiled_programs(directory: str) -> None:
+    """Programs compiled before are found again at the next start; JAX_COMPILATION_CACHE_DIR has the last word."""
+    if not directory or jax.config.jax_compilation_cache_dir:
+        return
+    place = epath.Path(directory).expanduser() / jax.default_backend()
+    if jax.default_backend() == "cpu":  # such programs are made for the instructions of one kind of processor
+        cpu = Path("/proc/cpuinfo")
+        flags = next((line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))), "") if cpu.exists() else ""
+        place /= f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
+    jax.config.update("jax_compilation_cache_dir", os.fspath(place))
 
 
 def _describe(experiment: Experiment, state: TrainState, images_per_step: int, training: int, validation: int) -> str:
@@ -220,15 +275,22 @@ def _describe(experiment: Experiment, state: TrainState, images_per_step: int, t
     )
 
 
-def _halt_if_diverged(state: TrainState, recent: deque, directory: Path, checkpoints: Checkpoints) -> None:
-    failed = int(state.failed_at)
-    if failed < 0:
+def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory: epath.Path, checkpoints: Checkpoints, console: Console) -> None:
+    """Tells of the steps that nothing was learned from, and halts where there were more of them than allowed. Waits for the devices."""
+    steps = list(unseen)
+    unseen.clear()
+    failed = [(step, ids) for step, ids, flag in steps if float(flag)]
+    if not failed:
+        return
+    told = " and ".join(f"step {step:,}, with the images of id {', '.join(map(str, ids))}" for step, ids in failed[:3])
+    told = f"the loss is not finite or larger than train.max_loss, or its gradient is not finite, at {told}; nothing was learned from it"
+    if int(state.failures) <= allowed:
+        console.print(f"Warning: {told}; {int(state.failures)} of train.bad_steps {allowed}.", style="yellow", highlight=False, soft_wrap=True)
         return
     checkpoints.wait()  # the last one may still be on its way to disk
-    images = dict(recent).get(failed, [])
     raise TrainingDiverged(
-        f"the loss or its gradient is not finite at step {failed:,}, with the images of id {', '.join(map(str, images))}; "
-        f"nothing was learned from it. Look at these images, lower train.learning_rate or set train.clip_norm; {directory} resumes from its last checkpoint"
+        f"{told}. Look at these images, lower train.learning_rate, set train.clip_norm, or let train.bad_steps leave such steps out; "
+        f"{directory} resumes from its last checkpoint"
     )
 
 
@@ -236,14 +298,9 @@ def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: Re
     return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
 
 
-def _headlines(figures: dict[str, Any]) -> tuple[str, ...]:
-    """The figures of a kind that are watched on the way; proposals have no precision."""
-    return ("AP", "AP50", "AP75") if "AP" in figures else ("AR100", "AR1000")
-
-
 def _in_one_line(metrics: dict[str, Any]) -> str:
     """The first figure of each kind."""
-    first = ((kind, _headlines(figures)[0], figures) for kind, figures in metrics.items())
+    first = ((kind, headlines(figures)[0], figures) for kind, figures in metrics.items())
     return ", ".join(f"{kind} {name} " + ("undefined" if figures[name] is None else f"{figures[name]:.1f}") for kind, name, figures in first)
 
 

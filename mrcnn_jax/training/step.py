@@ -1,20 +1,22 @@
 """One training step: what a single device computes, and the one place where it is mapped over all of them."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mrcnn_jax.config import Experiment
+from mrcnn_jax.config import Experiment, TrainConfig
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid, own_class_masks
 from mrcnn_jax.models.norm import DEVICES
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training import losses, targets
+from mrcnn_jax.training.placement import device_mesh
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -27,7 +29,7 @@ class TrainState:
     params: Any
     model_state: Any  # "frozen" or "batch_stats", by the kind of normalisation
     opt_state: optax.OptState
-    failed_at: Int[Array, ""]  # first step whose loss or gradient was not finite; -1 while all is well
+    failures: Int[Array, ""]  # steps that nothing was learned from, as their loss or gradient was not finite, or the loss too large
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
@@ -35,8 +37,15 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
     model_state = {name: value for name, value in variables.items() if name != "params"}
     params = variables["params"]
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params), failed_at=jnp.full((), -1, jnp.int32)
+        step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params), failures=jnp.zeros((), jnp.int32)
     )
+
+
+class Term(NamedTuple):
+    """A loss: what is added up over this device's images, and how many things that was, as they are counted over all devices."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""] | int
 
 
 def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
@@ -55,10 +64,12 @@ def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
         proposals, terms = _rpn_losses(model, pyramid, batch, keys[:, 0])
     if config.tasks:
         terms |= _roi_losses(model, pyramid, proposals, batch, keys[:, 1])
-    return {"loss": sum(terms.values()), **terms}
+    counts = _mean_counts({name: term.count for name, term in terms.items()})
+    means = {name: term.total / counts[name] for name, term in terms.items()}
+    return {"loss": sum(means.values()), **means}
 
 
-def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyArray) -> tuple[Proposals, Metrics]:
+def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyArray) -> tuple[Proposals, dict[str, Term]]:
     """The proposals, and what the region proposal network is trained with."""
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
     level_logits, level_deltas = model.objectness(pyramid)
@@ -67,15 +78,14 @@ def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyAr
     )
     logits = jnp.take_along_axis(jnp.concatenate(level_logits, axis=1), rpn.index, axis=1)
     deltas = jnp.take_along_axis(jnp.concatenate(level_deltas, axis=1), rpn.index[..., None], axis=1)
-    anchors_asked = config.samples_per_image * batch.images.shape[0]
-    divisor = anchors_asked if config.loss_normalizer == "asked" else _mean_count(rpn.exists)
+    count = config.samples_per_image * batch.images.shape[0] if config.loss_normalizer == "asked" else rpn.exists.sum()
     return model.proposals(level_logits, level_deltas, anchors, batch.sizes, train=True), {
-        "loss_rpn_objectness": losses.objectness_loss(logits, rpn.positive, rpn.exists) / divisor,
-        "loss_rpn_box": losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta) / divisor,
+        "loss_rpn_objectness": Term(losses.objectness_loss(logits, rpn.positive, rpn.exists), count),
+        "loss_rpn_box": Term(losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta), count),
     }
 
 
-def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: PRNGKeyArray) -> Metrics:
+def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: PRNGKeyArray) -> dict[str, Term]:
     """What box head, mask and keypoint branch are trained with."""
     config = model.config
     rois = jax.vmap(lambda *image: targets.roi_targets(*image, config))(keys, proposals, batch)
@@ -84,10 +94,9 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
     class_logits, box_deltas = model.classify(features, rois.exists, train=True)
     own_class = jnp.minimum(rois.classes, config.num_classes - 1)  # background has no deltas and no mask; its rows do not count
     box_deltas = jnp.take_along_axis(box_deltas, own_class[..., None, None], axis=2)[:, :, 0]
-    rois_sampled = _mean_count(rois.exists)
     terms = {
-        "loss_class": losses.class_loss(class_logits, rois.classes, rois.exists) / rois_sampled,
-        "loss_box": losses.box_loss(box_deltas, rois.deltas, rois.positive, config.box.smooth_l1_beta) / rois_sampled,
+        "loss_class": Term(losses.class_loss(class_logits, rois.classes, rois.exists), rois.exists.sum()),
+        "loss_box": Term(losses.box_loss(box_deltas, rois.deltas, rois.positive, config.box.smooth_l1_beta), rois.exists.sum()),
     }
 
     slots = int(config.roi.samples_per_image * config.roi.positive_fraction)
@@ -106,54 +115,90 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
         else:
             own = logits[..., 0] if config.mask.class_agnostic else own_class_masks(logits, own_class)
             loss = losses.mask_loss(own, rois.masks, positive)
-        terms["loss_mask"] = loss / _mean_count(positive)
+        terms["loss_mask"] = Term(loss, positive.sum())
     if "keypoints" in config.tasks:
         logits = model.keypoint_logits(branch_features(config.keypoint.pool))
         loss = losses.keypoint_loss(logits.reshape(*logits.shape[:3], -1), rois.keypoint_cells, rois.keypoint_valid)
-        terms["loss_keypoint"] = loss / _mean_count(rois.keypoint_valid)
+        terms["loss_keypoint"] = Term(loss, rois.keypoint_valid.sum())
     return terms
 
 
-def make_device_step(model: MaskRCNN, optimizer: optax.GradientTransformation, seed: int) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def _mean_counts(counts):
+    """How many there are of each, on average over the devices; over all of them at least one. All travel together."""
+    local = jnp.stack([jnp.asarray(count, jnp.float32) for count in counts.values()])
+    total, devices = jax.lax.psum((local, 1.0), DEVICES)
+    return dict(zip(counts, jnp.maximum(total, 1.0) / devices, strict=True))
+
+
+def make_device_step(
+    model: MaskRCNN, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of one device. It knows nothing of the others but the name of the axis they lie on.
 
-    A step whose loss or gradient is not finite changes no parameter; the state remembers the first such step and the loop halts on it.
+    A step that fails, by ``config.max_loss``, changes no parameter and no running statistic; the state counts such steps, and the metric "failed" tells which
+    they were. Gradients are added up over the devices once, all together.
     """
+
+    def loss(params, model_state, batch, keys):
+        terms, updated = nn.apply(batch_losses, model, mutable=["batch_stats"])({"params": params, **model_state}, batch, keys)
+        return terms["loss"], (terms, {**model_state, **updated})
+
+    def gradients(params, model_state, batch, keys):
+        gradient, (metrics, model_state) = jax.grad(loss, has_aux=True)(params, model_state, batch, keys)
+        return model_state, (gradient, metrics)
+
+    def accumulated_gradients(params, model_state, batch, keys):
+        """Part after part; one gradient is in memory beside that of the part."""
+        images = len(keys) // config.accumulate
+        parts = jax.tree.map(lambda leaf: leaf.reshape(config.accumulate, images, *leaf.shape[1:]), (batch, keys))
+
+        def add(carry, part):
+            model_state, total = carry
+            model_state, found = gradients(params, model_state, *part)
+            return (model_state, jax.tree.map(jnp.add, total, found)), None
+
+        found = jax.eval_shape(gradients, params, model_state, *jax.tree.map(lambda leaf: leaf[0], parts))[1]
+        (model_state, total), _ = jax.lax.scan(add, (model_state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)), parts)
+        return model_state, jax.tree.map(lambda leaf: leaf / config.accumulate, total)
 
     def device_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = batch.images.shape[0]
         first = jax.lax.axis_index(DEVICES) * images
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, first + index))(jnp.arange(images))
 
-        def loss(params):
-            variables = {"params": params, **state.model_state}
-            terms, updated = nn.apply(batch_losses, model, mutable=["batch_stats"])(variables, batch, keys)
-            return terms["loss"], (terms, updated)
-
-        gradient, (metrics, updated) = jax.grad(loss, has_aux=True)(state.params)
-        gradient, metrics = jax.lax.pmean((gradient, metrics), DEVICES)
+        compute = gradients if config.accumulate == 1 else accumulated_gradients
+        model_state, (gradient, metrics) = compute(state.params, state.model_state, batch, keys)
+        travelling = jax.tree.map(lambda leaf: leaf.astype(config.reduce_dtype), gradient)
+        (gradient, metrics), devices = jax.lax.psum(((travelling, metrics), 1), DEVICES)
+        gradient, metrics = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / devices, (gradient, metrics))
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        good = jnp.isfinite(metrics["gradient_norm"]) & (metrics["loss"] <= config.max_loss)  # which is false for what is no number
+        metrics["failed"] = 1.0 - good
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        changed = (params, {**state.model_state, **updated}, opt_state)
-        kept = (state.params, state.model_state, state.opt_state)
-        params, model_state, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, kept)
-        failed_at = jnp.where(finite | (state.failed_at >= 0), state.failed_at, state.step)
-        return TrainState(state.step + 1, params, model_state, opt_state, failed_at), metrics
+        changed, kept = (params, model_state, opt_state), (state.params, state.model_state, state.opt_state)
+        params, model_state, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), changed, kept)
+        return TrainState(state.step + 1, params, model_state, opt_state, state.failures + 1 - good), metrics
 
     return device_step
 
 
-def make_train_step(model: MaskRCNN, optimizer: optax.GradientTransformation, experiment: Experiment, devices: list[jax.Device] | None = None):
-    """The step over all devices: the state is one for all and is donated, a batch carries a leading axis of local devices."""
-    step = make_device_step(model, optimizer, experiment.train.seed)
-    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+def make_train_step(model: MaskRCNN, optimizer: optax.GradientTransformation, experiment: Experiment, devices: Sequence[jax.Device] | None = None):
+    """The step over all devices, or those given: (state, batch) -> (state, metrics), both on the devices as ``training.placement`` puts them.
 
+    The state is one for all and is donated; the leaves of a batch carry a leading axis of devices.
+    """
+    step, parallel = make_device_step(model, optimizer, experiment.train), experiment.train.parallel
+    if parallel == "pmap":
+        return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+    mesh = device_mesh(devices)
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICES))
 
-def _mean_count(chosen):
-    """How many are chosen, on average over the devices; over all of them at least one."""
-    count, devices = jax.lax.psum((chosen.sum().astype(jnp.float32), 1.0), DEVICES)
-    return jnp.maximum(count, 1.0) / devices
+    def on_each(state, batch):
+        return step(state, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), batch))
+
+    # without its check of which values vary over devices, as that would add up gradients by itself
+    mapped = jax.shard_map(on_each, mesh=mesh, in_specs=(whole.spec, split.spec), out_specs=whole.spec, check_vma=False)
+    return jax.jit(mapped, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
