@@ -4,7 +4,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -19,6 +19,16 @@ from mrcnn_jax.structures import DatasetInfo
 
 DAMAGED = "damaged_checkpoints"
 """Beside the checkpoints: where those go that cannot be read."""
+
+
+def run_directory(directory: str | os.PathLike) -> epath.Path:
+    """A directory on disk or in a bucket; InputError where buckets cannot be reached."""
+    place = epath.Path(directory)
+    try:
+        place.exists()
+    except ImportError as error:
+        raise InputError(f'{directory} is in a bucket, which needs one more package: pip install -e ".[gcs]" ({error})') from error
+    return place
 
 
 class Saved(NamedTuple):
@@ -78,7 +88,7 @@ class Checkpoints:
         ``images_seen`` is all there is to the data iterator: the order of images is a function of the seed (data.pipeline).
 
         Raises:
-            RunFailed: this checkpoint, or the one before, cannot be written. Those that were complete stay as they are.
+            CheckpointFailed: this checkpoint, or the one before, cannot be written. Those that were complete stay as they are.
         """
         # a copy of its own: on CPU the host's view of a donated buffer would change under the writer's hands
         state = jax.tree.map(lambda leaf: leaf if processes.spans_several(leaf) else np.array(leaf), state)
@@ -136,17 +146,27 @@ class Checkpoints:
         return Saved(step, from_dict(experiment, f"checkpoint {place}"), DatasetInfo(**values), images_seen, arrays, place)
 
     def wait(self) -> None:
-        """Returns when everything is on disk. RunFailed where it cannot be written."""
+        """Returns when everything is on disk. CheckpointFailed where it cannot be written."""
         self._writing(self._manager.wait_until_finished)
 
     def close(self) -> None:
         self._manager.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Whatever ends a run, the last checkpoint comes to disk; unless it is that which fails, or processes are lost that would have to write theirs."""
+        if isinstance(error, CheckpointFailed | jax.errors.JaxRuntimeError):
+            return
+        self.wait()
+        self.close()
+
     def _writing(self, write):
         try:
             write()
         except Exception as error:
-            raise RunFailed(
+            raise CheckpointFailed(
                 f"a checkpoint cannot be written to {self.directory} ({_first_line(error)}): make room there, or mend what is wrong, and give the same "
                 "command again; the run goes on from its last complete checkpoint"
             ) from error
@@ -156,6 +176,7 @@ class Checkpoints:
         if processes.is_first():
             aside = self.directory.parent / DAMAGED
             aside.mkdir(parents=True, exist_ok=True)
+            (aside / "README").write_text("Checkpoints that could not be read, or did not hold what was saved.\n")  # an object store has no folders without files
             for step in steps:
                 target = aside / str(step)
                 if target.exists():
@@ -163,6 +184,10 @@ class Checkpoints:
                 (self.directory / str(step)).rename(target)
         processes.together()
         self._manager.reload()
+
+
+class CheckpointFailed(RunFailed):
+    """A checkpoint cannot be written."""
 
 
 class DamagedCheckpoint(RuntimeError):

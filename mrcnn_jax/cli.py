@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
 
 import tyro
+from etils import epath
 from rich.console import Console
 
 from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
@@ -24,8 +25,8 @@ PROGRAM = "mrcnn"
 
 def train(arguments: list[str]) -> int:
     """Train an experiment, or trained weights on other data, resuming where it stopped, and evaluate it."""
-    if threading.current_thread() is threading.main_thread():  # until the run itself sees to it
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(StartAgain.status))
+    if threading.current_thread() is threading.main_thread():  # until the run itself sees to it; not by an exception, which would be lost in a callback
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(StartAgain.status))
     import experiments
     from mrcnn_jax import processes
     from mrcnn_jax.config import Experiment
@@ -45,8 +46,8 @@ def train(arguments: list[str]) -> int:
         print(usage)
         return 0 if arguments else 2
     name = arguments[0]
-    if name not in experiments.EXPERIMENTS and (Path(name) / "experiment.json").exists():
-        base, place = _tuned(Path(name)), Path("runs") / f"{Path(name).absolute().name}_tuned"
+    if name not in experiments.EXPERIMENTS and (epath.Path(name) / "experiment.json").exists():
+        base, place = _tuned(epath.Path(name)), Path("runs") / f"{epath.Path(name).absolute().name}_tuned"
     else:
         base, place = experiments.get(name), Path("runs") / name
 
@@ -68,8 +69,6 @@ def train(arguments: list[str]) -> int:
     command.__defaults__ = (base, str(place), None, None, None)
     asked = tyro.cli(command, prog=f"{PROGRAM} train {name}", description=train.__doc__, args=arguments[1:])
     processes.start(asked.coordinator, asked.processes, asked.process)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is told in a sentence, and not by the libraries' threads
-    sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else sys.__unraisablehook__(unraisable)
     try:
         run(asked.experiment, asked.directory, CONSOLE)
     except ProcessLost as error:
@@ -88,7 +87,7 @@ class Run(NamedTuple):
     process: int | None
 
 
-def _tuned(directory: Path):
+def _tuned(directory: epath.Path):
     """The experiment of a directory, starting from its weights, with the classes of whatever data set it is given."""
     from dataclasses import replace
 
@@ -107,7 +106,7 @@ def _tuned(directory: Path):
 class Evaluate:
     """Score a trained detector with the COCO metrics on a split of a prepared data set."""
 
-    directory: tyro.conf.Positional[Path]
+    directory: tyro.conf.Positional[str]
     """Run directory of `train`, or imported weights."""
     dataset: str | None = None
     """Another prepared data set, whose classes the detector knows; by default the one it was trained on."""
@@ -153,7 +152,7 @@ def evaluate(arguments: list[str]) -> int:
     with Progress(console=CONSOLE) as bar:
         task = bar.add_task("evaluating", total=len(source))
         metrics, results = scoring.evaluate(detector, source, lambda images: bar.advance(task, images))
-    out = options.out or options.directory / "evaluation"
+    out = epath.Path(options.out or epath.Path(options.directory) / "evaluation")
     tables = [metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images")]
     write_metrics(out / "metrics.json", metrics)
     (out / "results.json").write_text(json.dumps(results))
@@ -173,7 +172,7 @@ def evaluate(arguments: list[str]) -> int:
 class Predict:
     """Detect objects in image files: overlay pictures and a COCO results file."""
 
-    directory: tyro.conf.Positional[Path]
+    directory: tyro.conf.Positional[str]
     """Run directory of `train`, or imported weights."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
@@ -390,6 +389,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def console() -> None:
     """Entry point of the installed command `mrcnn`."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails in a library's thread is told in our sentence
+    closed = "Event loop is closed"  # what is left of reading a damaged checkpoint says so, dozens of times
+    sys.unraisablehook = lambda what: None if str(what.exc_value) == closed else sys.__unraisablehook__(what)
+    sys.excepthook = lambda kind, error, trace: None if str(error) == closed else sys.__excepthook__(kind, error, trace)
     try:
         try:
             status = main()

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import Checkpoints, run_directory
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.errors import InputError
@@ -72,7 +71,7 @@ class Weights(NamedTuple):
 
 def read_weights(directory: str | os.PathLike) -> Weights:
     """The newest checkpoint of a run directory, or imported weights. InputError where there are none."""
-    checkpoints = epath.Path(directory) / "checkpoints"
+    checkpoints = run_directory(directory) / "checkpoints"
     if not checkpoints.is_dir():
         raise InputError(f"{directory} holds no checkpoints: give the directory of a training run, or of imported weights")
     manager = Checkpoints(checkpoints, read_only=True)

@@ -16,7 +16,7 @@ import tiny_cityscapes
 from pycocotools import mask as coco_mask
 
 import experiments
-from benchmarks import roi_ops
+from benchmarks import roi_ops, tpu_compile
 from mrcnn_jax import cli
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import DataConfig, Experiment
@@ -183,7 +183,7 @@ def test_wrong_fields_are_named_by_the_parser(refused_by_parser, given, said):
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "dataset"])
 def test_arguments_of_other_commands(refused_by_parser, command):
-    assert "Missing" in refused_by_parser(command) and "PATH" in refused_by_parser(command)
+    assert "Missing" in refused_by_parser(command) and ("PATH" if command == "dataset" else "STR") in refused_by_parser(command)
     assert "--scores" in refused_by_parser(command, "a", "--scores", "0.5")
     assert "--out" in refused_by_parser(command, "a", "--out")
 
@@ -610,6 +610,7 @@ def test_every_option_in_the_readme_exists(mrcnn, capsys):
     readme = options_in((Path(__file__).parent.parent / "README.md").read_text())
     helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], *([command] for command in cli.COMMANDS if command != "train")))
     of_programs = options_in(" ".join(helps))
-    with pytest.raises(SystemExit):
-        roi_ops.main(["--help"])
+    for benchmark in (roi_ops, tpu_compile):
+        with pytest.raises(SystemExit):
+            benchmark.main(["--help"])
     assert len(readme) > 20 and readme <= of_programs | options_in(capsys.readouterr().out)

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +233,21 @@ def test_a_diverged_run_names_the_images_and_resumes_before_them(run, data, tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]  # that of the sixth step was not written
     train(tiny_run.run_experiment(data), tmp_path, tiny_run.quiet())
     tiny.assert_same(tiny_run.saved_state(tmp_path, 6)[0], tiny_run.saved_state(run, 6)[0])
+
+
+@pytest.mark.parametrize("failures, allowed, halts", [(0, 0, False), (2, 2, False), (3, 2, True), (1, 0, True)])
+def test_failed_steps_are_told_and_more_than_allowed_halt(tmp_path, failures, allowed, halts):
+    """``failures`` counts those before the host looked last, too."""
+    console, unseen = tiny_run.quiet(), deque([(7, [70, 71], jnp.zeros(())), (8, [80, 81], jnp.float32(failures > 0))])
+    state = SimpleNamespace(failures=jnp.int32(failures))
+    told = "at step 8, with the images of id 80, 81; nothing was learned from it"
+    if halts:
+        with pytest.raises(TrainingDiverged, match=f"{told}.*train.learning_rate.*train.bad_steps.*resumes from its last checkpoint"):
+            loop._look_at_failures(state, unseen, allowed, tmp_path, console)
+    else:
+        loop._look_at_failures(state, unseen, allowed, tmp_path, console)
+        assert (told in console.file.getvalue()) == (f"{failures} of train.bad_steps {allowed}." in console.file.getvalue()) == (failures > 0)
+    assert not unseen
 
 
 class Given(Exception):

@@ -13,8 +13,8 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.records import Objects, Record
 from mrcnn_jax.data.resize import resized_size
-from mrcnn_jax.data.rle import crop_mask as crop_compressed
 from mrcnn_jax.data.transforms import (
+    crop_mask,
     decode_image,
     decode_mask,
     inference_sizes,
@@ -45,10 +45,6 @@ def encode(image: np.ndarray, kind: str = "PNG", mode: str | None = None) -> byt
 
 def rle(mask: np.ndarray) -> str:
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
-
-
-def crop_mask(mask: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    return crop_compressed(rle(mask), *mask.shape, box, size)
 
 
 def record(image: np.ndarray, boxes=(), masks=None, classes=None, areas=None, crowd=None, keypoints=None, joints: int = 0) -> Record:

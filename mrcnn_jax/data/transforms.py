@@ -8,7 +8,6 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.records import Record
 from mrcnn_jax.data.resize import resize, resized_size
-from mrcnn_jax.data.rle import crop_mask
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, DatasetInfo
 
@@ -66,6 +65,16 @@ def decode_mask(rle: str, height: int, width: int) -> UInt8[np.ndarray, "H W"]:
     return coco_mask.decode({"size": [height, width], "counts": rle}) if rle else np.zeros((height, width), np.uint8)
 
 
+def crop_mask(mask: UInt8[np.ndarray, "H W"], box: Float[np.ndarray, "4"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """The mask inside the box, read at the centres of size x size cells (nearest pixel; 0 outside the image)."""
+    height, width = mask.shape
+    steps = (np.arange(size) + 0.5) / size
+    x = np.floor(box[0] + steps * (box[2] - box[0])).astype(np.int64)
+    y = np.floor(box[1] + steps * (box[3] - box[1])).astype(np.int64)
+    inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] * inside
+
+
 def training_example(record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator, masks: bool = True) -> Batch:
     """One image of a training batch, augmented; the arrays have no batch axis yet.
 
@@ -90,7 +99,7 @@ def training_example(record: Record, info: DatasetInfo, config: DataConfig, rand
     for slot, index in enumerate(chosen):
         box = objects.boxes[index]
         if masks and not objects.crowd[index]:
-            crop = crop_mask(objects.rles[index], record.height, record.width, box, side)
+            crop = crop_mask(decode_mask(objects.rles[index], record.height, record.width), box, side)
             crops[slot] = crop[:, ::-1] if mirror else crop
         boxes[slot] = box * np.tile(scale, 2)
     classes[:count], crowd[:count] = objects.classes[chosen], objects.crowd[chosen]

@@ -35,8 +35,10 @@ class StopRequest:
         if self._asked.is_set():
             raise StartAgain("stopped as asked (SIGTERM)")
 
-    def close(self) -> None:
-        """SIGTERM has its usual effect again."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
@@ -54,7 +56,10 @@ class Watchdog:
         """Something has moved, and this comes next."""
         self._phase, self._since = phase, time.monotonic()
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._over.set()
 
     def _watch(self):

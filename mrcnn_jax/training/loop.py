@@ -7,7 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mrcnn_jax import processes, scoring
-from mrcnn_jax.checkpoint import Checkpoints, Saved
+from mrcnn_jax.checkpoint import Checkpoints, Saved, run_directory
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.library import open_split
 from mrcnn_jax.data.pipeline import Unreadable, training_batches
@@ -50,9 +50,9 @@ def train(experiment: Experiment, directory: str | os.PathLike, console: Console
         StartAgain: it was asked to stop (SIGTERM), or lost one of its processes; the same call goes on.
     """
     console = (console or Console()) if processes.is_first() else Console(quiet=True)
-    stop, watchdog = StopRequest(), Watchdog(experiment.train.stall_seconds)
     try:
-        return _train(experiment, epath.Path(directory), console, stop, watchdog)
+        with ExitStack() as leaving:
+            return _train(experiment, run_directory(directory), console, leaving)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
@@ -60,12 +60,11 @@ def train(experiment: Experiment, directory: str | os.PathLike, console: Console
         if jax.process_count() > 1:
             raise ProcessLost(f"another process, or the way to it, is lost ({reason}): give the same command in all of them again") from error
         raise
-    finally:
-        watchdog.close()
-        stop.close()
 
 
-def _train(experiment: Experiment, directory: epath.Path, console: Console, stop: StopRequest, watchdog: Watchdog) -> dict[str, Any]:
+def _train(experiment: Experiment, directory: epath.Path, console: Console, leaving: ExitStack) -> dict[str, Any]:
+    stop, watchdog = leaving.enter_context(StopRequest()), leaving.enter_context(Watchdog(experiment.train.stall_seconds))
+
     # ---- data ----
     config, training = experiment.train, open_split(experiment.data, experiment.data.train_split)
     validation = open_split(experiment.data, experiment.data.validation_split)
@@ -74,7 +73,8 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, stop
     images_per_step = images_per_process * jax.process_count()
 
     # ---- checkpoint ----
-    checkpoints, metrics_file = Checkpoints(directory / "checkpoints", config.keep_checkpoints), directory / "metrics.json"
+    metrics_file = directory / "metrics.json"
+    checkpoints = leaving.enter_context(Checkpoints(directory / "checkpoints", config.keep_checkpoints))
     saved = checkpoints.newest(lambda warning: console.print(f"Warning: {warning}.", style="yellow", highlight=False, soft_wrap=True))
     start, images_seen, weights = (saved.step, saved.images_seen, None) if saved else (0, 0, None)
     if saved and start == 0:
@@ -176,9 +176,10 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, stop
                 asked = time.perf_counter()
                 scalars = {name: float(value) for name, value in metrics.items()}
                 idle, seconds, clock = time.perf_counter() - asked, time.perf_counter() - clock, time.perf_counter()
-                _look_at_failures(state, unseen, config.bad_steps, directory, checkpoints, console)
-                for message in unreadable.news():
-                    console.print(f"Warning: {message}; another image took its place.", style="yellow", highlight=False, soft_wrap=True)
+                _look_at_failures(state, unseen, config.bad_steps, directory, console)
+                for message in unreadable.news():  # each process reads its own images
+                    where = console if processes.is_first() else Console(stderr=True)
+                    where.print(f"Warning: {message}; another image took its place.", style="yellow", highlight=False, soft_wrap=True)
                 scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds,
                             "waited_for_images": waited / seconds, "waited_for_devices": idle / seconds}  # fmt: skip
                 logged, waited = done, 0.0
@@ -190,12 +191,10 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, stop
 
             asked_to_stop = stop.before_next_step(done)
             if done % config.checkpoint_every == 0 or last or asked_to_stop:
-                _look_at_failures(state, unseen, config.bad_steps, directory, checkpoints, console)
+                _look_at_failures(state, unseen, config.bad_steps, directory, console)
                 save(done)
             if asked_to_stop and not last:
-                watchdog.at(f"saving step {done:,}")
                 checkpoints.wait()
-                checkpoints.close()
                 raise StartAgain(f"stopped at step {done:,} of {config.steps:,} as asked (SIGTERM), and saved; the same command goes on from there")
             if due(done):
                 evaluate_on_the_way(bar, done)
@@ -205,7 +204,6 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, stop
         watchdog.at(f"saving step {config.steps:,}")
         checkpoints.wait()  # before the evaluation, which may be cut short
         metrics, results = evaluate(bar)
-    checkpoints.close()
     if processes.is_first():
         history.add_evaluation(config.steps, metrics)
         sheet = _sheet(experiment, results, validation)
@@ -275,7 +273,7 @@ def _describe(experiment: Experiment, state: TrainState, images_per_step: int, t
     )
 
 
-def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory: epath.Path, checkpoints: Checkpoints, console: Console) -> None:
+def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory: epath.Path, console: Console) -> None:
     """Tells of the steps that nothing was learned from, and halts where there were more of them than allowed. Waits for the devices."""
     steps = list(unseen)
     unseen.clear()
@@ -287,7 +285,6 @@ def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory:
     if int(state.failures) <= allowed:
         console.print(f"Warning: {told}; {int(state.failures)} of train.bad_steps {allowed}.", style="yellow", highlight=False, soft_wrap=True)
         return
-    checkpoints.wait()  # the last one may still be on its way to disk
     raise TrainingDiverged(
         f"{told}. Look at these images, lower train.learning_rate, set train.clip_norm, or let train.bad_steps leave such steps out; "
         f"{directory} resumes from its last checkpoint"
