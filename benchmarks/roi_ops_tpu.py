@@ -1,7 +1,7 @@
 """python -m benchmarks.roi_ops_tpu [--operations ...] [--workloads ...] ...: the RoI operations in each of their forms, compiled for TPUs on a machine without one.
 
 Needs libtpu (pip install "jax[tpu]"), and leaves a JSON file, written again after every program: memory, FLOPs and bytes by the compiler's account, of which
-benchmarks/tpu_compile.py says what they mean. The compiler counts loops once; ``product_flops`` are therefore counted apart, with the workload's RoIs, and ``least_ms``
+benchmarks/tpu_programs.py says what they mean. The compiler counts loops once; ``product_flops`` are therefore counted apart, with the workload's RoIs, and ``least_ms``
 is what a chip needs at its peak rates for these, or to read every argument and write every result once.
 """
 
@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.product_flops import product_flops
 from benchmarks.roi_ops import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, Group, make_inputs, program
-from benchmarks.tpu_compile import CHIPS, compile_for, estimate, figures, first_sentence, topology
+from benchmarks.tpu_programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from benchmarks.workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError

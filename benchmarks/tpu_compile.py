@@ -1,215 +1,256 @@
-"""Programs compiled ahead of time for TPUs, on a machine without one: what the compiler says that they need.
+"""python -m benchmarks.tpu_compile --topology v5e:16x16 --experiment mask_rcnn_r50_fpn [--train.FIELD ...] ...: does a train step fit a slice of TPUs?
 
-    device = topology("v5e:2x2")[0]
-    figures(compile_for(function, arguments, device))
-
-Nothing runs. Memory is what the compiler has laid out, and can be relied on: ``temp_bytes`` lie in HBM, in addition to arguments and outputs; what it keeps in the
-memory of the core is not among them. FLOPs and bytes are the compiler's estimate, and a ranking at best:
-
-- The body of a loop is counted once, however often it turns (``loops`` says how often, where that is known), and of the branches of a conditional the dearest.
-- The bytes of every fused operation are added up, whether they lie in HBM or in the memory of the core, and padding is included.
-- Rows that are gathered or scattered count by their bytes. A TPU takes them one after the other, and needs far longer than their bytes suggest.
-- A Pallas kernel counts as nothing, unless it states its cost.
-
-Two processes can compile at a time if both have ALLOW_MULTIPLE_LIBTPU_LOAD=1 in their environment.
+Compiles the whole step, with its data shapes, losses, optimiser and all-reduce, for every chip of the slice, on a machine without a TPU (pip install "jax[tpu]"), and
+says what a chip needs: HBM, FLOPs, what travels between chips, and what that leads one to expect of its speed. Nothing is allocated and nothing runs.
+Exit status: 0 if it fits, 1 if not, 2 if something given is wrong.
 """
 
 import os
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu does not ask the network which TPU it is on
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where arrays live; before jax is imported
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: libtpu shall compile, not look for a TPU
 
+import argparse
+import json
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax
-from jax.experimental import topologies
-from jax.sharding import Sharding, SingleDeviceSharding
+import jax.numpy as jnp
+import tyro
 
+import experiments
+from benchmarks.hlo import all_reduces, estimated_cycles
+from benchmarks.step_flops import step_flops
+from benchmarks.tpu_estimate import assumptions, chip_of, estimate_step, reduction, used_bytes
+from benchmarks.tpu_programs import GIB, Program, compile_for, figures, first_sentence, topology
+from benchmarks.train_step import made_up_batch
+from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.step import create_state, make_train_step
+
+PROGRAM = "python -m benchmarks.tpu_compile"
+CLASSES, KEYPOINTS = 80, 17
+"""Of COCO, where an experiment takes them from its data set."""
 
 
-class Chip(NamedTuple):
-    """Published peak rates of a chip (cloud.google.com/tpu/docs), and the slices of it that can be compiled for."""
+@dataclass(frozen=True)
+class Options:
+    """What to compile for, and what to keep."""
 
-    flops: float  # a second, bfloat16
-    bandwidth: float  # bytes of HBM a second
-    memory: float  # bytes of HBM
-    slices: tuple[str, ...]
-
-
-FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-CHIPS = {
-    "v4": Chip(275e12, 1200e9, 32e9, CUBIC),
-    "v5e": Chip(197e12, 819e9, 16e9, FLAT),
-    "v5p": Chip(459e12, 2765e9, 95e9, CUBIC),
-    "v6e": Chip(918e12, 1638e9, 32e9, FLAT),
-}
-
-
-class Program(NamedTuple):
-    """What ``compile_for`` returns."""
-
-    compiled: jax.stages.Compiled
-    seconds: float  # of lowering and compiling
+    experiment: str = "mask_rcnn_r50_fpn"
+    """One that `mrcnn train` lists."""
+    topology: tuple[str, ...] = ("v5e:16x16",)
+    """Slices of TPUs: v4, v5e, v5p or v6e and the sides of the slice, such as v5e:2x4, v4:2x2x2, v5p:4x8x8."""
+    effort: float = 0.0
+    """Of the compiler, from -1 to 0. 0 compiles the very program that a run has; -1 takes about a third of the time, for a program that is much slower and needs about
+    as much memory: compile with 0 where little is left."""
+    out: Path | None = None
+    """A JSON file for the figures, written again after every slice."""
+    add: bool = False
+    """Keep the rows of this file that are not compiled again; without this only what is compiled now is in it."""
+    text: Path | None = None
+    """A file for the compiled program (HLO text, large) of the last slice."""
 
 
-def topology(name: str) -> Sequence[jax.Device]:
-    """The devices of a slice such as "v5e:2x2" or "v4:2x2x1", one for each chip; InputError without libtpu, or for an unknown name."""
-    generation, _, sides = name.partition(":")
-    if generation not in CHIPS or sides not in CHIPS[generation].slices:
-        known = "; ".join(f"{generation}:{', '.join(chip.slices)}" for generation, chip in CHIPS.items())
-        raise InputError(f"There is no TPU topology {name!r}: choose from {known}")
-    # both cores of a chip as one device, as programs on these TPUs see them
-    options = {"chip_config_name": "megacore"} if generation in ("v4", "v5p") else {}
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except RuntimeError as error:
-        if "not installed" in str(error):
-            raise InputError('Compiling for TPUs needs libtpu, with or without a TPU: pip install "jax[tpu]"') from error
-        raise InputError(f"libtpu does not compile for {name!r}: {first_sentence(error)}") from error
+def parse(arguments: list[str]) -> tuple[Options, Experiment, dict[str, Any]]:
+    """Options, the experiment, and which of its fields were given, with their values."""
+    first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    first.add_argument("--experiment", default=Options.experiment)  # whose fields the others change
+    named = experiments.get(first.parse_known_args(arguments)[0].experiment)
+    base = replace(named, train=replace(named.train, dtype="bfloat16"))
+
+    def command(options: Annotated[Options, tyro.conf.arg(name="")], experiment: Annotated[Experiment, tyro.conf.arg(name="")]):
+        return options, experiment
+
+    command.__defaults__ = (replace(Options(), experiment=named.name), base)
+    options, experiment = tyro.cli(command, prog=PROGRAM, description=__doc__.partition("\n")[2].strip(), args=arguments)
+    before, after = _fields(to_dict(base)), _fields(to_dict(experiment))
+    return options, experiment, {field: value for field, value in after.items() if before.get(field, ...) != value}
 
 
-def on_device(arguments: Any, where: jax.Device | Sharding) -> Any:
-    """The shapes and dtypes of arrays or structs, placed on a device or spread over several."""
-    sharding = where if isinstance(where, Sharding) else SingleDeviceSharding(where)
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), arguments)
+def step_and_arguments(experiment: Experiment, devices: list[jax.Device]) -> tuple[Any, tuple[Any, Any]]:
+    """The train step for devices and the shapes of its state and its batch, as a run on them would have them."""
+    model = experiment.model
+    keypoints = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or KEYPOINTS)
+    experiment = replace(experiment, model=replace(model, num_classes=model.num_classes or CLASSES, keypoint=keypoints))
+    config = experiment.train
+    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
+    optimizer = make_optimizer(config, experiment.model, config.images_per_device * len(devices))
+    state = jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))
+    of_one = made_up_batch(experiment, devices=1, objects=1)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape[1:]), leaf.dtype), of_one)
+    return make_train_step(model, optimizer, experiment, devices=devices), (state, batch)
 
 
-def compile_for(function: Callable[..., Any], arguments: Sequence[Any], device: jax.Device | None = None) -> Program:
-    """A function compiled for a device of a ``topology``.
-
-    Args:
-        function: of arrays; one that has been through ``jax.jit`` or ``jax.pmap`` keeps its settings.
-        arguments: arrays, or structs with shape and dtype.
-        device: None if the arguments are placed already (``on_device``), or if the function has its devices.
-    """
-    function = function if hasattr(function, "lower") else jax.jit(function)
-    arguments = arguments if device is None else on_device(tuple(arguments), device)
-    start = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    return Program(compiled, time.perf_counter() - start)
-
-
-def figures(program: Program, chip: Chip | None = None) -> dict[str, Any]:
-    """The compiler's figures for each device, as the module describes them; with a chip, ``estimated_ms`` too.
-
-    ``loops`` holds how often each loop turns, None where data decide. ``estimated_ms`` is ``estimate`` or, as loops are counted once, None if there are any.
-    """
-    memory, costs = program.compiled.memory_analysis(), program.compiled.cost_analysis() or {}
-    turns = loops(program.compiled.as_text() or "")
-    result = {
-        "flops": costs.get("flops", 0.0), "bytes_accessed": costs.get("bytes accessed", 0.0), "loops": turns,
-        "temp_bytes": memory.temp_size_in_bytes, "argument_bytes": memory.argument_size_in_bytes, "output_bytes": memory.output_size_in_bytes,
-        "alias_bytes": memory.alias_size_in_bytes, "code_bytes": memory.generated_code_size_in_bytes, "compile_seconds": round(program.seconds, 2),
+def compile_step(experiment: Experiment, slice_name: str, effort: float = 0.0) -> tuple[dict[str, Any], str]:
+    """The figures of the step on a slice, and the program's text. One that does not fit has the reason as ``unavailable`` and no text."""
+    devices, config = list(topology(slice_name)), experiment.train
+    row = {
+        "topology": slice_name, "chips": len(devices), "experiment": experiment.name, "images_per_chip": config.images_per_device,
+        "image_size": padded_size(experiment.data, portrait=False), "dtype": config.dtype, "parallel": config.parallel, "accumulate": config.accumulate,
+        "remat": config.remat, "reduce_dtype": config.reduce_dtype, "effort": effort,
     }  # fmt: skip
-    if chip is not None:
-        result["estimated_ms"] = None if turns else estimate(result["flops"], result["bytes_accessed"], chip)
-    return result
+    row["product_flops"] = _product_flops(experiment)
+    step, arguments = step_and_arguments(experiment, devices)
+    begin = time.process_time()
+    try:
+        with compiler_effort(effort):
+            program = compile_for(step, arguments)
+    except (RuntimeError, NotImplementedError) as error:
+        return row | {"unavailable": first_sentence(error), "missing_bytes": missing_bytes(str(error))}, ""
+    row["compile_cpu_seconds"] = round(time.process_time() - begin)
+    return row | program_figures(program), program.compiled.as_text()
 
 
-def estimate(flops: float, bytes_accessed: float, chip: Chip) -> float:
-    """Milliseconds at a chip's peak rates: what takes longer, computing or reading and writing. Real programs take longer, unless their bytes stay in the core."""
-    return round(1e3 * max(flops / chip.flops, bytes_accessed / chip.bandwidth), 4)
+@contextmanager
+def compiler_effort(effort: float) -> Iterator[None]:
+    """How hard the compiler tries to make programs fast, from -1 to 0, jax's own setting."""
+    before = jax.config.jax_exec_time_optimization_effort
+    jax.config.update("jax_exec_time_optimization_effort", effort)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", before)
 
 
-def first_sentence(error: BaseException) -> str:
-    """What a compiler's error says, without the pages of detail: for memory that does not suffice, how much."""
-    text = str(error).strip()
-    if memory := re.search(r"Ran out of memory in memory space \w+\. Used \S+ of \S+ \w+", text):
-        return memory.group()
-    line = re.sub(r"^[A-Z_]+: ", "", text.splitlines()[0]) if text else type(error).__name__
-    return re.split(r"\.(?:\s|$)", line)[0][:300]
+def program_figures(program: Program) -> dict[str, Any]:
+    """Those of ``figures`` with the all-reduces, as pairs of arrays and bytes, and the compiler's cycles."""
+    text = program.compiled.as_text()
+    return figures(program) | {"all_reduces": all_reduces(text), "cycles": estimated_cycles(text)}
 
 
-# ---------------------------------------------------------------- loops of a program's text
-
-ROOT = ""
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\((.*)$")
-
-
-class _Instruction(NamedTuple):
-    operation: str
-    operands: list[str]
-    rest: str  # of the line, from the operands on
+@lru_cache(maxsize=4)
+def _product_flops(experiment):
+    step, arguments = step_and_arguments(experiment, jax.devices()[:1])  # what one device computes does not depend on their number
+    return step_flops(step, arguments, experiment)
 
 
-def loops(text: str) -> list[int | None]:
-    """How often each loop of a program in HLO turns, in the order of the text.
+def missing_bytes(message: str) -> int | None:
+    """How much more HBM a chip would need, by a compiler's refusal; None if that is not why it refuses."""
+    used = re.search(r"(?:Used|required for [\w ]+ \()\s*([\d.]+)([MGT])\)?.*?(?:of|available HBM \()\s*([\d.]+)([MGT])", message)
+    if not used:
+        return None
+    needs, has = (float(number) * {"M": 2**20, "G": 2**30, "T": 2**40}[unit] for number, unit in (used.group(1, 2), used.group(3, 4)))
+    return max(0, round(needs - has))
 
-    Known if the compiler has noted it, or if the loop counts up by one, from a constant and as long as the counter is below a constant: those of ``lax.scan``,
-    ``lax.map``, and ``lax.fori_loop`` with bounds that are no arrays. None otherwise.
-    """
-    computations = _parse(text)
-    return [
-        _turns(computations, caller, loop)
-        for caller in computations.values()
-        for name, loop in caller.items()
-        if loop.operation == "while" and name != ROOT
+
+def describe(row: dict[str, Any]) -> str:
+    """A row in words."""
+    height, width = row["image_size"]
+    settings = [
+        row["dtype"],
+        row["parallel"],
+        f"accumulate {row['accumulate']}",
+        "remat" if row["remat"] else "no remat",
+        f"gradients travel in {row['reduce_dtype']}",
     ]
+    settings += [] if row["effort"] == 0 else [f"compiled with effort {row['effort']:g}, not a run's 0"]
+    title = f"{row['experiment']} on {row['topology']}: {row['chips']} chips, each {row['images_per_chip']} images of {height} x {width}; {', '.join(settings)}"
+    chip, used, travels, expected = chip_of(row), used_bytes(row), reduction(row), estimate_step(row)
+    parts = [f"{name} {row[f'{key}_bytes'] / GIB:.2f}" for name, key in
+             (("arguments", "argument"), ("outputs", "output"), ("- shared by both", "alias"), ("temporaries", "temp"), ("program", "code"))]  # fmt: skip
+    cycles = "" if expected.cycles_ms is None else f"; {expected.cycles_ms:.1f} ms by the compiler's cycles"
+    all_links, one_link = expected.reduce_ms
+    low, high = expected.scaling
+    images = 1e3 * row["images_per_chip"] / expected.least_ms
+    lines = {
+        "HBM of a chip": f"{used / GIB:.2f} GiB used ({', '.join(parts)}), {(chip.available - used) / GIB:.2f} of {chip.available / GIB:.2f} free",
+        "FLOPs of a chip": f"{row['product_flops'] / 1e12:.3f} T a step in convolutions and matrix products; {row['flops'] / 1e12:.3f} T by XLA's count",
+        "bytes accessed": f"{row['bytes_accessed'] / 1e9:.1f} GB by XLA's count, in HBM or in the core's own memory",
+        "all-reduce": f"{travels.gradient_operations} of gradients, {travels.gradient_bytes / 1e6:.1f} MB; "
+        f"{travels.other_operations} small ones, {travels.other_bytes:,} bytes",
+        "a step": f"at least {expected.least_ms:.1f} ms{cycles}; and {all_links:.2f} to {one_link:.2f} ms for the all-reduce",
+        "images a second": f"at most {images:,.0f} a chip, {images * row['chips']:,.0f} in all",
+        "scaling": f"{100 * low:.0f} to {100 * high:.0f} % of what the chips would do without the all-reduce",
+        "compiled in": f"{row['compile_seconds']:.0f} s, which took {row['compile_cpu_seconds']:,} s of a CPU core",
+    }
+    return "\n".join([title, *(f"  {name:<16} {text}" for name, text in lines.items())])
 
 
-def _parse(text):
-    """Instructions by name, for each computation; its result is there once more as ROOT."""
-    computations, current = {}, {}
-    for line in text.splitlines():
-        if match := COMPUTATION.match(line):
-            current = computations.setdefault(match.group(1), {})
-        elif match := INSTRUCTION.match(line):
-            root, name, operation, rest = match.groups()
-            operands = rest.split(")")[0] if operation != "constant" else ""
-            current[name] = instruction = _Instruction(operation, re.findall(r"%([\w.\-]+)", operands), rest)
-            if root:
-                current[ROOT] = instruction
-    return computations
+def run(options: Options, experiment: Experiment, changes: dict[str, Any]) -> int:
+    """Compiles for every slice, prints and writes; returns the exit status."""
+    if not -1 <= options.effort <= 0:
+        raise InputError(f"--effort must lie between -1 and 0, not {options.effort:g}")
+    for name in options.topology:  # what is wrong is said before anything is compiled
+        topology(name)
+    status, add = 0, options.add
+    if options.out and add:
+        read_rows(options.out)
+    for name in options.topology:
+        row, text = compile_step(experiment, name, options.effort)
+        row |= {"changes": changes, "jax": jax.__version__, "libtpu": version("libtpu")}
+        if options.out:
+            rows = [old for old in read_rows(options.out) if _identity(old) != _identity(row)] if add else []
+            write(options.out, json.dumps({"rows": [*rows, row]}, indent=1) + "\n")
+            add = True
+        if options.text and text:
+            write(options.text, text)
+        if "unavailable" in row:
+            print(f"{experiment.name} is refused for {name}: {row['unavailable']}.{_advice(row['missing_bytes'])}", file=sys.stderr)
+            status = 1
+        else:
+            print(describe(row), flush=True)
+    if not status:
+        print("\n" + assumptions(), end="")
+    return status
 
 
-def _turns(computations, caller, loop):
-    if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
-        return int(noted.group(1))
-    condition, body = (computations[re.search(rf"{part}=%?([\w.\-]+)", loop.rest).group(1)] for part in ("condition", "body"))
-    test, before, after = condition[ROOT], _source(caller, loop.operands[0]), body[ROOT]
-    if test.operation != "compare" or "direction=LT" not in test.rest or {before.operation, after.operation} != {"tuple"}:
-        return None
-
-    def constant(computation, name):
-        """The number that a name within the loop stands for in every turn; None if there is none."""
-        index = _part(computation, name)
-        if index is None:
-            return _constant(computation, name)
-        handed_on = _part(body, after.operands[index]) == index
-        return _constant(caller, before.operands[index]) if handed_on else None
-
-    counter, limit = _part(condition, test.operands[0]), constant(condition, test.operands[1])
-    if counter is None or limit is None:
-        return None
-    begin, step = _constant(caller, before.operands[counter]), _source(body, after.operands[counter])
-    if begin is None or step.operation != "add":
-        return None
-    others = [name for name in step.operands if _part(body, name) != counter]
-    return max(limit - begin, 0) if len(others) == 1 and constant(body, others[0]) == 1 else None
+def _advice(missing):
+    if missing is None:
+        return ""
+    return (f" {missing / GIB:.2f} GiB a chip are missing: a smaller --train.images-per-device, --train.remat, or a larger --train.accumulate, which goes through the "
+            "images in parts, takes less.")  # fmt: skip
 
 
-def _source(computation, name):
-    """The instruction of a name, or what it copies."""
-    while (instruction := computation[name]).operation in ("copy", "bitcast"):
-        (name,) = instruction.operands
-    return instruction
+def _identity(row):
+    return row["topology"], row["experiment"], row["effort"], json.dumps(row["changes"], sort_keys=True)
 
 
-def _part(computation, name):
-    """Which part of a loop's state, the argument of its condition and body, a name is; None for anything else."""
-    instruction = _source(computation, name)
-    if instruction.operation != "get-tuple-element" or computation[instruction.operands[0]].operation != "parameter":
-        return None
-    return int(re.search(r"index=(\d+)", instruction.rest).group(1))
+def _fields(values, prefix=""):
+    """Nested dictionaries as one, with dotted names."""
+    flat = {}
+    for name, value in values.items():
+        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
-def _constant(computation, name):
-    instruction = _source(computation, name)
-    number = re.match(r"(-?\d+)\)", instruction.rest) if instruction.operation == "constant" else None
-    return int(number.group(1)) if number else None
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result file, none if there is no such file yet; InputError if it is something else."""
+    try:
+        rows = json.loads(path.read_text())["rows"] if path.exists() else []
+        return [row for row in rows if _identity(row)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no result file of {PROGRAM}: {error}") from error
+
+
+def write(path: Path, content: str) -> None:
+    """A file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(content)
+    os.replace(fresh, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program; returns the exit status."""
+    try:
+        return run(*parse(sys.argv[1:] if arguments is None else arguments))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return error.status
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a machine that sees the program for the first time
+    sys.exit(main())

@@ -77,7 +77,7 @@ def measure(options: Options) -> dict[str, object]:
     experiment = standalone(experiments.get(options.experiment))
     devices = jax.local_device_count()
     images = devices * experiment.train.images_per_device
-    model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))
+    model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype), experiment.train.remat)
     optimizer = make_optimizer(experiment.train, experiment.model, images)
     state = create_state(initialise(model, jax.random.key(0)), optimizer)
     state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICES,)), PartitionSpec()))

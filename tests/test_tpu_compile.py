@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks import roi_ops_tpu
+from benchmarks.hlo import loops
 from benchmarks.product_flops import product_flops
 from benchmarks.roi_ops import BACKWARD, FORWARD, Group, make_inputs
-from benchmarks.tpu_compile import CHIPS, compile_for, estimate, figures, first_sentence, loops, topology
+from benchmarks.tpu_programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from benchmarks.workloads import TINY
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError
