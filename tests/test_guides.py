@@ -3,9 +3,9 @@
 import dataclasses
 import importlib
 import re
-import signal
 import shlex
 import shutil
+import signal
 import subprocess
 import tomllib
 from pathlib import Path
