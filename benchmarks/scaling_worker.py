@@ -1,7 +1,6 @@
 """One process of a measurement of benchmarks.scaling: a few train steps on its devices, with what they gave, took and compiled to."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import tyro
 
 import experiments
+from benchmarks.hlo import all_reduces
 from benchmarks.train_step import made_up_batch, standalone
 from mrcnn_jax import processes
 from mrcnn_jax.config import Experiment
@@ -22,8 +22,6 @@ from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.placement import Placement
 from mrcnn_jax.training.step import create_state, make_train_step
-
-WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}  # bytes
 
 
 def made_up(experiment: Experiment, objects: Sequence[int], portrait: bool = False, seed: int = 0) -> Batch:
@@ -40,15 +38,6 @@ def mine(batch: Batch) -> Batch:
     """The part of a global batch that lies on this process's devices."""
     images = len(batch.images) // jax.process_count()
     return jax.tree.map(lambda leaf: leaf[jax.process_index() * images :][:images], batch)
-
-
-def all_reduces(text: str) -> list[int]:
-    """Bytes of each all-reduce of a compiled program, from its text in HLO."""
-    found = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
-    return [
-        sum(WIDTHS[kind] * int(np.prod([int(side) for side in sides.split(",") if side])) for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", shapes))
-        for shapes in found
-    ]
 
 
 class Step:
@@ -103,7 +92,7 @@ def programs(step: Step, experiment: Experiment, images: int) -> dict[str, Any]:
         step(made_up(experiment, [[0, slots, turn][turn % 3]] * images, portrait, seed=10 + turn))
     batch = step.placement.batch(mine(made_up(experiment, [1] * images)))
     reduced = all_reduces(step.call.lower(step.state, batch).compile().as_text())
-    return {"compiled": step.compiled, "all_reduces": len(reduced), "bytes": sum(reduced)}
+    return {"compiled": step.compiled, "all_reduces": len(reduced), "bytes": sum(one.bytes for one in reduced)}
 
 
 def speed(step: Step, experiment: Experiment, images: int, steps: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What every test runs under: eight virtual CPU devices, a compilation cache, our own warnings as errors."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("MRCNN_TEST_DATA does not name a folder of data sets")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """What was compiled is forgotten after each file: on CPU every program takes a few of the memory maps that the kernel grants a process (65,530), and gigabytes in all."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

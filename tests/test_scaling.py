@@ -5,7 +5,6 @@ import pytest
 
 from benchmarks import scaling
 from benchmarks.scaling import Layout
-from benchmarks.scaling_worker import all_reduces
 
 
 def test_two_processes_of_two_devices_make_the_update_of_one(tmp_path):
@@ -30,15 +29,6 @@ def test_what_differs_is_seen():
     _, failures = scaling.compare(Layout(1, 2), figures, other, one)
     for words in ("shard_map, after 3 steps: a differs by 2.5e-01", "compiled by padded size", "pmap and shard_map differ", "there were 1 devices"):
         assert any(words in failure for failure in failures), words
-
-
-def test_all_reduces_are_read_from_the_program():
-    text = """
-  %a = (f32[2,3]{1,0}, bf16[4]{0}, f32[]) all-reduce(%x, %y, %z), replica_groups={}
-  ROOT %b = f32[5]{0} all-reduce-start(%a)
-  %c = f32[5] add(%a)
-"""
-    assert all_reduces(text) == [6 * 4 + 4 * 2 + 4, 20]
 
 
 def test_a_failed_process_is_told(tmp_path):
