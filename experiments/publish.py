@@ -11,10 +11,9 @@ from typing import Any
 import jax
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.training.history import SPEED
 
 RESULTS = Path(__file__).parent / "results"
-SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
-"""What a run logs and a result file leaves out, line by line."""
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "pycocotools", "numpy")
 
 

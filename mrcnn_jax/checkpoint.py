@@ -114,14 +114,17 @@ class Checkpoints:
                 found = self.read(step)
                 break
             except DamagedCheckpoint as error:
-                damaged[step] = str(error)
-        chosen = processes.gather(-1 if found is None else found.step)
-        if len(set(chosen)) > 1:  # one process could not read what another could: the step that all can
-            found = self.read(min(chosen)) if min(chosen) >= 0 else None
+                damaged[str(step)] = str(error)
+        # all processes go on from the same step, and know of the same damage, though one may read what another cannot
+        views = processes.gather({"step": found.step if found else -1, "damaged": damaged})
+        damaged = {step: message for view in views for step, message in view["damaged"].items()}
+        agreed = min(view["step"] for view in views)
+        if found and found.step != agreed:
+            found = self.read(agreed) if agreed >= 0 else None
         for message in damaged.values():
             warn(f"{message}; {f'step {found.step:,} is used' if found else 'there is none before it'}")
-        if damaged and found is None:
-            raise InputError(f"no checkpoint in {self.directory} can be read; the newest: {next(iter(damaged.values()))}")
+        if damaged and not found:
+            raise InputError(f"no checkpoint in {self.directory} can be read; the newest: {damaged[max(damaged, key=int)]}")
         if damaged and not self.read_only:
             self._set_aside(damaged)
         return found
@@ -178,10 +181,10 @@ class Checkpoints:
             aside.mkdir(parents=True, exist_ok=True)
             (aside / "README").write_text("Checkpoints that could not be read, or did not hold what was saved.\n")  # an object store has no folders without files
             for step in steps:
-                target = aside / str(step)
+                target = aside / step
                 if target.exists():
                     target.rmtree()
-                (self.directory / str(step)).rename(target)
+                (self.directory / step).rename(target)
         processes.together()
         self._manager.reload()
 

@@ -178,6 +178,22 @@ def test_a_bit_that_the_storage_does_not_miss_is_found_by_the_digests(checkpoint
 
 
 @of_orbax
+@pytest.mark.parametrize("mine, theirs", [(True, False), (False, True), (True, True)])
+def test_processes_agree_on_a_checkpoint_that_all_can_read(checkpoints, tmp_path, monkeypatch, mine, theirs):
+    """What one process cannot read (``mine``, or the other's, whose view is made up) is used by none, and set aside once."""
+    for step in (3, 6):
+        checkpoints.save(step, state_of(FROZEN, seed=step), 8 * step, tiny.experiment(FROZEN), INFO)
+    if mine:
+        flip(tmp_path / "checkpoints" / "6")
+    other = {"step": 3, "damaged": {"6": "checkpoint 6 is damaged over there"}} if theirs else {"step": 6, "damaged": {}}
+    monkeypatch.setattr(checkpoint.processes, "gather", lambda view: [view, other])
+    warnings = []
+    saved = checkpoints.newest(warnings.append)
+    tiny.assert_same(saved.state(state_of(FROZEN)), state_of(FROZEN, seed=3))
+    assert len(warnings) == 1 and (tmp_path / DAMAGED / "6").is_dir() and checkpoints.steps == [3]
+
+
+@of_orbax
 def test_nothing_is_started_anew_over_a_run_whose_checkpoints_are_all_damaged(checkpoints, tmp_path):
     checkpoints.save(3, state_of(FROZEN), 24, tiny.experiment(FROZEN), INFO)
     cut(tmp_path / "checkpoints" / "3")

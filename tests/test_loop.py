@@ -22,6 +22,7 @@ from mrcnn_jax.data import records, shapes
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.training import loop
+from mrcnn_jax.training.history import SPEED
 from mrcnn_jax.training.loop import TrainingDiverged, train
 
 
@@ -33,9 +34,6 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return tiny_run.trained_run(tmp_path_factory.getbasetemp())
-
-
-SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
 
 
 def history(directory: Path) -> list[dict]:

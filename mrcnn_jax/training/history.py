@@ -9,6 +9,9 @@ from tensorboardX import SummaryWriter
 
 from mrcnn_jax.visualize import plot_curves
 
+SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
+"""What of a line tells how fast it went, and not what was learned."""
+
 
 class History:
     """The lines of history.jsonl, one for each time that something was logged; steps beyond the one resumed from are forgotten.

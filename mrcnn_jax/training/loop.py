@@ -275,9 +275,9 @@ def _describe(experiment: Experiment, state: TrainState, images_per_step: int, t
 
 def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory: epath.Path, console: Console) -> None:
     """Tells of the steps that nothing was learned from, and halts where there were more of them than allowed. Waits for the devices."""
-    steps = list(unseen)
+    flags = jax.device_get([flag for *_, flag in unseen])
+    failed = [(step, ids) for (step, ids, _), flag in zip(unseen, flags, strict=True) if flag]
     unseen.clear()
-    failed = [(step, ids) for step, ids, flag in steps if float(flag)]
     if not failed:
         return
     told = " and ".join(f"step {step:,}, with the images of id {', '.join(map(str, ids))}" for step, ids in failed[:3])
