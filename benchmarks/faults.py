@@ -11,7 +11,6 @@ Which kills, in which order, how far into a phase and what is damaged follows fr
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -19,8 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +26,7 @@ import numpy as np
 import tyro
 
 from benchmarks import single_faults
+from benchmarks.program import check, command_line, versions
 from benchmarks.training_process import (
     AGAIN,
     DAMAGES,
@@ -43,6 +42,7 @@ from benchmarks.training_process import (
     files_by_size,
 )
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 
 PROGRAM = "python -m benchmarks.faults"
 RESULTS = Path(__file__).parent / "results"
@@ -223,8 +223,8 @@ def measure(options: Options, folder: Path, say: Say) -> dict[str, Any]:
     if not notes.exists():
         notes.write_text(json.dumps(undisturbed(task, alone, say)))
     about = {
-        "command": _command(options), "seed": options.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "command": command_line(PROGRAM, options, leave=("parts", "faults")), "seed": options.seed,
+        "versions": versions(*PACKAGES),
         "hardware": f"{task.devices} virtual CPU devices, {os.cpu_count()} CPU cores",
         "run": {name: getattr(task, name) for name in ("steps", "checkpoint_every", "evaluate_every", "devices", "images_per_device")},
         "undisturbed": json.loads(notes.read_text()),
@@ -252,34 +252,18 @@ def _with_what_was_left_out(result: dict[str, Any], before: dict[str, Any], opti
     return {name: figures for name, figures in (before | result).items() if name in ("kills", "single")}
 
 
-def _command(options):
-    given = [
-        f"--{name} {value}"
-        for name, value in asdict(options).items()
-        if name not in ("out", "folder", "parts", "faults") and value != getattr(Options(), name)
-    ]
-    return " ".join([PROGRAM, *given])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Writes the result file; returns the exit status."""
     options = tyro.cli(Options, prog=PROGRAM, args=arguments, description=Options.__doc__)
     try:
-        for name, least in (("kills", 0), ("steps", 50), ("seed", 0)):
-            if getattr(options, name) < least:
-                raise InputError(f"--{name} is {getattr(options, name)}, but must be {least} or more")
+        check(options, kills=0, steps=50, seed=0)
         if unknown := set(options.faults) - set(Options().faults):
             raise InputError(f"--faults has {', '.join(sorted(unknown))}; choose from {', '.join(Options().faults)}")
-        if options.out.suffix != ".json":
-            raise InputError(f"--out is {options.out}, but must end in .json")
         with tempfile.TemporaryDirectory() as temporary:
             folder = (options.folder or Path(temporary)).absolute()
             result = measure(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
         result = _with_what_was_left_out(result, json.loads(options.out.read_text()) if options.out.exists() else {}, options)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = options.out.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=1) + "\n")
-        unfinished.replace(options.out)
+        write_json(options.out, result)
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

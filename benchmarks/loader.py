@@ -8,14 +8,13 @@ Runs the batches of training over a prepared data set, at an experiment's own se
 - how long a training loop waits for its batches while a device computes for a given time (the host sleeps meanwhile).
 """
 
-import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 import experiments
+from benchmarks.program import check, command_line, processor
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.library import open_split
 from mrcnn_jax.data.pipeline import training_batches
@@ -34,6 +34,7 @@ from mrcnn_jax.data.records import RecordSource
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import crop_mask, decode_mask, padded_size, record_image, resize_and_pad, training_example
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import replacing, write_json
 
 PROGRAM = "python -m benchmarks.loader"
 RESULT = Path(__file__).parent / "results" / "loader.json"
@@ -166,8 +167,8 @@ def measure(options: Options) -> dict[str, Any]:
 
     at_full_speed = run_through(batches(options.warmup + options.steps + 1), options.warmup, options.steps, options.images_per_step)
     return {
-        "command": command(options),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), "load_before": round(load, 2)},
+        "command": command_line(f"{PROGRAM} --dataset DIR", options, leave=("dataset",)),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "load_before": round(load, 2)},
         "data": {
             "set": source.info.name,
             "images": len(source),
@@ -176,24 +177,11 @@ def measure(options: Options) -> dict[str, Any]:
             "padded_size": list(padded_size(config, portrait=False)),
         },
         "threads": config.threads,
-        **{name: asdict(options)[name] for name in ("experiment", "steps", "warmup", "images_per_step")},
+        **{name: getattr(options, name) for name in ("experiment", "steps", "warmup", "images_per_step")},
         **at_full_speed,
         "stages_ms": stages(source, config),
         "waiting": wait_for(batches(options.waiting_steps + 1), options.waiting_steps, options.step_seconds),
     }
-
-
-def command(options: Options) -> str:
-    """How the program was called, without paths."""
-    default = Options("")
-    names = [name for name in asdict(default) if name not in ("dataset", "out") and getattr(options, name) != getattr(default, name)]
-    return " ".join([PROGRAM, "--dataset DIR", *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
-
-
-def _processor():
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.machine()
 
 
 # ---- the page
@@ -265,23 +253,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def run(options: Options) -> list[Path]:
     """Measures, and writes figures, page and plot: the files. Raises InputError for options out of range."""
-    for name, least in (("steps", 10 * EVERY), ("warmup", 1), ("images_per_step", 1), ("threads", 0), ("step_seconds", 0), ("waiting_steps", 1)):
-        if getattr(options, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be {least} or more")
-    if options.out.suffix != ".json":
-        raise InputError(f"--out is {options.out}, but must end in .json")
+    check(options, steps=10 * EVERY, warmup=1, images_per_step=1, threads=0, step_seconds=0, waiting_steps=1)
     result = measure(options)
     stem, place = options.out.stem, options.out.parent
-    names = options.out.name, f"{stem.upper()}.md", f"{stem}.png"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as folder:  # all files or none
-        figures, page, picture = (Path(folder, name) for name in names)
-        figures.write_text(json.dumps(result, indent=1) + "\n")
-        page.write_text(markdown(result, picture.name))
+    files = options.out, place / f"{stem.upper()}.md", place / f"{stem}.png"
+    with ExitStack() as stack:  # all files or none
+        figures, page, picture = (stack.enter_context(replacing(file)) for file in files)
+        write_json(figures, result)
+        page.write_text(markdown(result, files[2].name))
         plot(result, picture)
-        for name in names:
-            os.replace(Path(folder, name), place / name)
-    return [place / name for name in names]
+    return list(files)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,7 @@
-"""FLOPs of a program's matrix products with every turn of its loops: compilers count the body of a loop once."""
+"""FLOPs of a program's convolutions and matrix products, from a run of it: its loops turn as often as data say."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import jax
@@ -10,14 +9,16 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from benchmarks.static_flops import bare, branch, count, count_equation, inner
+
 CALLS = ("jit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 
 
 def product_flops(function: Callable[..., Any], arguments: Sequence[Any], platform: str) -> int:
-    """Two FLOPs for each pair of numbers that a program's matrix products multiply and add, with these very arguments.
+    """Two FLOPs for each pair of numbers that a program multiplies and adds, with these very arguments (``static_flops``, with every loop and branch known).
 
     The program is run, on the machine at hand, to see how often its loops turn and which branches it takes. Of ``jax.lax.platform_dependent`` these are the branches
-    of ``platform``. Zeros that are multiplied count too; results that nobody uses, convolutions, and whatever else is computed without a matrix product, do not.
+    of ``platform``. Zeros in a matrix product count too; results that nobody uses, and what is computed in other ways, do not.
     """
     program = jax.make_jaxpr(function)(*arguments)
     jaxpr, needed = dce_jaxpr(program.jaxpr, [True] * len(program.out_avals))
@@ -31,7 +32,7 @@ def _run(program: ClosedJaxpr, arguments: Sequence[Any], platform: str) -> tuple
     """Results and FLOPs."""
     jaxpr = program.jaxpr
     if not _depends_on_data(jaxpr):
-        return _compiled(program)(*arguments), _flops(jaxpr)
+        return _compiled(program)(*arguments), count(jaxpr, platform)
     values, total = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*program.consts, *arguments), strict=True)), 0
     read = lambda atoms: [atom.val if isinstance(atom, Literal) else values[atom] for atom in atoms]
     for equation in jaxpr.eqns:
@@ -64,48 +65,24 @@ def _run_equation(equation, given, platform):
         case "cond":
             return _run(settings["branches"][int(given[0])], given[1:], platform)
         case "platform_index":
-            return [jnp.int32([names is None or platform in names for names in settings["platforms"]].index(True))], 0
+            return [jnp.int32(branch(equation, platform))], 0
         case name if name in CALLS:
-            (called,) = _inner(equation)
+            (called,) = inner(equation)
             return _run(called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ()), given, platform)
     results = equation.primitive.bind(*given, **settings)
-    return results if equation.primitive.multiple_results else [results], _flops_of(equation)
-
-
-def _inner(equation) -> list[Jaxpr | ClosedJaxpr]:
-    """The programs in an equation: the body of a loop, branches, what is called."""
-    settings = (value if isinstance(value, (tuple, list)) else (value,) for value in equation.params.values())
-    return [program for values in settings for program in values if isinstance(program, (Jaxpr, ClosedJaxpr))]
-
-
-def _bare(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
-    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    return results if equation.primitive.multiple_results else [results], count_equation(equation, platform)
 
 
 def _depends_on_data(jaxpr: Jaxpr) -> bool:
     """Whether the arguments' values decide how much is done."""
     return any(
-        equation.primitive.name in ("while", "cond", "platform_index") or any(_depends_on_data(_bare(inner)) for inner in _inner(equation))
+        equation.primitive.name in ("while", "cond", "platform_index") or any(_depends_on_data(bare(program)) for program in inner(equation))
         for equation in jaxpr.eqns
     )
 
 
 def _multiplies(jaxpr: Jaxpr) -> bool:
-    return any(equation.primitive.name == "dot_general" or any(_multiplies(_bare(inner)) for inner in _inner(equation)) for equation in jaxpr.eqns)
-
-
-def _flops(jaxpr: Jaxpr) -> int:
-    return sum(map(_flops_of, jaxpr.eqns))
-
-
-def _flops_of(equation) -> int:
-    """FLOPs of one equation in which nothing depends on data."""
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return 2 * equation.outvars[0].aval.size * prod(left[axis] for axis in contracted)
-    turns = equation.params["length"] if equation.primitive.name == "scan" else 1
-    return turns * sum(_flops(_bare(inner)) for inner in _inner(equation))
+    return any(equation.primitive.name in ("dot_general", "conv_general_dilated") or any(_multiplies(bare(program)) for program in inner(equation)) for equation in jaxpr.eqns)
 
 
 @lru_cache(maxsize=256)

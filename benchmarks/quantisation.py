@@ -19,14 +19,11 @@ own place only: what a head may infer from the neighbourhood, or lose because fe
 places alone. Tables 2c and 2d of Mask R-CNN ask the same question of trained models.
 """
 
-import json
 import os
-import platform
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +44,10 @@ from matplotlib.patches import Patch
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.program import check, command_line, versions
 from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import replacing, write_json
 from mrcnn_jax.ops import paste_masks, pool_rois
 
 PROGRAM = "python -m benchmarks.quantisation"
@@ -196,11 +195,11 @@ def measure(options: Options, boxes: Float[np.ndarray, "S N 4"], objects: Bool[n
             row = at | {"size": size} | _distances(place) | {"rest_rms": _short(_rms(moved))}
             rows.append(row | {"as_read": reached(place / side), "constant_undone": reached(moved / side)})
     return {
-        "command": _command(options),
+        "command": command_line(PROGRAM, options),
         "rois": options.rois,
         "bins": options.bins,
         "seed": options.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("jax", "numpy", "opencv-python-headless")},
+        "versions": versions("jax", "numpy", "opencv-python-headless"),
         "platform": jax.default_backend(),
         "constants": constants,
         "ceiling": ceiling,
@@ -224,11 +223,6 @@ def _rms(vectors):
 
 def _short(value):
     return float(f"{value:.4g}")
-
-
-def _command(options):
-    given = [f"--{name} {value}" for name, value in asdict(options).items() if name != "out" and value != getattr(Options(), name)]
-    return " ".join([PROGRAM, *given])
 
 
 def _row(result, operation, stride, size):
@@ -407,26 +401,19 @@ def _raster(mask):
 
 def run(options: Options) -> list[Path]:
     """Measures, and writes figures, tables and pictures: the files. Raises InputError for options out of range."""
-    for name, least in (("rois", 1), ("bins", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise InputError(f"--{name} is {getattr(options, name)}, but must be {least} or more")
-    if options.out.suffix != ".json":
-        raise InputError(f"--out is {options.out}, but must end in .json")
+    check(options, rois=1, bins=1, seed=0)
     stem, place = options.out.stem, options.out.parent
-    names = options.out.name, f"{stem.upper()}.md", f"{stem}.png", f"{stem}_example.png"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as folder:  # all files or none
-        boxes = regions(options.rois, options.seed)
-        objects = silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
-        result = measure(options, boxes, objects)
-        figures, tables, picture, example = (Path(folder, name) for name in names)
-        figures.write_text(json.dumps(result, indent=1) + "\n")
-        tables.write_text(markdown(result, picture.name, example.name))
+    files = options.out, place / f"{stem.upper()}.md", place / f"{stem}.png", place / f"{stem}_example.png"
+    boxes = regions(options.rois, options.seed)
+    objects = silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
+    result = measure(options, boxes, objects)
+    with ExitStack() as stack:  # all files or none
+        figures, tables, picture, example = (stack.enter_context(replacing(file)) for file in files)
+        write_json(figures, result)
+        tables.write_text(markdown(result, files[2].name, files[3].name))
         plot(result, picture)
         draw_example(result, objects, example)
-        for name in names:
-            os.replace(Path(folder, name), place / name)
-    return [place / name for name in names]
+    return list(files)
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.training_process import PHASES
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = "ROBUSTNESS.md"
@@ -241,9 +242,7 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"python -m benchmarks.robustness_report: {error}", file=sys.stderr)
         return 2
-    unfinished = folder / f".{PAGE}.unfinished"
-    unfinished.write_text(text)
-    unfinished.replace(folder / PAGE)
+    write_text(folder / PAGE, text)
     print(f"Wrote {folder / PAGE}.")
     return 0
 

@@ -37,9 +37,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import roi_report
 from benchmarks.one_hot import one_hot_align
+from benchmarks.program import command_line, processor
 from benchmarks.workloads import TINY, WORKLOADS, Workload
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 
 ONE_HOT, TORCHVISION = "one-hot einsum", "torchvision"
 FORWARD, BACKWARD = "forward", "forward+backward"
@@ -400,26 +402,9 @@ def machine(side: Side | None) -> dict[str, Any]:
     """What was measured on, without names of hosts, users or folders."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
     return {
-        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind, "processor": _processor(), "cores": os.cpu_count(),
+        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind, "processor": processor(), "cores": os.cpu_count(),
         "python": platform.python_version(), "jax": jax.__version__, "xla_flags": " ".join(flags), **(side.versions if side else {"torchvision": None}),
     }  # fmt: skip
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.machine()
-
-
-def command(options: Options) -> str:
-    """How the program was called, without paths."""
-    words = ["python -m benchmarks.roi_ops"]
-    for name in ("quick", "all", "operations", "workloads", "forms", "dtypes", "minutes", "rounds", "seconds"):
-        value = getattr(options, name)
-        if value != getattr(Options(), name):
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [f"--{name}", *(f'"{word}"' if " " in str(word) else str(word) for word in values)]
-    return " ".join(words)
 
 
 def run(options: Options, console: Console) -> Path:
@@ -435,7 +420,7 @@ def run(options: Options, console: Console) -> Path:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
     with torchvision_side(python) if python else nullcontext() as side, bars:
-        content = {"machine": machine(side), "command": command(options), "copy_gigabytes_per_second": None, "rows": [], "not_measured": []}
+        content = {"machine": machine(side), "command": command_line("python -m benchmarks.roi_ops", options), "copy_gigabytes_per_second": None, "rows": [], "not_measured": []}
         copies = copy_speed()
         task = bars.add_task("", total=len(groups))
         for group in groups:
@@ -471,10 +456,7 @@ def write(out: Path, content: dict[str, Any], copies: Sequence[float]) -> None:
     for row in content["rows"]:
         if "median_ms" in row:
             row["share_of_copy"] = _short(row["necessary_bytes"] / (1e-3 * row["median_ms"]) / speed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_suffix(".new")
-    fresh.write_text(json.dumps(content, indent=1) + "\n")
-    fresh.replace(out)
+    write_json(out, content)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,6 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: libtpu shall compile, not look for a TPU
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.product_flops import product_flops
+from benchmarks.program import command_line
 from benchmarks.roi_ops import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, Group, make_inputs, program
 from benchmarks.tpu_programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from benchmarks.workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 
 OUT = Path(__file__).parent / "results" / "roi_ops_tpu.json"
 
@@ -131,24 +132,13 @@ def run(options: Options, console: Console) -> None:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         for row in compile_groups(options, bars):
             rows = [old for old in rows if _identity(old) != _identity(row)] + [row]
-            write(options.out, {"machine": machine(rows), "command": command(options), "rows": rows})
+            write_json(options.out, {"machine": machine(rows), "command": command_line("python -m benchmarks.roi_ops_tpu", options), "rows": rows})
 
 
 def machine(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What was compiled for, and with what."""
     names = dict.fromkeys(row["topology"] for row in rows)
     return {"platform": "tpu", "device_kind": ", ".join(names), "jax": jax.__version__, "libtpu": version("libtpu")}
-
-
-def command(options: Options) -> str:
-    """How the program was called, without paths."""
-    words = ["python -m benchmarks.roi_ops_tpu"]
-    for name in ("topologies", "operations", "workloads", "forms", "dtypes", "batch", "add"):
-        value = getattr(options, name)
-        if value != getattr(Options(), name):
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [f"--{name}", *(f'"{word}"' if re.search(r"\s", str(word)) else str(word) for word in values)]
-    return " ".join(words)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -161,14 +151,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _identity(row: dict[str, Any]) -> tuple:
     return tuple(row[field] for field in ("topology", "operation", "reduction", "samples", "form", "workload", "batch", "dtype", "direction"))
-
-
-def write(out: Path, content: dict[str, Any]) -> None:
-    """The result file, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_suffix(".new")
-    fresh.write_text(json.dumps(content, indent=1) + "\n")
-    fresh.replace(out)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from benchmarks.workloads import WORKLOADS
 from experiments.report import README
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"
 TABLES = "ROI_OPS.md"
@@ -275,9 +276,8 @@ def draw(name: str, content: Mapping[str, Any], folder: Path) -> list[str]:
     pictures = {f"{name}_speed.png": _draw_speed(usual, note), f"{name}_times.png": _draw_times(usual, note)}
     for picture, figure in pictures.items():
         if figure is not None:
-            fresh = folder / f"{picture}.new"
-            figure.savefig(fresh, dpi=110, format="png")
-            fresh.replace(folder / picture)
+            with replacing(folder / picture) as unfinished:
+                figure.savefig(unfinished, dpi=110)
     return [picture for picture, figure in pictures.items() if figure is not None]
 
 
@@ -373,11 +373,11 @@ def render(folder: Path = RESULTS) -> None:
     """Draws the pictures and writes the page beside the result files; renews README.md if they are the published ones."""
     results = read_results(folder)
     pictures = [picture for name, content in results.items() for picture in draw(name, content, folder)]
-    _write(folder / TABLES, tables(results, pictures))
+    write_text(folder / TABLES, tables(results, pictures))
     if folder.resolve() == RESULTS.resolve():
         readme = README.read_text()
         if rendered(readme, results) != readme:
-            _write(README, rendered(readme, results))
+            write_text(README, rendered(readme, results))
 
 
 def rendered(readme: str, results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -385,12 +385,6 @@ def rendered(readme: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     return f"{before}{BEGIN}\n{summary(results)}\n{END}{after}" if begin and end else readme
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text)
-    fresh.replace(path)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,22 +10,22 @@ spreading the work, not how much faster it would be on so many real devices.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
-from benchmarks.training_process import free_port
+from benchmarks.program import check, command_line, versions
+from benchmarks.training_process import CLOSE_TO_NOTHING, free_port
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 
 PROGRAM = "python -m benchmarks.scaling"
 RESULTS = Path(__file__).parent / "results"
@@ -36,13 +36,6 @@ ROUNDING = {1: 1e-3, 3: 0.05}
 """What parameters may differ by after so many steps, as a share of their array's largest update. In three steps a decision that hangs on rounding,
 such as which of two equal scores comes first or on which side of a ReLU's kink a value lies, may go the other way."""
 PATIENCE = 1800
-ARGUMENTS = """
-    --data.short-edge 64 --data.short-edge-test 64 --data.long-edge 96 --data.max-objects 4 --data.mask-size 28
-    --model.backbone.width 8 --model.backbone.features c5 --model.roi.levels 5 5
-    --model.rpn.anchor-sizes 16 32 64 --model.rpn.samples-per-image 16 --model.rpn.pre-nms-train 16 --model.rpn.post-nms-train 16
-    --model.roi.samples-per-image 8 --model.box.channels 16 --model.mask.pool.size 7 --model.mask.layers 1 --model.mask.channels 8
-"""
-"""What makes `demo` small enough to be compiled for every layout."""
 
 
 class Layout(NamedTuple):
@@ -71,15 +64,15 @@ class Options:
     out: Path = RESULTS / "scaling.json"
 
 
-def run_layout(layout: Layout, options: Options, folder: Path, arguments: str = ARGUMENTS) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def run_layout(layout: Layout, options: Options, folder: Path, arguments: Sequence[str] = CLOSE_TO_NOTHING) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The figures of a layout, and the parameters before and after its steps. InputError, with what a process said, where one failed."""
     out, port = folder / f"layout_{layout.processes}_{layout.devices}", free_port()
     settings = {
         "coordinator": f"localhost:{port}" if layout.processes > 1 else "none", "processes": layout.processes, "images": IMAGES,
         "images_per_device": options.images_per_device, "steps": options.steps, "programs": options.programs,
-        "arguments": arguments.split(), "out": str(out),
+        "arguments": list(arguments), "out": str(out),
     }  # fmt: skip
-    flags = f"--xla_force_host_platform_device_count={layout.devices} --xla_cpu_experimental_ynn_fusion_type="
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={layout.devices} --xla_cpu_experimental_ynn_fusion_type="
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     workers, logs = [], []
@@ -140,48 +133,34 @@ def compare(layout: Layout, figures: dict[str, Any], arrays: dict[str, np.ndarra
     return row, failures
 
 
-def measure(
-    options: Options, folder: Path, say: Callable[[str], None], layouts: Sequence[Layout] = LAYOUTS, arguments: str = ARGUMENTS
-) -> dict[str, Any]:
+def measure(options: Options, folder: Path, say: Callable[[str], None], layouts: Sequence[Layout] = LAYOUTS) -> dict[str, Any]:
     """All figures, and under "failures" a sentence for whatever was not as it should be. The first layout is a single device."""
     rows, failures, one = [], [], {}
     for layout in layouts:
         begin = time.monotonic()
-        figures, arrays = run_layout(layout, options, folder, arguments)
+        figures, arrays = run_layout(layout, options, folder)
         one = one or arrays
         row, found = compare(layout, figures, arrays, one)
         rows.append(row)
         failures += found
         say(f"{layout} devices: {'; '.join(found) or 'as it should be'} ({time.monotonic() - begin:.0f} s)")
     return {
-        "command": _command(options),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+        "command": command_line(PROGRAM, options),
+        "versions": versions("jax", "flax", "optax", "numpy"),
         "hardware": f"virtual CPU devices, {os.cpu_count()} CPU cores",
         "images": IMAGES, "images_per_device": options.images_per_device, "steps": options.steps, "rounding": ROUNDING,
-        "arguments": arguments.split(), "rows": rows, "failures": failures,
+        "arguments": CLOSE_TO_NOTHING, "rows": rows, "failures": failures,
     }  # fmt: skip
-
-
-def _command(options):
-    given = {name.replace("_", "-"): value for name, value in asdict(options).items() if name != "out" and value != getattr(Options(), name)}
-    return " ".join([PROGRAM, *(f"--no-{name}" if value is False else f"--{name} {value}" for name, value in given.items())])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the result file; returns the exit status."""
     options = tyro.cli(Options, prog=PROGRAM, args=arguments, description=Options.__doc__)
     try:
-        for name, least in (("steps", 0), ("images_per_device", 1)):
-            if getattr(options, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be {least} or more")
-        if options.out.suffix != ".json":
-            raise InputError(f"--out is {options.out}, but must end in .json")
+        check(options, steps=0, images_per_device=1)
         with tempfile.TemporaryDirectory() as folder:
             result = measure(options, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = options.out.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=1) + "\n")
-        unfinished.replace(options.out)
+        write_json(options.out, result)
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

@@ -1,16 +1,13 @@
 """FLOPs of a train step's convolutions and matrix products on one device, with every turn of its loops: compilers count the body of a loop once."""
 
 from collections.abc import Callable, Iterator
-from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from benchmarks.product_flops import product_flops
+from benchmarks.static_flops import static_flops
 from benchmarks.workloads import Workload
 from mrcnn_jax import ops
 from mrcnn_jax.config import Experiment, PoolConfig
@@ -25,17 +22,11 @@ def step_flops(step: Callable[..., Any], arguments: tuple[Any, ...], experiment:
     """FLOPs of a step on one of its devices, on ``platform``: two for each pair of numbers that a convolution or a matrix product multiplies and adds.
 
     The step is only traced, with arrays or shape structs. How often the loops of the RoI operations turn depends on the RoIs, so these are run, with made-up RoIs on
-    maps of one channel. No other loop of unknown length in the step multiplies matrices. Padding and the zeros between strided gradients are not counted.
+    maps of one channel. No other loop of unknown length in the step multiplies matrices.
     """
     return static_flops(jax.make_jaxpr(step)(*arguments), platform) + sum(
         channels * product_flops(read, arrays, platform) for read, arrays, channels in roi_programs(experiment)
     )
-
-
-def static_flops(program: ClosedJaxpr, platform: str, turns: int = 0) -> int:
-    """FLOPs of the convolutions and matrix products of a program. A loop whose length data decide counts as ``turns``, a branch that they decide as the dearest."""
-    jaxpr, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return _flops(jaxpr, platform, turns)
 
 
 def roi_programs(experiment: Experiment) -> Iterator[tuple[Callable[..., Any], list[Any], int]]:
@@ -74,54 +65,3 @@ def _read(pool, strides):
         return jax.value_and_grad(total)(maps)
 
     return read
-
-
-def _flops(jaxpr: Jaxpr, platform: str, turns: int) -> int:
-    total, taken = 0, {}  # which branch the platform takes, by the variable that says so
-    for equation in jaxpr.eqns:
-        settings, name = equation.params, equation.primitive.name
-        inner = [_flops(program, platform, turns) for program in _inner(equation)]
-        match name:
-            case "platform_index":
-                taken[equation.outvars[0]] = [names is None or platform in names for names in settings["platforms"]].index(True)
-            case "cond":
-                index = equation.invars[0]
-                total += inner[taken[index]] if index in taken else max(inner)
-            case "scan":
-                total += settings["length"] * sum(inner)
-            case "while":
-                total += turns * sum(inner)
-            case "dot_general":
-                (contracted, _), _ = settings["dimension_numbers"]
-                total += 2 * equation.outvars[0].aval.size * prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            case "conv_general_dilated":
-                total += _convolution_flops(equation)
-            case _:
-                total += sum(inner)
-    return total
-
-
-def _inner(equation) -> list[Jaxpr]:
-    """The programs in an equation: bodies, branches in their order, what is called."""
-    settings = (value if isinstance(value, (tuple, list)) else (value,) for value in equation.params.values())
-    found = [program for values in settings for program in values if isinstance(program, (Jaxpr, ClosedJaxpr))]
-    return [program.jaxpr if isinstance(program, ClosedJaxpr) else program for program in found]
-
-
-def _convolution_flops(equation) -> int:
-    settings, (images, kernel), out = equation.params, (variable.aval.shape for variable in equation.invars), equation.outvars[0].aval.shape
-    numbers = settings["dimension_numbers"]
-    pairs = prod(  # of places of the result and taps of the kernel that meet a real number
-        _pairs(images[lhs], kernel[rhs], out[place], *of_side)
-        for lhs, rhs, place, *of_side in zip(
-            numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:],
-            settings["window_strides"], settings["padding"], settings["lhs_dilation"], settings["rhs_dilation"], strict=True,
-        )
-    )  # fmt: skip
-    return 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]] * pairs
-
-
-def _pairs(size, taps, places, stride, padding, dilation, tap_dilation):
-    """Along one side of an image."""
-    position = np.arange(places)[:, None] * stride + np.arange(taps) * tap_dilation - padding[0]
-    return int(((position >= 0) & (position <= (size - 1) * dilation) & (position % dilation == 0)).sum())

@@ -35,6 +35,7 @@ from benchmarks.train_step import made_up_batch
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json, write_text
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
@@ -192,10 +193,10 @@ def run(options: Options, experiment: Experiment, changes: dict[str, Any]) -> in
         row |= {"changes": changes, "jax": jax.__version__, "libtpu": version("libtpu")}
         if options.out:
             rows = [old for old in read_rows(options.out) if _identity(old) != _identity(row)] if add else []
-            write(options.out, json.dumps({"rows": [*rows, row]}, indent=1) + "\n")
+            write_json(options.out, {"rows": [*rows, row]})
             add = True
         if options.text and text:
-            write(options.text, text)
+            write_text(options.text, text)
         if "unavailable" in row:
             print(f"{experiment.name} is refused for {name}: {row['unavailable']}.{_advice(row['missing_bytes'])}", file=sys.stderr)
             status = 1
@@ -232,14 +233,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [row for row in rows if _identity(row)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no result file of {PROGRAM}: {error}") from error
-
-
-def write(path: Path, content: str) -> None:
-    """A file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(content)
-    os.replace(fresh, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tpu_compile import PROGRAM, Options, read_rows, write
+from benchmarks.tpu_compile import PROGRAM, Options, read_rows
 from benchmarks.tpu_estimate import assumptions, chip_of, estimate_step, reduction, used_bytes
 from benchmarks.tpu_programs import CHIPS, GIB
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 FILE, PAGE = "tpu_train_step.json", "TPU.md"
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return error.status
-    write(folder / PAGE, page(rows))
+    write_text(folder / PAGE, page(rows))
     print(f"Rendered {folder / PAGE}.")
     return 0
 

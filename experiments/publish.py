@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 from mrcnn_jax.training.history import SPEED
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,8 +63,7 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(RESULTS / f"{name}.json", content)
     print(f"Wrote {RESULTS / f'{name}.json'}; `python -m experiments.report` renders it.")
     return 0
 

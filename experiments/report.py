@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from experiments.publish import RESULTS
+from mrcnn_jax.files import write_text
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: made by python -m experiments.report -->", "<!-- end of results -->"
@@ -36,7 +37,7 @@ def rendered(readme: str, results: Path = RESULTS) -> str:
 
 def main() -> int:
     """Rewrites README.md."""
-    README.write_text(rendered(README.read_text()))
+    write_text(README, rendered(README.read_text()))
     print(f"Renewed the table in {README}.")
     return 0
 

@@ -18,6 +18,7 @@ from etils import epath
 from rich.console import Console
 
 from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
+from mrcnn_jax.files import write_json
 
 CONSOLE = Console()
 PROGRAM = "mrcnn"
@@ -124,7 +125,6 @@ def evaluate(arguments: list[str]) -> int:
     """Score a trained detector on a data set."""
     options = tyro.cli(Evaluate, prog=f"{PROGRAM} evaluate", args=arguments)
     import dataclasses
-    import json
 
     from rich.progress import Progress
 
@@ -132,7 +132,7 @@ def evaluate(arguments: list[str]) -> int:
     from mrcnn_jax.cityscapes_evaluation import CityscapesEvaluator, cityscapes_table
     from mrcnn_jax.data.library import open_split
     from mrcnn_jax.detector import load
-    from mrcnn_jax.evaluation import metrics_table, write_metrics
+    from mrcnn_jax.evaluation import metrics_table
     from mrcnn_jax.visualize import save_image
 
     detector = load(options.directory)
@@ -154,12 +154,12 @@ def evaluate(arguments: list[str]) -> int:
         metrics, results = scoring.evaluate(detector, source, lambda images: bar.advance(task, images))
     out = epath.Path(options.out or epath.Path(options.directory) / "evaluation")
     tables = [metrics_table(metrics, title=f"{source.directory.name}/{source.split}: {len(source)} images")]
-    write_metrics(out / "metrics.json", metrics)
-    (out / "results.json").write_text(json.dumps(results))
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "results.json", results, indent=None)
     if official:
         with CONSOLE.status("Cityscapes' own evaluation"):
             metrics["cityscapes"] = official(results)
-        write_metrics(out / "metrics.json", metrics)
+        write_json(out / "metrics.json", metrics)
         tables.append(cityscapes_table(metrics["cityscapes"], title="Cityscapes"))
     if options.pictures > 0:
         save_image(out / "predictions.png", scoring.prediction_sheet(results, source, options.pictures, detector.experiment.evaluation.picture_score))
@@ -185,7 +185,6 @@ class Predict:
 def predict(arguments: list[str]) -> int:
     """Detect objects in image files."""
     options = tyro.cli(Predict, prog=f"{PROGRAM} predict", args=arguments)
-    import json
 
     from rich.progress import track
 
@@ -208,9 +207,8 @@ def predict(arguments: list[str]) -> int:
         picture = draw_detections(image, detections, detector.class_names, score_threshold=options.score, skeleton=detector.info.skeleton)
         save_image(options.out / f"{number:04}_{file.stem}.png", picture)
     if images:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "results.json").write_text(json.dumps(results))
-        (options.out / "images.json").write_text(json.dumps(images, indent=1))
+        write_json(options.out / "results.json", results, indent=None)
+        write_json(options.out / "images.json", images)
         CONSOLE.print(f"{len(results)} detections in {len(images)} images: pictures, results.json (COCO results) and images.json "
                       f"(which image_id is which file) are in {options.out}.", highlight=False)  # fmt: skip
     if len(unreadable) > 1:

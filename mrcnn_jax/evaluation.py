@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from etils import epath
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from rich.table import Table
@@ -153,18 +151,6 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
         values = [figures.get(name) for figures in metrics.values()]
         table.add_row(name, *("-" if value is None else f"{value:.1f}" for value in values))
     return table
-
-
-def write_metrics(path: str | Path, metrics: Metrics) -> None:
-    """Write metrics as JSON, whole or not at all."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _evaluator(ground_truth: dict, results: list[dict], kind: str, limits: list[int], sigmas: np.ndarray) -> COCOeval:

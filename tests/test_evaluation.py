@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation import coco_results, evaluate_coco, evaluate_files, metrics_table, write_metrics
+from mrcnn_jax.evaluation import coco_results, evaluate_coco, evaluate_files, metrics_table
 from mrcnn_jax.ops.paste import encode_masks
 from mrcnn_jax.structures import DatasetInfo, Detections
 
@@ -341,14 +341,3 @@ def test_table_has_every_figure(golden):
     assert list(rows) == [*BOX_FIGURES, "AR", "AR50", "AR75", "AR1000"]
     assert rows["AP"] == [*(f"{100 * golden['stats'][kind][0]:.1f}" for kind in ("bbox", "segm", "keypoints")), "-"]
     assert rows["APs"] == [f"{100 * golden['stats']['bbox'][3]:.1f}", "-", "-", "-"]
-
-
-def test_written_metrics(tmp_path):
-    path = tmp_path / "runs" / "metrics.json"
-    metrics = {"segm": {"AP": 37.25, "APs": None}}
-    write_metrics(path, metrics)
-    assert json.loads(path.read_text()) == metrics
-    with pytest.raises(ValueError):
-        write_metrics(path, {"segm": {"AP": float("nan")}})
-    assert json.loads(path.read_text()) == metrics  # the earlier file is whole
-    assert os.listdir(path.parent) == ["metrics.json"]

@@ -14,6 +14,7 @@ from benchmarks.faults import Kill
 from benchmarks.training_process import FINISHED, PHASES, Task, Training, checkpoints, comparison, damage, files_by_size, saved_arrays
 
 SILENT = lambda line: None
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, reading what is damaged
 
 
 @pytest.fixture(scope="module")

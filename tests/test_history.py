@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from mrcnn_jax.checkpoint import run_directory
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation import write_metrics
+from mrcnn_jax.files import write_json
 from mrcnn_jax.training.history import History
 from mrcnn_jax.visualize import save_image
 
@@ -73,7 +73,7 @@ def test_a_run_can_be_kept_in_a_bucket(bucket):
     history.flush()
     assert [line["step"] for line in lines(bucket)] == [1, 1]
     history.close()
-    write_metrics(bucket / "metrics.json", METRICS)
+    write_json(bucket / "metrics.json", METRICS)
     save_image(bucket / "predictions.png", np.zeros((2, 2, 3), np.uint8))
     assert json.loads((bucket / "metrics.json").read_text()) == METRICS
     assert sorted(path.name for path in bucket.iterdir()) == ["curves.png", "history.jsonl", "metrics.json", "predictions.png"]

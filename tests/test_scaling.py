@@ -33,4 +33,4 @@ def test_what_differs_is_seen():
 
 def test_a_failed_process_is_told(tmp_path):
     with pytest.raises(scaling.InputError, match=r"(?s)a process of 1 x 1 devices ended with status 2: .*--model\.backbone\.colour"):
-        scaling.run_layout(Layout(1, 1), scaling.Options(steps=0), tmp_path, "--model.backbone.colour red")
+        scaling.run_layout(Layout(1, 1), scaling.Options(steps=0), tmp_path, ["--model.backbone.colour", "red"])

@@ -15,7 +15,8 @@ import experiments
 from benchmarks import tpu_compile, tpu_report
 from benchmarks.hlo import AllReduce, all_reduces, estimated_cycles
 from benchmarks.product_flops import product_flops
-from benchmarks.step_flops import roi_programs, static_flops
+from benchmarks.static_flops import static_flops
+from benchmarks.step_flops import roi_programs
 from benchmarks.tpu_compile import compile_step, missing_bytes, step_and_arguments
 from benchmarks.tpu_estimate import Reduction, assumptions, estimate_step, reduction, used_bytes
 from benchmarks.tpu_programs import CHIPS, GIB

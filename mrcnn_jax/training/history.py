@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from mrcnn_jax.files import write_text
 from mrcnn_jax.visualize import plot_curves
 
 SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
@@ -57,7 +58,7 @@ class History:
     def flush(self) -> None:
         """Writes the file anew, as it stands, all of it or nothing."""
         if self.first:
-            write_whole(self.file, "".join(json.dumps(line) + "\n" for line in self.lines))
+            write_text(self.file, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def plot(self) -> None:
         if self.first:
@@ -68,13 +69,6 @@ class History:
         self.flush()
         if self.writer:
             self.writer.close()
-
-
-def write_whole(file: epath.Path, text: str) -> None:
-    """The file has its old content until it has the new one, whatever happens in between."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(file)
 
 
 def headlines(figures: dict[str, Any]) -> tuple[str, ...]:

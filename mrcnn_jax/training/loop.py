@@ -27,10 +27,11 @@ from mrcnn_jax.data.pipeline import Unreadable, training_batches
 from mrcnn_jax.data.records import RecordSource
 from mrcnn_jax.detector import Detector, read_weights
 from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
-from mrcnn_jax.evaluation import metrics_table, write_metrics
+from mrcnn_jax.evaluation import metrics_table
+from mrcnn_jax.files import write_json, write_text
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.training.beginning import adopt_proposer, adopt_weights, check_backbone, fit_to_dataset, see_alike
-from mrcnn_jax.training.history import History, headlines, write_whole
+from mrcnn_jax.training.history import History, headlines
 from mrcnn_jax.training.interruption import StopRequest, Watchdog
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
 from mrcnn_jax.training.placement import Placement, ahead
@@ -211,7 +212,7 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
         save_image(directory / "predictions.png", sheet)
         history.plot()
         history.close()
-        write_metrics(metrics_file, metrics)
+        write_json(metrics_file, metrics)
     console.print(metrics_table(metrics, title=f"{experiment.name}: {len(validation)} images"))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False)
     return metrics
@@ -237,7 +238,7 @@ def _announce(experiment: Experiment, directory: epath.Path, metrics_file: epath
     if processes.is_first():
         directory.mkdir(parents=True, exist_ok=True)
         metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
-        write_whole(directory / "experiment.json", text)
+        write_text(directory / "experiment.json", text)
     if jax.process_count() > 1:
         processes.together()
         there = directory / "experiment.json"

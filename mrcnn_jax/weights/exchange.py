@@ -1,6 +1,5 @@
 """Weights of other libraries in: a directory that ``load`` detects with and training starts from. And out again, to torchvision."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.detector import load
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.files import write_json
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import coco_classes, detectron1, detectron2, detectron2_settings, torchvision
@@ -123,8 +123,8 @@ def save(found: Recognised, experiment: Experiment, out: Path, classes: Sequence
     unused = found.unused | unused_rows(found.tensors, table)
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.json").write_text(json.dumps(to_dict(experiment), indent=1) + "\n")
-    (out / ORIGIN).write_text(json.dumps({"file": Path(found.origin).name, "tensors": len(found.tensors), "missing": missing}, indent=1) + "\n")
+    write_json(out / "experiment.json", to_dict(experiment))
+    write_json(out / ORIGIN, {"file": Path(found.origin).name, "tensors": len(found.tensors), "missing": missing})
     if unused:
         np.savez(out / UNUSED, **unused)
     checkpoints = Checkpoints(out / "checkpoints")
