@@ -1,10 +1,11 @@
-"""python -m experiments.report: renders the result files as the table in README.md. Nothing in that table is written by hand."""
+"""python -m experiments.report: renders the result files as the table in README.md, and as RESULTS.md with its plots. Nothing in them is written by hand."""
 
 import json
 import sys
 from pathlib import Path
 
 from experiments.publish import RESULTS
+from experiments.tables import page
 from mrcnn_jax.files import write_text
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,9 +37,11 @@ def rendered(readme: str, results: Path = RESULTS) -> str:
 
 
 def main() -> int:
-    """Rewrites README.md."""
+    """Rewrites README.md, RESULTS.md and the plots."""
     write_text(README, rendered(README.read_text()))
-    print(f"Renewed the table in {README}.")
+    write_text(page.PAGE, page.page())
+    plots = page.draw()
+    print(f"Renewed the table in {README}, {page.PAGE} and {len(plots)} plots.")
     return 0
 
 

@@ -7,9 +7,9 @@ batch. Every other published system is a small ``dataclasses.replace`` of this o
 
 from mrcnn_jax.config.experiment import DataConfig, EvaluationConfig, Experiment, TrainConfig
 from mrcnn_jax.config.model import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, PoolConfig, RoIConfig, RPNConfig
-from mrcnn_jax.config.serialization import from_dict, read_experiment, to_dict
+from mrcnn_jax.config.serialization import changed, from_dict, read_experiment, to_dict
 
 __all__ = [
     "BackboneConfig", "BoxHeadConfig", "DataConfig", "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig",
-    "RPNConfig", "RoIConfig", "TrainConfig", "from_dict", "read_experiment", "to_dict",
+    "RPNConfig", "RoIConfig", "TrainConfig", "changed", "from_dict", "read_experiment", "to_dict",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ class DataConfig:
     """A prepared data set and how its images are sized."""
 
     dataset: str = "shapes"
-    """"shapes" (made on first use) or the folder that `mrcnn dataset` wrote."""
+    """"shapes" or "puppets", which are made on first use, or the folder that `mrcnn dataset` wrote."""
     train_split: str = "train"
     validation_split: str = "validation"
     short_edge: tuple[int, ...] = (800,)

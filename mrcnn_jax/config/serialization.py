@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def from_dict(values: dict[str, Any], origin: str = "experiment") -> Experiment:
     except cattrs.BaseValidationError as error:
         reasons = "; ".join(cattrs.transform_error(error, "experiment", reason))
         raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from error
+
+
+def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """The experiment with fields changed, all at once; by dotted name, as on the command line: ``{"model.mask.loss": "softmax"}``.
+
+    Raises InputError for a field that there is not, and for what does not go together.
+    """
+    values = to_dict(experiment)
+    for field, value in changes.items():
+        *parts, name = field.split(".")
+        place = values
+        for part in parts:
+            place = place.get(part) if isinstance(place, dict) else None
+        require(isinstance(place, dict) and name in place, f"an experiment has no field {field}")
+        place[name] = value
+    return from_dict(json.loads(json.dumps(values)), "the changed experiment")
 
 
 def read_experiment(path: str | Path) -> Experiment:

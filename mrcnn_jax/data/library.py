@@ -5,13 +5,15 @@ from pathlib import Path
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import records, shapes
 
-SHAPES = Path("data/shapes")
-"""The embedded set is drawn here, below the working directory, on first use."""
+EMBEDDED = {"shapes": shapes.ShapesConfig(), "puppets": shapes.ShapesConfig(kinds=("puppet",))}
+"""What is drawn on first use."""
+PLACE = Path("data")
+"""Where, below the working directory."""
 
 
 def open_split(config: DataConfig, split: str) -> records.RecordSource:
-    """Opens a split of the experiment's data set; draws the embedded set if that is what is asked for and it is not there yet."""
-    if config.dataset == "shapes":
-        shapes.prepare(SHAPES, shapes.ShapesConfig(), progress=True)
-        return records.open_dataset(SHAPES, split)
+    """Opens a split of the experiment's data set; draws an embedded set if that is what is asked for and it is not there yet."""
+    if config.dataset in EMBEDDED:
+        shapes.prepare(PLACE / config.dataset, EMBEDDED[config.dataset], progress=True)
+        return records.open_dataset(PLACE / config.dataset, split)
     return records.open_dataset(Path(config.dataset).expanduser(), split)

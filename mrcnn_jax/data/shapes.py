@@ -44,6 +44,8 @@ class ShapesConfig:
     min_size: float = 18.0
     max_size: float = 90.0
     max_objects: int = 5
+    kinds: tuple[str, ...] = ()
+    """Which there are; all by default."""
 
     def __post_init__(self):
         for field, least in (("train_images", 1), ("validation_images", 1), ("seed", 0)):
@@ -56,6 +58,24 @@ class ShapesConfig:
             raise InputError(f"shapes: {given} are given, but 10 <= min_size <= max_size must hold.")
         if not 1 <= self.max_objects <= 100:
             raise InputError(f"shapes: max_objects is {self.max_objects}, but must be between 1 and 100.")
+        names = [kind.name for kind in KINDS]
+        if unknown := [name for name in self.kinds if name not in names]:
+            raise InputError(f"shapes: kinds has {unknown[0]}, but must be of {', '.join(names)}.")
+
+    @property
+    def drawn(self) -> "tuple[Kind, ...]":
+        """The classes that there are."""
+        return tuple(kind for kind in KINDS if not self.kinds or kind.name in self.kinds)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the set says of itself."""
+        drawn = self.drawn
+        return INFO._replace(
+            category_ids=tuple(kind.category_id for kind in drawn),
+            category_names=tuple(kind.name for kind in drawn),
+            keypoint_classes=tuple(index for index, kind in enumerate(drawn) if kind.name == "puppet"),
+        )
 
     def images(self, split: str) -> int:
         """Number of images of a split; raises InputError for a split other than train and validation."""
@@ -205,8 +225,8 @@ def _fill(outline: Outline, corner: np.ndarray, height: int, width: int) -> Floa
 
 def _place(rng: Generator, config: ShapesConfig, height: int, width: int) -> Sprite:
     """An object of random class, size, turn and place, its centre inside the image."""
-    class_index = int(rng.integers(len(KINDS)))
-    kind = KINDS[class_index]
+    class_index = int(rng.integers(len(config.drawn)))
+    kind = config.drawn[class_index]
     size = np.exp(rng.uniform(np.log(min(config.min_size * kind.smallest, config.max_size)), np.log(config.max_size)))
     angle = rng.uniform(-kind.turn, kind.turn)
     turn = size * _unit(np.array([angle, angle + np.pi / 2]))
@@ -341,11 +361,11 @@ def prepare(directory: str | Path, config: ShapesConfig, *, progress: bool = Fal
     """
     directory = Path(directory)
     marker = directory / "shapes.json"
-    wanted = json.dumps({"drawing": _DRAWING, **dataclasses.asdict(config), "info": INFO._asdict()}, indent=1)
+    wanted = json.dumps({"drawing": _DRAWING, **dataclasses.asdict(config), "info": config.info._asdict()}, indent=1)
     ours = marker.exists()
     if ours and marker.read_text() == wanted:
         return False
     splits = {split: generate(config, split) for split in SPLITS}
-    records.write(directory, INFO, splits, progress=progress, overwrite=ours)
+    records.write(directory, config.info, splits, progress=progress, overwrite=ours)
     marker.write_text(wanted)
     return True

@@ -1,0 +1,133 @@
+"""python -m experiments.run TABLE [--scale SCALE] [--rows ...] [--seeds N]: the rows of a table of the paper, trained and scored.
+
+A row whose result is in experiments/results/tables already, with the same settings, is skipped; what was cut short goes on where it was.
+`python -m experiments.report` makes a page of what there is.
+"""
+
+import gc
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import jax
+import tyro
+from rich.console import Console
+
+from experiments.publish import result
+from experiments.tables.results import FOLDER, result_file, same_settings
+from experiments.tables.rows import TABLES, System
+from experiments.tables.scales import SCALES, experiment_of, fit_to_devices
+from mrcnn_jax import processes
+from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.errors import InputError, RunFailed, StartAgain
+from mrcnn_jax.files import write_json
+from mrcnn_jax.training.loop import train
+
+PROGRAM = "python -m experiments.run"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train and score the rows of a table of the paper."""
+
+    table: Annotated[Literal[tuple(TABLES)], tyro.conf.Positional]
+    scale: Literal[tuple(SCALES)] = "shapes"
+    """paper: as in the paper, for accelerators; the others are small enough for two CPU cores, and shapes needs no data."""
+    rows: tuple[str, ...] = ()
+    """Names of rows, as in the paper; by default all that can be run."""
+    seeds: int = 1
+    """Runs of each row: of seeds 0, 1, ..."""
+    directory: Path = Path("runs/tables")
+    """Where the runs are kept, in a folder for the scale."""
+    results: Path = FOLDER
+    """Where their results are written."""
+    plan: bool = False
+    """Only say what there is and what would be run."""
+
+
+class Job(NamedTuple):
+    """A run of a system."""
+
+    row: str  # that it is for
+    system: System
+    seed: int
+    experiment: Experiment  # as one device would train it
+    directory: Path
+    file: Path  # of its result
+
+    @property
+    def is_done(self) -> bool:
+        return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
+
+
+def jobs(options: Options) -> list[Job]:
+    """A run for each row and seed, all rows of a seed before those of the next. InputError for rows that there are not, or that cannot be run."""
+    table, systems = TABLES[options.table], TABLES[options.table].systems()
+    rows = {row.name: row for row in table.rows}
+    for name in options.rows:
+        if name not in systems:
+            why = f"is only reported ({rows[name].note})" if name in rows else "does not exist"
+            raise InputError(f"row {name!r} of {table.key} {why}; choose from {', '.join(map(repr, systems))}")
+    if options.seeds < 1:
+        raise InputError(f"--seeds is {options.seeds}, but must be 1 or more")
+    return [_job(options, row, systems[row], seed) for seed in range(options.seeds) for row in options.rows or systems]
+
+
+def _job(options, row, system, seed):
+    folder = options.directory / options.scale
+    runs = {other.name: str(folder / f"{other.name}_{seed}") for other in system.needs()}
+    experiment = experiment_of(system, SCALES[options.scale], seed, runs)
+    return Job(row, system, seed, experiment, folder / f"{system.name}_{seed}", result_file(options.scale, system.name, seed, options.results))
+
+
+def to_do(options: Options, wanted: list[Job]) -> list[Job]:
+    """Those of the wanted runs that have no result yet, each after the runs that it needs."""
+    found: dict[Path, Job] = {}
+    for job in wanted:
+        if not job.is_done:
+            for system in job.system.needs():
+                needed = _job(options, job.row, system, job.seed)
+                found.setdefault(needed.directory, needed)
+            found.setdefault(job.directory, job)
+    return list(found.values())
+
+
+def run(options: Options, console: Console) -> list[str]:
+    """Runs what there is to do; returns a sentence for each run that failed."""
+    wanted = jobs(options)
+    todo, failures = to_do(options, wanted), []
+    for job in wanted:
+        console.print(f"{options.table}, {job.row}, seed {job.seed}: {'is in ' + str(job.file) if job.is_done else 'to be run'}", highlight=False, soft_wrap=True)
+    for number, job in enumerate([] if options.plan else todo, start=1):
+        console.rule(f"{number} of {len(todo)}: {job.system.name}, seed {job.seed}, for {options.table}, {job.row}")
+        try:
+            train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
+        except RunFailed as error:  # the other rows can do without it
+            failures.append(f"{job.system.name}, seed {job.seed}: {error}")
+            console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
+            continue
+        if processes.is_first():
+            command = f"{PROGRAM} {options.table} --scale {options.scale}" + (f" --seeds {options.seeds}" if options.seeds > 1 else "")
+            about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
+            write_json(job.file, about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)})
+        jax.clear_caches()  # nothing of one row is of use to the next
+        gc.collect()
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program; returns the exit status."""
+    options, console = tyro.cli(Options, prog=PROGRAM, args=arguments), Console()
+    try:
+        processes.start()
+        failures = run(options, console if processes.is_first() else Console(quiet=True))
+    except (InputError, StartAgain) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.status
+    return RunFailed.status if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""RESULTS.md and its plots: the paper's figures beside those that were measured, from the result files alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.tables.results import FOLDER, measured
+from experiments.tables.rows import TABLES, Row, Table
+from experiments.tables.scales import SCALES, Scale
+from mrcnn_jax.files import replacing
+
+PAGE = Path(__file__).parents[1] / "RESULTS.md"
+KINDS = {"segm": "mask", "bbox": "box", "keypoints": "keypoint", "cityscapes_val": "Cityscapes val", "cityscapes_test": "Cityscapes test"}
+NOT_RUN = "not run"
+
+
+class Figures(NamedTuple):
+    """One figure of a row over its seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Over the seeds; 0 of a single one."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __str__(self):
+        return f"{self.mean:.1f}" + (f" ± {self.deviation:.1f}" if len(self.values) > 1 else "")
+
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]  # by system, then seed
+
+
+def results_of(table: Table, scale: Scale, folder: Path = FOLDER) -> dict[str, dict[int, dict[str, Any]]]:
+    """By row, then seed; rows that were not run are missing."""
+    found = {name: measured(scale.name, system.name, folder) for name, system in table.systems().items()}
+    return {name: results for name, results in found.items() if results}
+
+
+def figures_of(results: Mapping[int, Mapping[str, Any]], kind: str, name: str) -> Figures | None:
+    """A figure of a row; None where it was not measured."""
+    values = tuple(value for result in results.values() if (value := result["metrics"].get(kind, {}).get(name)) is not None)
+    return Figures(values) if values else None
+
+
+def page(folder: Path = FOLDER) -> str:
+    """The page, with links to the plots beside it."""
+    parts = [
+        "# The paper's tables",
+        "Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the paper's figures are of COCO, and the "
+        "small runs' of other data, so what can be compared is not a figure but what changes from row to row.",
+        _scales(),
+    ]
+    for table in TABLES.values():
+        parts += section(table, folder)
+    return "\n\n".join(parts) + "\n"
+
+
+def _scales():
+    lines = [f"- `{scale.name}`: {scale.about}" for scale in SCALES.values()]
+    return "\n".join(["Scales (`experiments/tables/scales.py` has all that they change):", "", *lines])
+
+
+def section(table: Table, folder: Path = FOLDER) -> Iterator[str]:
+    """A table's part of the page."""
+    paper, found = table.paper, {scale.name: results_of(table, scale, folder) for scale in SCALES.values()}
+    run = [scale for scale in SCALES.values() if found[scale.name]]
+    yield f"## {heading(table)}"
+    yield table.claim
+    for scale in run:
+        yield f"At scale `{scale.name}`: {agreement(table, found[scale.name])}"
+    for kind in dict.fromkeys(kind for figures in paper["rows"].values() for kind in figures):
+        names = list(dict.fromkeys(name for figures in paper["rows"].values() for name in figures.get(kind, ())))
+        yield _table(table, kind, names, run, found)
+    if not run:
+        yield f"{NOT_RUN[0].upper()}{NOT_RUN[1:]} at any scale: `python -m experiments.run {table.key} --scale paper`."
+    for scale in run:
+        yield f"![{heading(table)}, paper against {scale.name}]({picture(table, scale)})"
+
+
+def heading(table: Table) -> str:
+    """Name, title and split."""
+    name = table.key if table.key == "agnostic" else f"Table {table.key.removeprefix('table')}"
+    return f"{name}: {table.paper['title']} ({table.paper['split']}{'' if table.paper['verified'] else '; the figures are unverified'})"
+
+
+def picture(table: Table, scale: Scale) -> str:
+    """File name of a plot, from the page."""
+    return f"results/tables/{scale.name}/{table.key}.png"
+
+
+def agreement(table: Table, found: Results) -> str:
+    """What the small runs say to what the paper's claim rests on, a sentence."""
+    said = []
+    for better, other, kind, name in table.compare:
+        ours = [figures_of(found.get(row, {}), kind, name) for row in (better, other)]
+        theirs = table.paper["rows"][better][kind][name] - table.paper["rows"][other][kind][name]
+        if None not in ours:
+            difference = difference_of(found[better], found[other], kind, name)
+            said.append(f"{better} against {other}: {_signed(difference.mean)}{_spread(difference)} {KINDS[kind]} {name} (paper {_signed(theirs)})")
+    missing = [row for row in table.systems() if row not in found]
+    said += [f"{NOT_RUN}: {', '.join(missing)}"] if missing else []
+    return "; ".join(said) + "."
+
+
+def difference_of(better: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], kind: str, name: str) -> Figures:
+    """Seed by seed where both rows have the same seeds, for these share data order and initial weights; otherwise of the means."""
+    seeds = better.keys() & other.keys()
+    if seeds:
+        return Figures(tuple(better[seed]["metrics"][kind][name] - other[seed]["metrics"][kind][name] for seed in sorted(seeds)))
+    return Figures((figures_of(better, kind, name).mean - figures_of(other, kind, name).mean,))
+
+
+def _signed(value):
+    return f"{value:+.1f}"
+
+
+def _spread(figures):
+    return f" ± {figures.deviation:.1f}" if len(figures.values) > 1 else ""
+
+
+def _table(table, kind, names, run, found):
+    heads = [f"{KINDS[kind]} figures", *(f"paper {name}" for name in names), *(f"{scale.name} {name}" for scale in run for name in names), "seeds", "trained by"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in table.rows:
+        reported = table.paper["rows"][row.name].get(kind, {})
+        if not reported:
+            continue
+        cells = [_number(reported.get(name)) for name in names]
+        for scale in run:
+            results = found[scale.name].get(row.name, {})
+            cells += [str(figures) if (figures := figures_of(results, kind, name)) else NOT_RUN if row.system else "-" for name in names]
+        seeds = ", ".join(f"{scale.name} {len(found[scale.name].get(row.name, {}))}" for scale in run) if row.system else "-"
+        lines.append([row.name, *cells, seeds or "0", _made_by(row)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _made_by(row: Row) -> str:
+    if not row.system:
+        return f"reported only: {row.note}"
+    changes = " ".join(f"`--{name.replace('_', '-')} {_word(value)}`" for name, value in row.system.changes.items())
+    after = "".join(f", after `{system.name}`" for system in row.system.needs())
+    return f"`{row.system.base}` {changes}{after}{f' ({row.note})' if row.note else ''}".replace("` `", " ")
+
+
+def _word(value):
+    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+# ---------------------------------------------------------------- plots
+
+
+def draw(folder: Path = FOLDER) -> list[Path]:
+    """A plot for each table and scale of which there are results; returns the files."""
+    files = []
+    for table in TABLES.values():
+        for scale in SCALES.values():
+            if found := results_of(table, scale, folder):
+                file = folder / scale.name / f"{table.key}.png"
+                with replacing(file) as unfinished:
+                    plot(table, scale, found).savefig(unfinished, dpi=110)
+                files.append(file)
+    return files
+
+
+def plot(table: Table, scale: Scale, found: Results) -> Figure:
+    """AP of each row as bars, the paper's beside the measured ones, with a seed's dots and their standard deviation."""
+    kinds = [kind for kind in dict.fromkeys(kind for figures in table.paper["rows"].values() for kind in figures) if any(figures_of(found[row], kind, "AP") for row in found)]
+    figure = Figure(figsize=(1.8 + 4.2 * len(kinds), 1.1 + 0.55 * len(found)), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = [row.name for row in table.rows if row.name in found][::-1]
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        places = range(len(rows))
+        paper = [table.paper["rows"][row].get(kind, {}).get("AP") for row in rows]
+        ours = [figures_of(found[row], kind, "AP") for row in rows]
+        axis.barh([place + 0.2 for place in places], [value or 0 for value in paper], 0.36, color="#bbbbbb", label="paper, COCO")
+        axis.barh([place - 0.2 for place in places], [figures.mean if figures else 0 for figures in ours], 0.36, color="#0072b2", label=scale.name,
+                  xerr=[figures.deviation if figures else 0 for figures in ours], error_kw={"elinewidth": 1, "capsize": 3})  # fmt: skip
+        for place, figures in zip(places, ours, strict=True):
+            if figures and len(figures.values) > 1:
+                axis.plot(figures.values, [place - 0.2] * len(figures.values), "o", color="#d55e00", markersize=3)
+        axis.set(yticks=list(places), xlabel=f"{KINDS[kind]} AP", xlim=(0, None))
+        axis.set_yticklabels(rows if axis is figure.axes[0] else [])
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(f"{heading(table).partition(' (')[0]}", fontsize=10)
+    return figure
