@@ -41,6 +41,7 @@ from benchmarks.training_process import (
     damage,
     files_by_size,
 )
+from mrcnn_jax.cli import hush
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.files import write_json
 
@@ -255,6 +256,7 @@ def _with_what_was_left_out(result: dict[str, Any], before: dict[str, Any], opti
 def main(arguments: list[str] | None = None) -> int:
     """Writes the result file; returns the exit status."""
     options = tyro.cli(Options, prog=PROGRAM, args=arguments, description=Options.__doc__)
+    hush()
     try:
         check(options, kills=0, steps=50, seed=0)
         if unknown := set(options.faults) - set(Options().faults):

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
 import experiments
-from benchmarks.program import check, command_line, processor
+from benchmarks.program import check, command_line, processor, write_files
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.library import open_split
 from mrcnn_jax.data.pipeline import training_batches
@@ -267,13 +266,7 @@ def run(options: Options) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """The program; returns the exit status."""
-    try:
-        files = run(tyro.cli(Options, prog=PROGRAM, args=arguments))
-    except (InputError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    print(f"Wrote {', '.join(map(str, files))}.")
-    return 0
+    return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import platform
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from mrcnn_jax.errors import InputError
 
@@ -44,3 +47,14 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.machine()
+
+
+def write_files(program: str, options: type, run: Callable[[Any], list[Path]], arguments: list[str]) -> int:
+    """A program that measures and writes files; returns the exit status."""
+    try:
+        files = run(tyro.cli(options, prog=program, args=arguments))
+    except (InputError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    print(f"Wrote {', '.join(map(str, files))}.")
+    return 0

@@ -35,7 +35,6 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Bool, Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -44,9 +43,8 @@ from matplotlib.patches import Patch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.program import check, command_line, versions
+from benchmarks.program import check, command_line, versions, write_files
 from mrcnn_jax.data.shapes import INFO, KINDS
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.files import replacing, write_json
 from mrcnn_jax.ops import paste_masks, pool_rois
 
@@ -418,14 +416,7 @@ def run(options: Options) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """The program; returns the exit status."""
-    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
-    try:
-        files = run(options)
-    except (InputError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    print(f"Wrote {', '.join(map(str, files))}.")
-    return 0
+    return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":

@@ -385,12 +385,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def console() -> None:
-    """Entry point of the installed command `mrcnn`."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails in a library's thread is told in our sentence
+def hush() -> None:
+    """Libraries' threads say nothing of what failed in them: it is told in our own sentence."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     closed = "Event loop is closed"  # what is left of reading a damaged checkpoint says so, dozens of times
     sys.unraisablehook = lambda what: None if str(what.exc_value) == closed else sys.__unraisablehook__(what)
     sys.excepthook = lambda kind, error, trace: None if str(error) == closed else sys.__excepthook__(kind, error, trace)
+
+
+def console() -> None:
+    """Entry point of the installed command `mrcnn`."""
+    hush()
     try:
         try:
             status = main()

@@ -16,6 +16,9 @@ from mrcnn_jax.files import replacing
 PAGE = Path(__file__).parents[1] / "RESULTS.md"
 KINDS = {"segm": "mask", "bbox": "box", "keypoints": "keypoint", "cityscapes_val": "Cityscapes val", "cityscapes_test": "Cityscapes test"}
 NOT_RUN = "not run"
+ABOUT = """\
+Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the
+paper's figures are of COCO, and the small runs' of other data, so what can be compared is not a figure but what changes from row to row."""
 
 
 class Figures(NamedTuple):
@@ -55,8 +58,7 @@ def page(folder: Path = FOLDER) -> str:
     """The page, with links to the plots beside it."""
     parts = [
         "# The paper's tables",
-        "Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the paper's figures are of COCO, and the "
-        "small runs' of other data, so what can be compared is not a figure but what changes from row to row.",
+        ABOUT,
         _scales(),
     ]
     for table in TABLES.values():
