@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 import experiments
 from benchmarks import roi_ops, tpu_compile
+from experiments import run as tables
 from mrcnn_jax import cli
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import DataConfig, Experiment
@@ -610,7 +611,7 @@ def test_every_option_in_the_readme_exists(mrcnn, capsys):
     readme = options_in((Path(__file__).parent.parent / "README.md").read_text())
     helps = (mrcnn(*command, "--help")[1] for command in (["train", "demo"], *([command] for command in cli.COMMANDS if command != "train")))
     of_programs = options_in(" ".join(helps))
-    for benchmark in (roi_ops, tpu_compile):
+    for other in (roi_ops, tpu_compile, tables):
         with pytest.raises(SystemExit):
-            benchmark.main(["--help"])
+            other.main(["--help"])
     assert len(readme) > 20 and readme <= of_programs | options_in(capsys.readouterr().out)
