@@ -13,17 +13,18 @@ import pytest
 from rich.console import Console
 
 import experiments
+from benchmarks import table_costs
 from experiments import report, run
 from experiments.run import Options
 from experiments.tables import page
-from experiments.tables.results import FOLDER, measured, same_settings
-from experiments.tables.rows import TABLES
+from experiments.tables.results import COSTS, FOLDER, measured, same_settings, settings_of
+from experiments.tables.rows import TABLES, systems
 from experiments.tables.scales import CITYSCAPES, PERSONS, SCALES, experiment_of, fit_to_devices
 from mrcnn_jax.config import RoIConfig, RPNConfig, changed, from_dict, to_dict
 from mrcnn_jax.errors import InputError, RunFailed
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 
-SYSTEMS = {other.name: other for table in TABLES.values() for system in table.systems().values() for other in (*system.needs(), system)}
+SYSTEMS = systems()
 SHAPES = SCALES["shapes"]
 
 
@@ -206,6 +207,46 @@ def test_rows_that_fail_leave_the_others_alone(options, trained, tmp_path):
 def test_what_cannot_be_run_is_said(arguments, message, trained, capsys, tmp_path):
     assert run.main([*arguments, "--directory", str(tmp_path)]) == 2 and trained == []
     assert re.search(message, capsys.readouterr().err)
+
+
+# ---- costs ----
+
+
+@pytest.fixture
+def compiler(monkeypatch) -> list[str]:
+    """What was compiled, by name; the figures are made up, and ResNeXt does not fit."""
+    compiled = []
+
+    def compile_step(experiment, topology, effort):
+        compiled.append(experiment.name)
+        config = experiment.train
+        row = {"topology": topology, "chips": 8, "images_per_chip": config.images_per_device, "accumulate": 1, "dtype": config.dtype, "effort": effort,
+               "product_flops": 197e9, "experiment": experiment.name}  # fmt: skip
+        if "x101" in experiment.name:
+            return row | {"unavailable": "Ran out of memory", "missing_bytes": 5}, ""
+        return row | {"argument_bytes": 2**30, "output_bytes": 0, "alias_bytes": 0, "temp_bytes": 2**30, "code_bytes": 0, "cycles": None, "all_reduces": [[1, 4]]}, "text"
+
+    monkeypatch.setattr(table_costs, "compile_step", compile_step)
+    monkeypatch.setattr(table_costs, "topology", lambda name: range(8))
+    monkeypatch.setattr(table_costs, "versions", lambda *packages: {})
+    return compiled
+
+
+def test_costs_are_added_up_once(compiler, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "costs.json"), "--systems", "r50_fpn", "x101_fpn"]
+    assert table_costs.main(arguments) == 1 and compiler == ["r50_fpn", "x101_fpn"]
+    assert "1 of 2: r50_fpn: 2.00 GiB of a chip, 13.75 free; at least 1.0 ms a step" in capsys.readouterr().out
+    assert table_costs.main([*arguments, "person_boxes"]) == 0 and compiler == ["r50_fpn", "x101_fpn", "person_boxes"]
+    rows = json.loads((tmp_path / "costs.json").read_text())["rows"]
+    assert [row["system"] for row in rows] == [name for name in systems() if name in compiler]
+    text = page.page(tmp_path)
+    assert "| `r50_fpn` | 2 | 0.20 | 2.0 | 13.8 | 1.0 | 160,000 | 0 | 2 |" in text and "| `x101_fpn` | 1 | 0.20 | Ran out of memory | - |" in text
+    assert table_costs.main(["--systems", "r51"]) == 2 and "--systems has r51; choose from rpn_" in capsys.readouterr().err
+
+
+def test_the_published_costs_are_of_these_systems():
+    for row in json.loads(COSTS.read_text())["rows"] if COSTS.exists() else ():
+        assert row["settings"] == settings_of(to_dict(experiment_of(SYSTEMS[row["system"]], SCALES["paper"])))
 
 
 # ---- the page ----

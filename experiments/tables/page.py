@@ -1,5 +1,6 @@
 """RESULTS.md and its plots: the paper's figures beside those that were measured, from the result files alone."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.tables.results import FOLDER, measured
+from experiments.tables.results import COSTS, FOLDER, measured
 from experiments.tables.rows import TABLES, Row, Table
 from experiments.tables.scales import SCALES, Scale
 from mrcnn_jax.files import replacing
@@ -16,6 +17,11 @@ from mrcnn_jax.files import replacing
 PAGE = Path(__file__).parents[1] / "RESULTS.md"
 KINDS = {"segm": "mask", "bbox": "box", "keypoints": "keypoint", "cityscapes_val": "Cityscapes val", "cityscapes_test": "Cityscapes test"}
 NOT_RUN = "not run"
+PEAK_SHARE = 0.2
+COSTS_ABOUT = """\
+`python -m benchmarks.table_costs` compiles each system's train step, bfloat16, for {slices}, on a machine without a TPU: memory is the compiler's account. "At least" is the
+time of convolutions and matrix products at the chip's published peak. "Expected" assumes {peak:.0%} of that peak, which is about what the compiler's own cycles say of
+R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
 ABOUT = """\
 Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the
 paper's figures are of COCO, and the small runs' of other data, so what can be compared is not a figure but what changes from row to row."""
@@ -63,6 +69,8 @@ def page(folder: Path = FOLDER) -> str:
     ]
     for table in TABLES.values():
         parts += section(table, folder)
+    if (folder / COSTS.name).exists():
+        parts += costs(json.loads((folder / COSTS.name).read_text())["rows"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -159,6 +167,23 @@ def _made_by(row: Row) -> str:
 
 def _word(value):
     return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def costs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the systems cost at full size."""
+    slices = ", ".join(dict.fromkeys(f"{row['topology']} ({row['chips']} chips)" for row in rows))
+    yield "## What they cost at full size"
+    yield COSTS_ABOUT.format(slices=slices, peak=PEAK_SHARE)
+    heads = ["system", "images a chip", "TFLOP a step and chip", "GiB of a chip", "free", "step at least, ms", "steps", "chip-hours at least", "expected"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        about = [f"`{row['system']}`", f"{row['images_per_chip']}", f"{row['product_flops'] / 1e12:.2f}"]
+        if "unavailable" in row:
+            lines.append([*about, row["unavailable"], *["-"] * (len(heads) - len(about) - 1)])
+            continue
+        hours = row["least_ms"] * row["steps"] * row["chips"] / 3.6e6
+        lines.append([*about, f"{row['used_bytes'] / 2**30:.1f}", f"{row['free_bytes'] / 2**30:.1f}", f"{row['least_ms']:.1f}", f"{row['steps']:,}", f"{hours:.0f}", f"{hours / PEAK_SHARE:.0f}"])
+    yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # ---------------------------------------------------------------- plots

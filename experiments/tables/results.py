@@ -8,6 +8,8 @@ from experiments.publish import RESULTS
 from mrcnn_jax.config import Experiment, to_dict
 
 FOLDER = RESULTS / "tables"
+COSTS = FOLDER / "costs.json"
+"""What the systems cost at full size (benchmarks.table_costs)."""
 
 
 def result_file(scale: str, system: str, seed: int, folder: Path = FOLDER) -> Path:
@@ -27,11 +29,11 @@ def measured(scale: str, system: str, folder: Path = FOLDER) -> dict[int, dict[s
 
 def same_settings(content: dict[str, Any], experiment: Experiment) -> bool:
     """Whether a result is of an experiment, on however many devices."""
-    return _settings(content["experiment_of_one_device"]) == _settings(to_dict(experiment))
+    return settings_of(content["experiment_of_one_device"]) == settings_of(to_dict(experiment))
 
 
-def _settings(values):
-    """Without what does not tell on the figures: logs, checkpoints and where things are kept."""
+def settings_of(values: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's values without what does not tell on the figures: logs, checkpoints and where things are kept."""
     ignored = {"train": ("log_every", "checkpoint_every", "keep_checkpoints", "stall_seconds", "compilation_cache", "rpn_from", "weights_from"), "data": ("threads",)}
     return {
         part: {name: value for name, value in fields.items() if name not in ignored.get(part, ())} if isinstance(fields, dict) else fields

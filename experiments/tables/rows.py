@@ -307,3 +307,8 @@ TABLES = {
         ),
     )
 }
+
+
+def systems() -> dict[str, System]:
+    """Everything that the tables need to have trained, by name; what is needed comes first."""
+    return {each.name: each for table in TABLES.values() for system in table.systems().values() for each in (*system.needs(), system)}
