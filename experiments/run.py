@@ -97,14 +97,17 @@ def to_do(options: Options, wanted: list[Job]) -> list[Job]:
 def run(options: Options, console: Console) -> list[str]:
     """Runs what there is to do; returns a sentence for each run that failed."""
     wanted = jobs(options)
-    todo, failures = to_do(options, wanted), []
+    todo, failures, failed = to_do(options, wanted), [], set()
     for job in wanted:
         console.print(f"{options.table}, {job.row}, seed {job.seed}: {'is in ' + str(job.file) if job.is_done else 'to be run'}", highlight=False, soft_wrap=True)
     for number, job in enumerate([] if options.plan else todo, start=1):
         console.rule(f"{number} of {len(todo)}: {job.system.name}, seed {job.seed}, for {options.table}, {job.row}")
         try:
+            if missing := [other.name for other in job.system.needs() if (other.name, job.seed) in failed]:
+                raise RunFailed(f"it needs {missing[0]}, which failed")
             train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
-        except RunFailed as error:  # the other rows can do without it
+        except RunFailed as error:  # the rows that do not need it go on
+            failed.add((job.system.name, job.seed))
             failures.append(f"{job.system.name}, seed {job.seed}: {error}")
             console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
             continue

@@ -192,9 +192,10 @@ def test_a_result_of_other_settings_does_not_count(options, trained):
     assert trained == ["rpn_r50_c5_0", "r50_c5_roipool_0", "r50_c5_0"]
 
 
-def test_rows_that_fail_leave_the_others_alone(options, trained, tmp_path):
+def test_what_needs_a_failed_run_is_not_begun(options, trained, tmp_path):
     failed = run.run(replace(options, directory=tmp_path / "fails"), console())
-    assert len(trained) == len(failed) == 3 and all("the loss exploded" in failure for failure in failed)
+    assert trained == ["rpn_r50_c5_0"] and "the loss exploded" in failed[0]
+    assert len(failed) == 3 and all("it needs rpn_r50_c5, which failed" in failure for failure in failed[1:])
     assert not options.results.exists()
 
 

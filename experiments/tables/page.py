@@ -24,7 +24,8 @@ time of convolutions and matrix products at the chip's published peak. "Expected
 R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
 ABOUT = """\
 Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the
-paper's figures are of COCO, and the small runs' of other data, so what can be compared is not a figure but what changes from row to row."""
+paper's figures are of COCO, and the small runs' of other data, so what can be compared is not a figure but what changes from row to row. Of the settings, NMS at 0.3 and those of tables 8 and 9 were not checked
+against a copy of the paper."""
 
 
 class Figures(NamedTuple):

@@ -13,8 +13,6 @@ from typing import Any
 
 PAPER = Path(__file__).with_name("paper.json")
 
-KIND = {"segm": "mask", "bbox": "box", "keypoints": "keypoint"}
-
 
 @dataclass(frozen=True)
 class System:
