@@ -144,6 +144,20 @@ def test_temporary_memory_stays_below_twice_the_bins_and_the_pyramid(monkeypatch
     assert memory.temp_size_in_bytes < 2 * memory.output_size_in_bytes + pyramid
 
 
+def test_a_convolution_of_the_bins_does_not_keep_what_they_were_read_from(monkeypatch):
+    for constant, value in SHIPPED.items():
+        monkeypatch.setattr(roi_dispatch, constant, value)
+    rois, bins, channels = 64, 14, 64
+
+    def loss(kernel, features, boxes):
+        pooled = ops.roi_align(features, boxes, bins)
+        return jnp.sum(jax.nn.relu(jax.lax.conv_general_dilated(pooled, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))))
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 3, channels, channels), (24, 32, channels), (rois, 4))]
+    memory = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 6 * rois * bins**2 * channels * 4  # 16 cells of a bin, and what the convolution needs, would be 20
+
+
 def test_a_form_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="'gather', 'pieces' or None, not 'matmul'"):
         ops.roi_pool(PYRAMID[0][0], BOXES[0], 7, form="matmul")

@@ -77,6 +77,8 @@ def _pool(reading, form, maps, rois):
         size = _rows(reading, maps, PIECE_OF_EQUALS if reading.fixed else PIECE)
     elif not reading.fixed:
         size = -(-size // GROUPS)
+    if form == "pieces":
+        return _by_itself(partial(pool_rows, reading, tables, rois, size), jnp.isnan(rois.boxes).all())
     return pool_rows(reading, tables, rois, size)
 
 
@@ -92,6 +94,12 @@ def _gradients(reading, form, maps, rois, pooled, gradient):
         size = -(-size // GROUPS)
     totals = table_gradients(reading, tables, rois, pooled, gradient, size, SCATTER[form])
     return tuple(level.astype(maps[0].dtype) for table, total in zip(tables, totals, strict=True) for level in apart(table, total))
+
+
+def _by_itself(bins, nowhere):
+    """In a branch, for XLA otherwise fuses the bins into whatever reads them, and on a CPU computes them anew for each layout that a convolution and its gradient want."""
+    like = jax.eval_shape(bins)
+    return jax.lax.cond(nowhere, lambda: jnp.full(like.shape, jnp.nan, like.dtype), bins)
 
 
 def _gradient_of_boxes(reading, maps, rois, gradient):
