@@ -4,6 +4,10 @@ A row whose result is in experiments/results/tables already, with the same setti
 `python -m experiments.report` makes a page of what there is.
 """
 
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
+
 import gc
 import json
 import sys
