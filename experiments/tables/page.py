@@ -109,14 +109,17 @@ def picture(table: Table, scale: Scale) -> str:
 
 
 def agreement(table: Table, found: Results) -> str:
-    """What the small runs say to what the paper's claim rests on, a sentence."""
-    said = []
+    """What the runs say to what the paper's claim rests on, a sentence."""
+    said, alike = [], 0
     for better, other, kind, name in table.compare:
         ours = [figures_of(found.get(row, {}), kind, name) for row in (better, other)]
         theirs = table.paper["rows"][better][kind][name] - table.paper["rows"][other][kind][name]
         if None not in ours:
             difference = difference_of(found[better], found[other], kind, name)
+            alike += difference.mean * theirs > 0
             said.append(f"{better} against {other}: {_signed(difference.mean)}{_spread(difference)} {KINDS[kind]} {name} (paper {_signed(theirs)})")
+    if said:
+        said[0] = f"{alike} of {len(said)} differences {'goes' if alike == 1 else 'go'} the paper's way: {said[0]}"
     missing = [row for row in table.systems() if row not in found]
     said += [f"{NOT_RUN}: {', '.join(missing)}"] if missing else []
     return "; ".join(said) + "."

@@ -1,7 +1,8 @@
 """At which size the systems of the tables are run: as the paper has them, or small, trained from scratch on two CPU cores.
 
 A small scale changes images, width and schedule, for all rows of a table alike: smaller images, and with them anchors, proposals and sampled RoIs; narrow networks, in which fewer layers
-stand in for more, with group norm in place of frozen batch norm, because nothing is pretrained; steps, batch and optimiser. What a row is about stays as it is.
+stand in for more, with group norm in place of frozen batch norm; steps, batch and optimiser. What a row is about stays as it is. As nothing is pretrained, a detector's backbone starts
+from that of the RPN that proposes for it, which all rows of a table share, and stays apart from it as in the paper.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ STAND_INS: Mapping[str, Mapping[str, Any]] = {
 
 NARROW = {
     "model.num_classes": 0, "model.keypoint.num_keypoints": 0,
-    "model.backbone.width": 32, "model.backbone.norm": "group", "model.backbone.freeze_stages": 0, "model.backbone.pyramid_channels": 64,
+    "model.backbone.width": 16, "model.backbone.norm": "group", "model.backbone.freeze_stages": 0, "model.backbone.pyramid_channels": 64,
     "model.box.channels": 256, "model.mask.channels": 64, "model.keypoint.layers": 4, "model.keypoint.channels": 64,
     "model.rpn.samples_per_image": 64, "model.rpn.pre_nms_train": 150, "model.rpn.post_nms_train": 150,
     "model.rpn.pre_nms_test": 100, "model.rpn.post_nms_test": 100,
@@ -35,6 +36,8 @@ NARROW = {
 }  # fmt: skip
 ONE_MAP = {"model.rpn.pre_nms_train": 400, "model.rpn.pre_nms_test": 300, "model.roi.samples_per_image": 16}
 """C4 and C5, besides: all anchors are on one map, and the paper samples fewer RoIs."""
+COARSEST = 2
+"""Times as large are the images of C5, whose stride is twice that of C4, so that objects are of as many cells."""
 MLP_CHANNELS = 256
 
 
@@ -62,10 +65,10 @@ SCALES = {
     for scale in (
         Scale("paper", "As in the paper, on COCO and Cityscapes.", {name: name for name in (COCO, PERSONS, CITYSCAPES)}),
         Scale(
-            "shapes", "The embedded data set, 2,000 images of 128 to 160 pixels to train on and 200 to be scored on; for persons, puppets alone.",
-            {COCO: "shapes", PERSONS: "puppets"}, images=8, schedule=(600, 440, 540),
+            "shapes", "The embedded data set, 2,000 images of 128 to 160 pixels (of twice that for C5) to train on and 200 to be scored on; for persons, puppets alone.",
+            {COCO: "shapes", PERSONS: "puppets"}, images=8, schedule=(1200, 880, 1080),
             changes=NARROW | {
-                "train.learning_rate": 0.003, "model.rpn.anchor_sizes": (16, 32, 64, 128, 256), "model.roi.canonical_size": 64.0,
+                "train.learning_rate": 0.006, "model.rpn.anchor_sizes": (16, 32, 64, 128, 256), "model.roi.canonical_size": 64.0,
                 "data.short_edge_test": 128, "data.long_edge": 160, "data.max_objects": 8, "data.mask_size": 56,
             },
         ),
@@ -104,17 +107,27 @@ def experiment_of(system: System, scale: Scale, seed: int = 0, runs: Mapping[str
     full = changed(base, system.changes)
     settings: dict[str, Any] = dict(system.changes) | {"data.dataset": scale.data[base.data.dataset], "train.seed": seed}
     if scale.small:
-        edge = scale.changes["data.short_edge_test"] / full.data.short_edge_test
-        settings["data.short_edge"] = tuple(round(edge * length) for length in full.data.short_edge)
-        settings = dict(scale.changes) | settings | _narrower(full) | _schedule(full, base, scale)
+        settings = dict(scale.changes) | settings | _images(full, scale) | _narrower(full) | _schedule(full, base, scale)
     else:
         settings["train.images_per_device"] = 8 * full.train.images_per_device
         settings["train.accumulate"] = 8  # of which a device has no more at a time than one of the paper's had
     if system.rpn:
-        settings |= {"model.rpn.training": "separate", "train.rpn_from": runs.get(system.rpn.name, system.rpn.name)}
+        rpn = runs.get(system.rpn.name, system.rpn.name)
+        settings |= {"model.rpn.training": "separate", "train.rpn_from": rpn} | ({"train.weights_from": rpn} if scale.small else {})
     if system.starts_from:
         settings["train.weights_from"] = runs.get(system.starts_from.name, system.starts_from.name)
     return replace(changed(base, settings), name=system.name)
+
+
+def _images(full: Experiment, scale: Scale) -> dict[str, Any]:
+    """Sizes of images, with as much variation as the full system's have."""
+    times = COARSEST if full.model.backbone.features == "c5" else 1
+    test, long = (times * scale.changes[f"data.{edge}"] for edge in ("short_edge_test", "long_edge"))
+    return {
+        "data.short_edge": tuple(round(test / full.data.short_edge_test * length) for length in full.data.short_edge),
+        "data.short_edge_test": test,
+        "data.long_edge": long,
+    }
 
 
 def _narrower(full: Experiment) -> dict[str, Any]:
