@@ -11,6 +11,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  #
 import gc
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -109,6 +110,7 @@ def run(options: Options, console: Console) -> list[str]:
         try:
             if missing := [other.name for other in job.system.needs() if (other.name, job.seed) in failed]:
                 raise RunFailed(f"it needs {missing[0]}, which failed")
+            begun, anew = time.monotonic(), not job.directory.exists()
             train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
         except RunFailed as error:  # the rows that do not need it go on
             failed.add((job.system.name, job.seed))
@@ -118,6 +120,8 @@ def run(options: Options, console: Console) -> list[str]:
         if processes.is_first():
             command = f"{PROGRAM} {options.table} --scale {options.scale}" + (f" --seeds {options.seeds}" if options.seeds > 1 else "")
             about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
+            if anew:  # with compiling and scoring
+                about["seconds"] = round(time.monotonic() - begun)
             write_json(job.file, about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)})
         jax.clear_caches()  # nothing of one row is of use to the next
         gc.collect()
