@@ -2,13 +2,19 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
 
 from experiments.publish import RESULTS
 from experiments.tables import page
+from experiments.tables.results import FOLDER
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.files import write_text
 
 README = Path(__file__).parent.parent / "README.md"
+PROGRAM = "python -m experiments.report"
 BEGIN, END = "<!-- results: made by python -m experiments.report -->", "<!-- end of results -->"
 
 
@@ -36,12 +42,29 @@ def rendered(readme: str, results: Path = RESULTS) -> str:
     return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
 
 
-def main() -> int:
-    """Rewrites README.md, RESULTS.md and the plots."""
-    write_text(README, rendered(README.read_text()))
-    write_text(page.PAGE, page.page())
-    plots = page.draw()
-    print(f"Renewed the table in {README}, {page.PAGE} and {len(plots)} plots.")
+@dataclass(frozen=True)
+class Options:
+    """Make pages of the results of experiments: of the published ones README's table and experiments/RESULTS.md."""
+
+    results: Path = FOLDER
+    """Of one's own runs of tables, as given to experiments.run: the page is written there, with plots, and nothing else."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rewrites the pages and plots; returns the exit status."""
+    folder = tyro.cli(Options, prog=PROGRAM, args=arguments).results
+    try:
+        plots = page.draw(folder)
+        if not plots:
+            raise InputError(f"{folder} has no results of tables; python -m experiments.run with --results {folder} makes some")
+    except InputError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.status
+    write_text(page.place(folder), page.page(folder))
+    print(f"Made {page.place(folder)} and {len(plots)} plots.")
+    if folder == FOLDER:
+        write_text(README, rendered(README.read_text()))
+        print(f"Renewed the table in {README}.")
     return 0
 
 

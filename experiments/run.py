@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from experiments.publish import result
+from experiments.tables.page import agreement, results_of
 from experiments.tables.results import FOLDER, result_file, same_settings
 from experiments.tables.rows import TABLES, System
 from experiments.tables.scales import SCALES, experiment_of, fit_to_devices
@@ -128,12 +129,22 @@ def run(options: Options, console: Console) -> list[str]:
     return failures
 
 
+def say(options: Options, console: Console) -> None:
+    """What the results say by now, and how a page of them is made."""
+    if found := results_of(TABLES[options.table], SCALES[options.scale], options.results):
+        where = "" if options.results == FOLDER else f" --results {options.results}"
+        console.print(f"{options.table}: {agreement(TABLES[options.table], found)}", highlight=False, soft_wrap=True)
+        console.print(f"python -m experiments.report{where} makes a page of them.", highlight=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     options, console = tyro.cli(Options, prog=PROGRAM, args=arguments), Console()
     try:
         processes.start()
-        failures = run(options, console if processes.is_first() else Console(quiet=True))
+        console = console if processes.is_first() else Console(quiet=True)
+        failures = run(options, console)
+        say(options, console)
     except (InputError, StartAgain) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.status

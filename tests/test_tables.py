@@ -253,10 +253,10 @@ def test_the_published_costs_are_of_these_systems():
 # ---- the page ----
 
 
-def write(folder, system, seed, **metrics):
+def write(folder, system, seed, about=None, **metrics):
     file = folder / "shapes" / f"{system}_{seed}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"metrics": metrics}))
+    file.write_text(json.dumps({"metrics": metrics} | (about or {})))
 
 
 def test_the_page_has_means_deviations_and_what_was_not_run(tmp_path):
@@ -266,13 +266,31 @@ def test_the_page_has_means_deviations_and_what_was_not_run(tmp_path):
     write(tmp_path, "r50_c4", 0, segm={"AP": 41.5, "AP50": 60.0, "AP75": 40.0})
     text = page.page(tmp_path)
     assert "3 of 3 differences go the paper's way: RoIAlign against RoIPool: +9.0 ± 1.0 mask AP (paper +7.3); RoIAlign against RoIPool: +10.0 ± 0.0 mask AP75 (paper +10.5)" in text
-    assert "| RoIAlign | 30.9 | 51.8 | 32.1 | 41.0 ± 1.0 | 60.0 ± 0.0 | 40.0 ± 0.0 | shapes 3 | `mask_rcnn_r50_c5 --model.box.nms-iou 0.3`, after `rpn_r50_c5` |" in text
-    assert "| softmax | 24.8 | 44.1 | 25.1 | not run | not run | not run | shapes 0 |" in text and "| sigmoid | 30.3 | 51.2 | 31.5 | 41.5 | 60.0 | 40.0 | shapes 1 |" in text
+    assert "| RoIAlign | 30.9 | 51.8 | 32.1 | 41.0 ± 1.0 (+10.1) | 60.0 ± 0.0 (+8.2) | 40.0 ± 0.0 (+7.9) | shapes 3 | `mask_rcnn_r50_c5 --model.box.nms-iou 0.3`, after `rpn_r50_c5` |" in text
+    assert "| softmax | 24.8 | 44.1 | 25.1 | not run | not run | not run | shapes 0 |" in text and "| sigmoid | 30.3 | 51.2 | 31.5 | 41.5 (+11.2) | 60.0 (+8.8) | 40.0 (+8.5) | shapes 1 |" in text
     assert "Not run at any scale: `python -m experiments.run table6" in text and "reported only: not Mask R-CNN" in text
-    assert "the figures are unverified" in text
+    assert "the figures are unverified" in text and "All of one seed" not in text
+    for system in ("rpn_r50_c5", "r50_c5", "r50_c5_roipool"):
+        write(tmp_path, system, 0, {"seconds": 400, "hardware": "1 x cpu"}, segm={"AP": 40.0, "AP50": 60.0, "AP75": 40.0}, bbox={"AP": 45.0, "AP50": 70.0, "AP75": 50.0})
+    assert " All of one seed, 3 runs, took 20 minutes on 1 x cpu." in page.page(tmp_path)
     drawn = page.draw(tmp_path)
     assert {file.name for file in drawn} == {"table2a.png", "table2b.png", "agnostic.png", "table2c.png", "table2d.png"}
-    assert all(f"](results/tables/shapes/{file.name})" in text for file in drawn)
+    assert all(f"](shapes/{file.name})" in text for file in drawn)
+
+
+def test_a_page_of_ones_own_runs_is_beside_them(options, trained, capsys):
+    run.run(options, console())
+    said = console()
+    run.say(options, said)
+    assert "table2d: 0 of 1 differences go the paper's way: RoIAlign against RoIPool: +0.0 mask AP (paper +7.3)" in said.file.getvalue()
+    assert f"python -m experiments.report --results {options.results} makes a page" in said.file.getvalue()
+    readme = report.README.read_text()
+    assert report.main(["--results", str(options.results)]) == 0
+    text = (options.results / "RESULTS.md").read_text()
+    assert "](shapes/table2d.png)" in text and "30.0 (-0.9)" in text and (options.results / "shapes" / "table2d.png").exists()
+    assert report.README.read_text() == readme
+    capsys.readouterr()
+    assert report.main(["--results", str(options.results / "nowhere")]) == 2 and "nowhere has no results of tables" in capsys.readouterr().err
 
 
 def test_the_published_page_is_made_from_the_results():

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.tables.results import COSTS, FOLDER, measured
-from experiments.tables.rows import TABLES, Row, Table
+from experiments.tables.rows import TABLES, Row, Table, systems
 from experiments.tables.scales import SCALES, Scale
 from mrcnn_jax.files import replacing
 
@@ -23,9 +23,11 @@ COSTS_ABOUT = """\
 time of convolutions and matrix products at the chip's published peak. "Expected" assumes {peak:.0%} of that peak, which is about what the compiler's own cycles say of
 R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
 ABOUT = """\
-Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent; the
-paper's figures are of COCO, and the small runs' of other data, so what can be compared is not a figure but what changes from row to row. Of the settings, NMS at 0.3 and those of tables 8 and 9 were not checked
-against a copy of the paper."""
+Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent, measured figures with their difference from
+the paper's in brackets and ± their standard deviation over seeds. The paper's figures are of COCO, and the small runs' of other data, so what can be compared with them is what changes from row to row.
+
+All rows follow the recipe {recipes}: the paper's own experiments, in which an RPN is trained first, by itself; not that of the code released later (Detectron 1x). Of the settings, NMS
+at 0.3 and those of tables 8 and 9 were not checked against a copy of the paper."""
 
 
 class Figures(NamedTuple):
@@ -65,7 +67,7 @@ def page(folder: Path = FOLDER) -> str:
     """The page, with links to the plots beside it."""
     parts = [
         "# The paper's tables",
-        ABOUT,
+        ABOUT.format(recipes=" or ".join(sorted({f'"{system.recipe}"' for system in systems().values()}))),
         _scales(),
     ]
     for table in TABLES.values():
@@ -87,14 +89,14 @@ def section(table: Table, folder: Path = FOLDER) -> Iterator[str]:
     yield f"## {heading(table)}"
     yield table.claim
     for scale in run:
-        yield f"At scale `{scale.name}`: {agreement(table, found[scale.name])}"
+        yield f"At scale `{scale.name}`: {agreement(table, found[scale.name])}{duration(table, scale, folder)}"
     for kind in dict.fromkeys(kind for figures in paper["rows"].values() for kind in figures):
         names = list(dict.fromkeys(name for figures in paper["rows"].values() for name in figures.get(kind, ())))
         yield _table(table, kind, names, run, found)
     if not run:
         yield f"{NOT_RUN[0].upper()}{NOT_RUN[1:]} at any scale: `python -m experiments.run {table.key} --scale paper`."
     for scale in run:
-        yield f"![{heading(table)}, paper against {scale.name}]({picture(table, scale)})"
+        yield f"![{heading(table)}, paper against {scale.name}]({picture(table, scale, folder).relative_to(place(folder).parent)})"
 
 
 def heading(table: Table) -> str:
@@ -103,9 +105,14 @@ def heading(table: Table) -> str:
     return f"{name}: {table.paper['title']} ({table.paper['split']}{'' if table.paper['verified'] else '; the figures are unverified'})"
 
 
-def picture(table: Table, scale: Scale) -> str:
-    """File name of a plot, from the page."""
-    return f"results/tables/{scale.name}/{table.key}.png"
+def place(folder: Path = FOLDER) -> Path:
+    """Where the page of a folder's results is: of one's own, beside them."""
+    return PAGE if folder == FOLDER else folder / PAGE.name
+
+
+def picture(table: Table, scale: Scale, folder: Path = FOLDER) -> Path:
+    """The file of a plot."""
+    return folder / scale.name / f"{table.key}.png"
 
 
 def agreement(table: Table, found: Results) -> str:
@@ -123,6 +130,16 @@ def agreement(table: Table, found: Results) -> str:
     missing = [row for row in table.systems() if row not in found]
     said += [f"{NOT_RUN}: {', '.join(missing)}"] if missing else []
     return "; ".join(said) + "."
+
+
+def duration(table: Table, scale: Scale, folder: Path = FOLDER) -> str:
+    """How long the runs of the first seed took, with those that they need; nothing where one is missing or was cut short on the way."""
+    systems = {each.name: each for system in table.systems().values() for each in (*system.needs(), system)}
+    results = [measured(scale.name, name, folder).get(0, {}) for name in systems]
+    if not all("seconds" in result for result in results):
+        return ""
+    hardware = ", or ".join(dict.fromkeys(result["hardware"] for result in results))
+    return f" All of one seed, {len(results)} runs, took {sum(result['seconds'] for result in results) / 60:.0f} minutes on {hardware}."
 
 
 def difference_of(better: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], kind: str, name: str) -> Figures:
@@ -151,10 +168,16 @@ def _table(table, kind, names, run, found):
         cells = [_number(reported.get(name)) for name in names]
         for scale in run:
             results = found[scale.name].get(row.name, {})
-            cells += [str(figures) if (figures := figures_of(results, kind, name)) else NOT_RUN if row.system else "-" for name in names]
+            cells += [_measured(figures_of(results, kind, name), reported.get(name)) or (NOT_RUN if row.system else "-") for name in names]
         seeds = ", ".join(f"{scale.name} {len(found[scale.name].get(row.name, {}))}" for scale in run) if row.system else "-"
         lines.append([row.name, *cells, seeds or "0", _made_by(row)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _measured(figures, reported):
+    if not figures:
+        return None
+    return str(figures) if reported is None else f"{figures} ({_signed(figures.mean - reported)})"
 
 
 def _number(value):
@@ -199,7 +222,7 @@ def draw(folder: Path = FOLDER) -> list[Path]:
     for table in TABLES.values():
         for scale in SCALES.values():
             if found := results_of(table, scale, folder):
-                file = folder / scale.name / f"{table.key}.png"
+                file = picture(table, scale, folder)
                 with replacing(file) as unfinished:
                     plot(table, scale, found).savefig(unfinished, dpi=110)
                 files.append(file)
