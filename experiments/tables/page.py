@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.tables.results import COSTS, FOLDER, measured
 from experiments.tables.rows import TABLES, Row, Table, systems
-from experiments.tables.scales import SCALES, Scale
+from experiments.tables.scales import NARROW, ONE_MAP, SCALES, STAND_INS, Scale
 from mrcnn_jax.files import replacing
 
 PAGE = Path(__file__).parents[1] / "RESULTS.md"
@@ -22,6 +23,10 @@ COSTS_ABOUT = """\
 `python -m benchmarks.table_costs` compiles each system's train step, bfloat16, for {slices}, on a machine without a TPU: memory is the compiler's account. "At least" is the
 time of convolutions and matrix products at the chip's published peak. "Expected" assumes {peak:.0%} of that peak, which is about what the compiler's own cycles say of
 R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
+SMALL = """\
+What is small is so for all rows of a table alike: smaller images, and with them anchors, proposals and sampled RoIs; narrow networks, in which fewer layers stand in for more, with group norm
+in place of frozen batch norm; batch, optimiser and schedule. As nothing is pretrained, a detector's backbone starts from that of the RPN that proposes for it. There stand
+{stand_ins}. Set are {narrow}; for C4 and C5 also {one_map}."""
 ABOUT = """\
 Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent, measured figures with their difference from
 the paper's in brackets and ± their standard deviation over seeds. The paper's figures are of COCO, and the small runs' of other data, so what can be compared with them is what changes from row to row.
@@ -41,8 +46,8 @@ class Figures(NamedTuple):
 
     @property
     def deviation(self) -> float:
-        """Over the seeds; 0 of a single one."""
-        return stdev(self.values) if len(self.values) > 1 else 0.0
+        """Over the seeds; not a number of a single one."""
+        return stdev(self.values) if len(self.values) > 1 else nan
 
     def __str__(self):
         return f"{self.mean:.1f}" + (f" ± {self.deviation:.1f}" if len(self.values) > 1 else "")
@@ -72,14 +77,33 @@ def page(folder: Path = FOLDER) -> str:
     ]
     for table in TABLES.values():
         parts += section(table, folder)
+    parts += made_by()
     if (folder / COSTS.name).exists():
         parts += costs(json.loads((folder / COSTS.name).read_text())["rows"])
     return "\n\n".join(parts) + "\n"
 
 
 def _scales():
-    lines = [f"- `{scale.name}`: {scale.about}" for scale in SCALES.values()]
-    return "\n".join(["Scales (`experiments/tables/scales.py` has all that they change):", "", *lines])
+    lines = ["Scales:", ""]
+    for scale in SCALES.values():
+        lines.append(f"- `{scale.name}`: {scale.about}{_training(scale) if scale.small else ''}")
+    stand_ins = "; ".join(f"{_network(stand_in)} for {name}" for name, stand_in in STAND_INS.items())
+    lines += ["", SMALL.format(stand_ins=stand_ins, narrow=_settings(NARROW), one_map=_settings(ONE_MAP))]
+    return "\n".join(lines)
+
+
+def _training(scale):
+    steps, *falls = scale.schedule
+    rate = scale.changes["train.learning_rate"]
+    return f" {steps:,} steps of {scale.images} images, with a learning rate of {rate} for 16 that falls after {' and '.join(f'{step:,}' for step in falls)}."
+
+
+def _network(stand_in):
+    return stand_in["name"] + (f" in {stand_in['groups']} groups" if "groups" in stand_in else "")
+
+
+def _settings(changes):
+    return ", ".join(f"`{name} {_word(value)}`" for name, value in changes.items())
 
 
 def section(table: Table, folder: Path = FOLDER) -> Iterator[str]:
@@ -159,7 +183,7 @@ def _spread(figures):
 
 
 def _table(table, kind, names, run, found):
-    heads = [f"{KINDS[kind]} figures", *(f"paper {name}" for name in names), *(f"{scale.name} {name}" for scale in run for name in names), "seeds", "trained by"]
+    heads = [f"{KINDS[kind]} figures", *(f"paper {name}" for name in names), *(f"{scale.name} {name}" for scale in run for name in names), "seeds", "system"]
     lines = [heads, ["---"] * len(heads)]
     for row in table.rows:
         reported = table.paper["rows"][row.name].get(kind, {})
@@ -170,7 +194,7 @@ def _table(table, kind, names, run, found):
             results = found[scale.name].get(row.name, {})
             cells += [_measured(figures_of(results, kind, name), reported.get(name)) or (NOT_RUN if row.system else "-") for name in names]
         seeds = ", ".join(f"{scale.name} {len(found[scale.name].get(row.name, {}))}" for scale in run) if row.system else "-"
-        lines.append([row.name, *cells, seeds or "0", _made_by(row)])
+        lines.append([row.name, *cells, seeds or "0", _what(row)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -184,12 +208,22 @@ def _number(value):
     return "-" if value is None else f"{value:.1f}"
 
 
-def _made_by(row: Row) -> str:
+def _what(row: Row) -> str:
     if not row.system:
         return f"reported only: {row.note}"
-    changes = " ".join(f"`--{name.replace('_', '-')} {_word(value)}`" for name, value in row.system.changes.items())
-    after = "".join(f", after `{system.name}`" for system in row.system.needs())
-    return f"`{row.system.base}` {changes}{after}{f' ({row.note})' if row.note else ''}".replace("` `", " ")
+    return f"`{row.system.name}`{f' ({row.note})' if row.note else ''}"
+
+
+def made_by() -> Iterator[str]:
+    """What the systems are."""
+    yield "## The systems"
+    yield "What is trained for the rows: a named experiment with fields changed, after what it needs."
+    lines = []
+    for system in systems().values():
+        changes = "".join(f" --{name.replace('_', '-')} {_word(value)}" for name, value in system.changes.items())
+        after = ", ".join(f"`{other.name}`" for other in system.needs())
+        lines.append(f"- `{system.name}`: `{system.base}{changes}`{after and f', after {after}'}")
+    yield "\n".join(lines)
 
 
 def _word(value):
@@ -241,7 +275,7 @@ def plot(table: Table, scale: Scale, found: Results) -> Figure:
         ours = [figures_of(found[row], kind, "AP") for row in rows]
         axis.barh([place + 0.2 for place in places], [value or 0 for value in paper], 0.36, color="#bbbbbb", label="paper, COCO")
         axis.barh([place - 0.2 for place in places], [figures.mean if figures else 0 for figures in ours], 0.36, color="#0072b2", label=scale.name,
-                  xerr=[figures.deviation if figures else 0 for figures in ours], error_kw={"elinewidth": 1, "capsize": 3})  # fmt: skip
+                  xerr=[figures.deviation if figures else nan for figures in ours], error_kw={"elinewidth": 1, "capsize": 3})  # fmt: skip
         for place, figures in zip(places, ours, strict=True):
             if figures and len(figures.values) > 1:
                 axis.plot(figures.values, [place - 0.2] * len(figures.values), "o", color="#d55e00", markersize=3)
