@@ -157,13 +157,15 @@ def agreement(table: Table, found: Results) -> str:
 
 
 def duration(table: Table, scale: Scale, folder: Path = FOLDER) -> str:
-    """How long the runs of the first seed took, with those that they need; nothing where one is missing or was cut short on the way."""
+    """How long all runs of a seed took, with those that they need, at the least; nothing without a seed of which none is missing or was cut short on the way."""
     systems = {each.name: each for system in table.systems().values() for each in (*system.needs(), system)}
-    results = [measured(scale.name, name, folder).get(0, {}) for name in systems]
-    if not all("seconds" in result for result in results):
+    results = [measured(scale.name, name, folder) for name in systems]
+    seeds = [seed for seed in results[0] if all("seconds" in result.get(seed, {}) for result in results)]
+    if not seeds:
         return ""
-    hardware = ", or ".join(dict.fromkeys(result["hardware"] for result in results))
-    return f" All of one seed, {len(results)} runs, took {sum(result['seconds'] for result in results) / 60:.0f} minutes on {hardware}."
+    took = min(sum(result[seed]["seconds"] for result in results) for seed in seeds)
+    hardware = ", or ".join(dict.fromkeys(result[seed]["hardware"] for result in results for seed in seeds))
+    return f" All of one seed, {len(results)} runs, took {took / 60:.0f} minutes on {hardware}."
 
 
 def difference_of(better: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]], kind: str, name: str) -> Figures:
