@@ -123,7 +123,10 @@ def run(options: Options, console: Console) -> list[str]:
             about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
             if anew:  # with compiling and scoring
                 about["seconds"] = round(time.monotonic() - begun)
-            write_json(job.file, about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)})
+            content = about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)}
+            for experiment in (content["config"], content["experiment_of_one_device"]):  # where a machine keeps its runs is of no use elsewhere
+                experiment["train"] |= {name: Path(experiment["train"][name]).name for name in ("rpn_from", "weights_from")}
+            write_json(job.file, content)
         jax.clear_caches()  # nothing of one row is of use to the next
         gc.collect()
     return failures

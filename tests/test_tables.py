@@ -169,6 +169,7 @@ def test_rows_are_run_once_each_after_what_they_need(options, trained):
     assert {seed: result["metrics"]["segm"]["AP"] for seed, result in found.items()} == {0: 30.0, 1: 31.0}
     assert found[0]["system"] == "r50_c5" and found[0]["recipe"] == "paper" and found[1]["seed"] == 1
     assert from_dict(found[0]["experiment_of_one_device"]).train.images_per_device == 8
+    assert {found[0][of]["train"]["rpn_from"] for of in ("config", "experiment_of_one_device")} == {"rpn_r50_c5_0"}
     del trained[:]
     said = console()
     assert run.run(options, said) == [] and trained == []

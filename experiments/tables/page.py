@@ -28,7 +28,7 @@ What is small is so for all rows of a table alike: smaller images, and with them
 in place of frozen batch norm; batch, optimiser and schedule. As nothing is pretrained, a detector's backbone starts from that of the RPN that proposes for it. There stand
 {stand_ins}. Set are {narrow}; for C4 and C5 also {one_map}."""
 ABOUT = """\
-Made by `python -m experiments.report` from `experiments/tables/paper.json` and the files in `experiments/results/tables/`. AP in percent, measured figures with their difference from
+Made by `python -m experiments.report` from `experiments/tables/paper.json` and the result files of `experiments.run` alone. AP in percent, measured figures with their difference from
 the paper's in brackets and ± their standard deviation over seeds. The paper's figures are of COCO, and the small runs' of other data, so what can be compared with them is what changes from row to row.
 
 All rows follow the recipe {recipes}: the paper's own experiments, in which an RPN is trained first, by itself; not that of the code released later (Detectron 1x). Of the settings, NMS
