@@ -118,7 +118,7 @@ def run(options: Options, console: Console) -> list[str]:
             failures.append(f"{job.system.name}, seed {job.seed}: {error}")
             console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
             continue
-        if processes.is_first():
+        if processes.is_first() and not job.is_done:  # what only had to be there for another run keeps its result
             command = f"{PROGRAM} {options.table} --scale {options.scale}" + (f" --seeds {options.seeds}" if options.seeds > 1 else "")
             about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
             if anew:  # with compiling and scoring

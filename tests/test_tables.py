@@ -174,6 +174,10 @@ def test_rows_are_run_once_each_after_what_they_need(options, trained):
     said = console()
     assert run.run(options, said) == [] and trained == []
     assert "table2d, RoIPool, seed 0: is in" in said.file.getvalue()
+    file = options.results / "shapes" / "r50_c5_0.json"
+    file.unlink()
+    assert run.run(options, console()) == [] and file.exists() and trained == ["rpn_r50_c5_0", "r50_c5_0"]
+    assert "seconds" in measured("shapes", "rpn_r50_c5", options.results)[0]  # what was only needed keeps its result
 
 
 def test_a_result_of_other_settings_does_not_count(options, trained):

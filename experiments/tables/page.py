@@ -194,7 +194,7 @@ def _table(table, kind, names, run, found):
         cells = [_number(reported.get(name)) for name in names]
         for scale in run:
             results = found[scale.name].get(row.name, {})
-            cells += [_measured(figures_of(results, kind, name), reported.get(name)) or (NOT_RUN if row.system else "-") for name in names]
+            cells += [_measured(figures_of(results, kind, name), reported.get(name)) or (NOT_RUN if row.system and not results else "-") for name in names]
         seeds = ", ".join(f"{scale.name} {len(found[scale.name].get(row.name, {}))}" for scale in run) if row.system else "-"
         lines.append([row.name, *cells, seeds or "0", _what(row)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
