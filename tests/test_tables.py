@@ -270,7 +270,7 @@ def test_the_page_has_means_deviations_and_what_was_not_run(tmp_path):
         write(tmp_path, "r50_c5_roipool", seed, segm={"AP": pool, "AP50": 60.0, "AP75": 30.0}, bbox={"AP": 35.0, "AP50": 70.0, "AP75": 40.0})
     write(tmp_path, "r50_c4", 0, segm={"AP": 41.5, "AP50": 60.0, "AP75": 40.0})
     text = page.page(tmp_path)
-    assert "3 of 3 differences go the paper's way: RoIAlign against RoIPool: +9.0 ± 1.0 mask AP (paper +7.3); RoIAlign against RoIPool: +10.0 ± 0.0 mask AP75 (paper +10.5)" in text
+    assert "3 of 3 differences in the paper's direction: RoIAlign against RoIPool: +9.0 ± 1.0 mask AP (paper +7.3); RoIAlign against RoIPool: +10.0 ± 0.0 mask AP75 (paper +10.5)" in text
     assert "| RoIAlign | 30.9 | 51.8 | 32.1 | 41.0 ± 1.0 (+10.1) | 60.0 ± 0.0 (+8.2) | 40.0 ± 0.0 (+7.9) | shapes 3 | `r50_c5` |" in text
     assert "- `r50_c5`: `mask_rcnn_r50_c5 --model.box.nms-iou 0.3`, after `rpn_r50_c5`" in text
     assert "| softmax | 24.8 | 44.1 | 25.1 | not run | not run | not run | shapes 0 |" in text and "| sigmoid | 30.3 | 51.2 | 31.5 | 41.5 (+11.2) | 60.0 (+8.8) | 40.0 (+8.5) | shapes 1 |" in text
@@ -288,7 +288,7 @@ def test_a_page_of_ones_own_runs_is_beside_them(options, trained, capsys):
     run.run(options, console())
     said = console()
     run.say(options, said)
-    assert "table2d: 0 of 1 differences go the paper's way: RoIAlign against RoIPool: +0.0 mask AP (paper +7.3)" in said.file.getvalue()
+    assert "table2d: 0 of 1 differences in the paper's direction: RoIAlign against RoIPool: +0.0 mask AP (paper +7.3)" in said.file.getvalue()
     assert f"python -m experiments.report --results {options.results} makes a page" in said.file.getvalue()
     readme = report.README.read_text()
     assert report.main(["--results", str(options.results)]) == 0

@@ -114,6 +114,8 @@ def section(table: Table, folder: Path = FOLDER) -> Iterator[str]:
     yield table.claim
     for scale in run:
         yield f"At scale `{scale.name}`: {agreement(table, found[scale.name])}{duration(table, scale, folder)}"
+        if scale.name in table.remarks:
+            yield table.remarks[scale.name]
     for kind in dict.fromkeys(kind for figures in paper["rows"].values() for kind in figures):
         names = list(dict.fromkeys(name for figures in paper["rows"].values() for name in figures.get(kind, ())))
         yield _table(table, kind, names, run, found)
@@ -150,7 +152,7 @@ def agreement(table: Table, found: Results) -> str:
             alike += difference.mean * theirs > 0
             said.append(f"{better} against {other}: {_signed(difference.mean)}{_spread(difference)} {KINDS[kind]} {name} (paper {_signed(theirs)})")
     if said:
-        said[0] = f"{alike} of {len(said)} differences {'goes' if alike == 1 else 'go'} the paper's way: {said[0]}"
+        said[0] = f"{alike} of {len(said)} differences in the paper's direction: {said[0]}"
     missing = [row for row in table.systems() if row not in found]
     said += [f"{NOT_RUN}: {', '.join(missing)}"] if missing else []
     return "; ".join(said) + "."

@@ -56,6 +56,8 @@ class Table:
     rows: tuple[Row, ...]
     compare: tuple[tuple[str, str, str, str], ...] = ()
     """What the claim rests on: the better row, the other one, the kind of figure, the figure."""
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """By scale, what explains its results where the figures alone would mislead."""
 
     @property
     def paper(self) -> Mapping[str, Any]:
