@@ -15,16 +15,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  #
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold torch's arrays beside ours
 
 import importlib.util
-import json
 import platform
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,37 +31,17 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import roi_report
-from benchmarks.one_hot import one_hot_align
+from benchmarks import roi_report, torchvision_process
 from benchmarks.program import command_line, processor
-from benchmarks.workloads import TINY, WORKLOADS, Workload
+from benchmarks.roi_programs import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, TORCHVISION, Group, bounds, default_form, make_inputs, program
+from benchmarks.torchvision_process import Side
+from benchmarks.workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.files import write_json
 
-ONE_HOT, TORCHVISION = "one-hot einsum", "torchvision"
-FORWARD, BACKWARD = "forward", "forward+backward"
-DTYPES = ("float32", "bfloat16")
 SLOW = 1.0  # seconds of a first call after which a single further one is enough
 COPIED = 2**25  # float32 numbers of the copy that bandwidth is measured by: 128 MiB
-
-
-class Operation(NamedTuple):
-    """Arguments of ``ops.pool_rois``, and the name of the same operation in torchvision.ops, if it is there."""
-
-    operation: str
-    reduction: str
-    samples: int
-    theirs: str | None = None
-
-
-OPERATIONS = {
-    "align": Operation("align", "average", 2, "roi_align"),
-    "pool": Operation("pool", "max", 2, "roi_pool"),
-    "align-adaptive": Operation("align", "average", 0, "roi_align"),
-    "align-max": Operation("align", "max", 2),
-    "warp": Operation("warp", "average", 2),
-}
 
 
 class Stage(NamedTuple):
@@ -122,36 +98,6 @@ class Options:
     """Programs are timed fewer times, but at least 3, where all rounds of one would take longer than this."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Programs that do the same thing, whose rounds are interleaved."""
-
-    workload: Workload
-    batch: int
-    dtype: str
-    name: str  # of the operation
-    direction: str
-    forms: tuple[str, ...]
-
-    @property
-    def kind(self) -> Operation:
-        return OPERATIONS[self.name]
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """The fields by which a row of the result file says what was measured."""
-        samples = None if self.kind.operation == "pool" else self.kind.samples
-        what = {"operation": self.kind.operation, "reduction": self.kind.reduction, "samples": samples}
-        return what | {"workload": self.workload.name, "batch": self.batch, "dtype": self.dtype, "direction": self.direction}
-
-
-class Inputs(NamedTuple):
-    features: list[jax.Array]
-    boxes: jax.Array
-    levels: jax.Array
-    cotangent: jax.Array
-
-
 # ---------------------------------------------------------------- the plan
 
 
@@ -194,39 +140,16 @@ def _forms(name: str, every: bool, selected: Sequence[str], torchvision: bool) -
     return tuple(form for form in forms if not selected or form in selected)
 
 
-def default_form(kind: Operation) -> str:
-    """What ``ops.pool_rois`` takes on this machine if it is not told."""
-    return ops.default_form(*kind[:3], jax.default_backend())
+# ---------------------------------------------------------------- measuring
 
 
-# ---------------------------------------------------------------- what is timed
-
-
-@lru_cache(maxsize=1)
-def make_inputs(workload: Workload, batch: int, dtype: str) -> Inputs:
-    """Arguments of every program of a workload, on the device."""
-    boxes = workload.boxes(batch)
-    cotangent = np.random.default_rng(2).standard_normal((*boxes.shape[:2], workload.bins, workload.bins, workload.channels), dtype=np.float32)
-    inputs = Inputs(workload.features(batch, dtype), jnp.asarray(boxes), jnp.asarray(workload.levels(boxes)), jnp.asarray(cotangent, dtype))
-    return jax.block_until_ready(inputs)
-
-
-def program(group: Group, form: str) -> Callable[..., Any]:
-    """A function of features, RoIs and levels that gives the pooled features; backward also of their cotangent, adding the features' gradient."""
-    workload, kind = group.workload, group.kind
-    if form == ONE_HOT:
-        pool = partial(one_hot_align, strides=workload.strides, bins=workload.bins, samples=kind.samples)
-    else:
-        settings = {"operation": kind.operation, "reduction": kind.reduction, "sampling_ratio": kind.samples}
-        pool = partial(ops.pool_rois, strides=workload.strides, output_size=workload.bins, **settings, form=form)
-    if group.direction == FORWARD:
-        return lambda features, boxes, levels: pool(features, boxes, levels)
-
-    def both(features, boxes, levels, cotangent):
-        pooled, backward = jax.vjp(lambda features: pool(features, boxes, levels), features)
-        return pooled, backward(cotangent)[0]
-
-    return both
+def torchvision_interpreter(options: Options) -> str | None:
+    """A Python that has, or is said to have, torch and torchvision; None if there is none, or nothing to ask it."""
+    if jax.default_backend() == "tpu" or (options.forms and TORCHVISION not in options.forms):
+        return None
+    given = options.torchvision_python or os.environ.get("MRCNN_TORCHVISION_PYTHON")
+    own = sys.executable if importlib.util.find_spec("torchvision") else None
+    return str(given) if given else own
 
 
 def ours(group: Group, form: str) -> tuple[dict[str, Any], Callable[[], float]]:
@@ -252,122 +175,6 @@ def ours(group: Group, form: str) -> tuple[dict[str, Any], Callable[[], float]]:
     return fields, call
 
 
-def bounds(group: Group) -> dict[str, int]:
-    """Bytes that the operation cannot do without, and those it should not need besides.
-
-    ``necessary_bytes``: every argument read once and every result written once, as if each cell of each level were read: features, RoIs, their
-    levels and the pooled features; backward also the cotangent and the features' gradient. ``bound_bytes``: twice the pooled features and all the
-    features.
-    """
-    inputs = make_inputs(group.workload, group.batch, group.dtype)
-    features, pooled = sum(level.nbytes for level in inputs.features), inputs.cotangent.nbytes
-    times = 2 if group.direction == BACKWARD else 1
-    return {"necessary_bytes": times * (features + pooled) + inputs.boxes.nbytes + inputs.levels.nbytes, "bound_bytes": 2 * pooled + features}
-
-
-def copy_speed(rounds: int = 5) -> list[float]:
-    """Bytes a second, read and written, of copies of a large array."""
-    array = jnp.zeros(COPIED, jnp.float32)
-    copy = jax.jit(jnp.copy).lower(array).compile()
-    jax.block_until_ready(copy(array))
-    speeds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        copied = jax.block_until_ready(copy(array))
-        speeds.append(2 * array.nbytes / (time.perf_counter() - start))
-        del copied
-    return speeds
-
-
-# ---------------------------------------------------------------- torchvision, in its own process
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """torchvision_side.py at work: ``call(function, ...)`` returns its answer."""
-
-    call: Callable[..., dict[str, Any]]
-    versions: dict[str, Any]
-    folder: Path  # for arrays that it reads
-
-
-def torchvision_interpreter(options: Options) -> str | None:
-    """A Python that has, or is said to have, torch and torchvision; None if there is none, or nothing to ask it."""
-    if jax.default_backend() == "tpu" or (options.forms and TORCHVISION not in options.forms):
-        return None
-    given = options.torchvision_python or os.environ.get("MRCNN_TORCHVISION_PYTHON")
-    own = sys.executable if importlib.util.find_spec("torchvision") else None
-    return str(given) if given else own
-
-
-@contextmanager
-def torchvision_side(python: str) -> Iterator[Side]:
-    """Starts the process, on the same kind of device as ours; InputError if the interpreter has no torchvision, or no such device."""
-    script = Path(__file__).with_name("torchvision_side.py")
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # torch's threads sleep, rather than spin, while ours are timed
-    try:
-        process = subprocess.Popen(
-            [python, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-        )
-    except OSError as error:
-        raise InputError(f"{python} cannot be run: {error.strerror}") from error
-
-    def call(function: str, **arguments: Any) -> dict[str, Any]:
-        try:
-            process.stdin.write(json.dumps({"do": function, **arguments}, default=str) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        answer = json.loads(line) if line else {"error": "torchvision's process has ended"}
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    with process, tempfile.TemporaryDirectory() as folder:
-        try:
-            try:
-                versions = call("versions", device="cuda" if jax.default_backend() == "gpu" else "cpu")
-            except RuntimeError as error:
-                raise InputError(f"{python} does not run torchvision on this kind of device: {error}") from error
-            yield Side(call, versions, Path(folder))
-        finally:
-            _send.cache_clear()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-
-
-def theirs(side: Side, group: Group) -> tuple[dict[str, Any], Callable[[], float]]:
-    """As ``ours``; RuntimeError with the reason if torchvision cannot."""
-    workload, kind = group.workload, group.kind
-    _send(side, workload, group.batch, group.dtype)
-    settings = {"samples": kind.samples, "bins": workload.bins, "strides": workload.strides, "backward": group.direction == BACKWARD}
-    side.call("prepare", operation=kind.theirs, **settings)
-    fields = {"is_default": False}
-
-    def call() -> float:
-        answer = side.call("run")
-        seconds = answer.pop("seconds")
-        fields.update(answer)
-        return seconds
-
-    return fields, call
-
-
-@lru_cache(maxsize=1)
-def _send(side: Side, workload: Workload, batch: int, dtype: str) -> None:
-    """Has the other side hold the inputs, unless it does."""
-    inputs, file = make_inputs(workload, batch, dtype), side.folder / "inputs.npz"
-    arrays = {f"features{level}": features for level, features in enumerate(inputs.features)}
-    arrays |= {"boxes": inputs.boxes, "cotangent": inputs.cotangent}  # NumPy knows no bfloat16
-    np.savez(file, levels=inputs.levels, **{name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()})
-    side.call("load", file=file, dtype=dtype)
-    file.unlink()
-
-
-# ---------------------------------------------------------------- measuring
-
-
 def measure(group: Group, side: Side | None, most: int, seconds: float) -> list[dict[str, Any]]:
     """Rows of the result file: every form of a group, warmed up by two calls, then timed in turn, each round beginning with another form."""
     rows, calls, rounds = [], [], []
@@ -375,7 +182,7 @@ def measure(group: Group, side: Side | None, most: int, seconds: float) -> list[
         row = group.key | {"form": form, "is_default": False, **bounds(group)}
         rows.append(row)
         try:
-            fields, call = theirs(side, group) if form == TORCHVISION else ours(group, form)
+            fields, call = torchvision_process.theirs(side, group) if form == TORCHVISION else ours(group, form)
             first = call()
             number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, most), most))
         except (RuntimeError, ValueError) as error:  # not for this dtype or platform, or out of memory
@@ -396,6 +203,20 @@ def measure(group: Group, side: Side | None, most: int, seconds: float) -> list[
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def copy_speed(rounds: int = 5) -> list[float]:
+    """Bytes a second, read and written, of copies of a large array."""
+    array = jnp.zeros(COPIED, jnp.float32)
+    copy = jax.jit(jnp.copy).lower(array).compile()
+    jax.block_until_ready(copy(array))
+    speeds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        copied = jax.block_until_ready(copy(array))
+        speeds.append(2 * array.nbytes / (time.perf_counter() - start))
+        del copied
+    return speeds
 
 
 def machine(side: Side | None) -> dict[str, Any]:
@@ -419,7 +240,7 @@ def run(options: Options, console: Console) -> Path:
     rounds, seconds = (min(3, options.rounds), 0.5 * options.seconds) if options.quick else (options.rounds, options.seconds)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    with torchvision_side(python) if python else nullcontext() as side, bars:
+    with torchvision_process.start(python) if python else nullcontext() as side, bars:
         content = {"machine": machine(side), "command": command_line("python -m benchmarks.roi_ops", options), "copy_gigabytes_per_second": None, "rows": [], "not_measured": []}
         copies = copy_speed()
         task = bars.add_task("", total=len(groups))

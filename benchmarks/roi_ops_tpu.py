@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.product_flops import product_flops
 from benchmarks.program import command_line
-from benchmarks.roi_ops import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, Group, make_inputs, program
+from benchmarks.roi_programs import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, Group, make_inputs, program
 from benchmarks.tpu_programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from benchmarks.workloads import TINY, WORKLOADS
 from mrcnn_jax import ops

@@ -1,4 +1,4 @@
-"""torchvision's side of roi_ops.py, run by an interpreter that has torchvision: its RoI operations over a pyramid, timed call by call.
+"""torchvision's side of torchvision_process.py, run by an interpreter that has torchvision: its RoI operations over a pyramid, timed call by call.
 
 Reads commands from standard input, a JSON object a line, ``{"do": name of a function below, ...its arguments}``, and answers each with a line, an
 object too; one with "error" where torchvision cannot do what was asked.
@@ -24,7 +24,7 @@ def versions(device):
 
 
 def load(file, dtype):
-    """Features, RoIs and a cotangent from the arrays of ``roi_ops._send``, channels first as torchvision wants them."""
+    """Features, RoIs and a cotangent from the arrays of ``torchvision_process._send``, channels first as torchvision wants them."""
     device, dtype = STATE["device"], getattr(torch, dtype)
     with np.load(file) as arrays:
         maps = [arrays[f"features{level}"] for level in range(sum(name.startswith("features") for name in arrays))]

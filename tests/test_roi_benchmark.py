@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rois import BOXES, PYRAMID, SOLID
 
-from benchmarks import roi_ops, roi_report
+from benchmarks import roi_ops, roi_programs, roi_report, torchvision_process
 from benchmarks.one_hot import one_hot_align
 from benchmarks.workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
@@ -117,7 +117,7 @@ def test_a_form_that_fails_is_a_row_with_the_reason(monkeypatch):
         return {}, lambda: 1e-3
 
     monkeypatch.setattr(roi_ops, "ours", ours)
-    group = roi_ops.Group(TINY, 1, "float32", "align", "forward", (FORM, "one-hot einsum"))
+    group = roi_programs.Group(TINY, 1, "float32", "align", "forward", (FORM, "one-hot einsum"))
     timed, failed = roi_ops.measure(group, None, most=5, seconds=1.0)
     assert (timed["median_ms"], timed["rounds"]) == (1.0, 5) and failed["unavailable"] == "no such products here" and "median_ms" not in failed
 
@@ -129,7 +129,7 @@ def test_slow_programs_are_timed_less_often_and_all_take_turns(monkeypatch):
         return {}, lambda: calls.append(form) or seconds[form]
 
     monkeypatch.setattr(roi_ops, "ours", ours)
-    rows = roi_ops.measure(roi_ops.Group(TINY, 1, "float32", "align", "forward", ("a", "b", "c")), None, most=7, seconds=1.2)
+    rows = roi_ops.measure(roi_programs.Group(TINY, 1, "float32", "align", "forward", ("a", "b", "c")), None, most=7, seconds=1.2)
     assert [row["rounds"] for row in rows] == [7, 4, 1]
     assert "".join(calls) == "aabbc" + "abc" + "ba" + "ab" + "ab" + "aaa"
 
@@ -139,7 +139,7 @@ def test_the_plan_has_every_workload_and_operation():
     usual = {(group.workload.name, group.batch, group.dtype, group.name, group.direction) for group in roi_ops.plan(roi_ops.Options(), True)}
     directions = {workload.name: ("forward", "forward+backward")[: 1 + workload.training] for workload in WORKLOADS.values()}
     cells = [(name, direction) for name, of_workload in directions.items() for direction in of_workload]
-    every = {(name, batch, dtype, kind, way) for name, way in cells for batch in (1, 2) for dtype in roi_ops.DTYPES for kind in roi_ops.OPERATIONS}
+    every = {(name, batch, dtype, kind, way) for name, way in cells for batch in (1, 2) for dtype in roi_programs.DTYPES for kind in roi_programs.OPERATIONS}
     assert whole == every
     elsewhere = {(name, kind) for name in ("FPN mask training", "FPN inference") for kind in ("align-adaptive", "align-max", "warp")}
     assert usual < every and usual >= {cell for cell in every if cell[1:3] == (1, "float32") and (cell[0], cell[3]) not in elsewhere}
@@ -247,7 +247,7 @@ def test_no_form_was_measured_to_be_faster_on_cpu_than_the_default_one():
         if "median_ms" in row and (row["batch"], row["dtype"]) == (1, "float32") and row["form"] != "torchvision":
             kind = row["operation"], row["reduction"], row["samples"]
             times.setdefault(kind, {}).setdefault(row["form"], {})[row["workload"], row["direction"]] = row["median_ms"]
-    assert len(times) == len(roi_ops.OPERATIONS)
+    assert len(times) == len(roi_programs.OPERATIONS)
     for (operation, reduction, samples), by_form in times.items():
         default = by_form.pop(ops.default_form(operation, reduction, samples or 0, "cpu"))
         for form, other in by_form.items():
@@ -257,17 +257,17 @@ def test_no_form_was_measured_to_be_faster_on_cpu_than_the_default_one():
 
 @pytest.mark.skipif(not TORCHVISION, reason="MRCNN_TORCHVISION_PYTHON does not name a Python interpreter that has torch and torchvision")
 def test_torchvision_computes_the_same(tmp_path):
-    with roi_ops.torchvision_side(TORCHVISION) as side:
-        inputs = roi_ops.make_inputs(TINY, 2, "float32")
+    with torchvision_process.start(TORCHVISION) as side:
+        inputs = roi_programs.make_inputs(TINY, 2, "float32")
         for name in ("align", "align-adaptive", "pool"):
-            group = roi_ops.Group(TINY, 2, "float32", name, "forward+backward", ("torchvision",))
+            group = roi_programs.Group(TINY, 2, "float32", name, "forward+backward", ("torchvision",))
             (timed,) = roi_ops.measure(group, side, most=2, seconds=1.0)
             assert timed["rounds"] == 2 and timed["median_ms"] > 0
             side.call("result", out=tmp_path / "theirs.npz")
-            pooled, gradient = jax.jit(roi_ops.program(group, ops.default_form(*group.kind[:3], "cpu")))(*inputs)
+            pooled, gradient = jax.jit(roi_programs.program(group, ops.default_form(*group.kind[:3], "cpu")))(*inputs)
             with np.load(tmp_path / "theirs.npz") as theirs:
                 np.testing.assert_allclose(theirs["pooled"].reshape(pooled.shape), pooled, atol=2e-5, rtol=0, err_msg=name)
                 for level, ours in enumerate(gradient):
                     np.testing.assert_allclose(theirs[f"gradient{level}"], ours, atol=1e-4, rtol=0, err_msg=f"{name}, level {level}")
-        half = roi_ops.measure(roi_ops.Group(TINY, 2, "bfloat16", "align", "forward", ("torchvision",)), side, most=2, seconds=1.0)
+        half = roi_ops.measure(roi_programs.Group(TINY, 2, "bfloat16", "align", "forward", ("torchvision",)), side, most=2, seconds=1.0)
         assert "not implemented for 'BFloat16'" in half[0]["unavailable"]

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import roi_ops_tpu
 from benchmarks.hlo import loops
 from benchmarks.product_flops import product_flops
-from benchmarks.roi_ops import BACKWARD, FORWARD, Group, make_inputs
+from benchmarks.roi_programs import BACKWARD, FORWARD, Group, make_inputs
 from benchmarks.tpu_programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from benchmarks.workloads import TINY
 from mrcnn_jax import ops
