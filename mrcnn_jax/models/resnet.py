@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
+from mrcnn_jax.models.grouped_convolution import grouped_convolution
 from mrcnn_jax.models.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import normalisation
 
@@ -37,7 +38,7 @@ class Block(nn.Module):
         def conv(name, x, channels, size, stride=1, groups=1):
             dilation = self.dilation if size == 3 else 1
             x = nn.Conv(channels, (size, size), (stride, stride), padding=size // 2 * dilation, kernel_dilation=dilation, feature_group_count=groups,
-                        use_bias=False, kernel_init=MSRA, dtype=self.dtype, name=name)(x)  # fmt: skip
+                        conv_general_dilated=grouped_convolution, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name=name)(x)  # fmt: skip
             return self.norm(name=f"{name}_norm")(x, real)
 
         if config.name in BASIC:
