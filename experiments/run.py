@@ -40,7 +40,7 @@ class Options:
 
     table: Annotated[Literal[tuple(TABLES)], tyro.conf.Positional]
     scale: Literal[tuple(SCALES)] = "shapes"
-    """paper: as in the paper, for accelerators; the others are small enough for two CPU cores, and shapes needs no data."""
+    """paper: as in the paper, for accelerators; the others are small enough for two CPU cores, and shapes and shapes-long need no data."""
     rows: tuple[str, ...] = ()
     """Names of rows, as in the paper; by default all that can be run."""
     seeds: int = 1
