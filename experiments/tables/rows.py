@@ -162,7 +162,7 @@ TABLES = {
             ),
             remarks={
                 "shapes": "Where a deeper network is behind, it is so in training already: its mean loss over each 200 steps is the higher one from the first to the last, while R101's on FPN falls"
-                " below R50's half-way and it ends ahead (the histories are in the result files). From scratch, 1,200 steps are too few for the depth of 50 layers, or for 34 on one map."
+                " below R50's half-way and it ends ahead (the histories are in the result files). So it learns more slowly, rather than worse from what it learned; whether more steps mend that, `shapes-long` is there to show."
             },
         ),
         Table(
