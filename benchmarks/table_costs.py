@@ -81,6 +81,7 @@ def run(options: Options, console: Console) -> int:
         if there and (there["topology"], there["settings"]) == (options.topology, settings_of(to_dict(_at_full_size(name)))):
             continue
         row = cost(name, options)
+        jax.clear_caches()  # each program would keep some hundred MiB, or more than 1 GiB
         rows = _rows(options.out) | {name: row}  # read again: another process may have added some
         write_json(options.out, {"rows": [rows[system] for system in systems() if system in rows]})
         refused += "unavailable" in row

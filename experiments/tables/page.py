@@ -22,7 +22,8 @@ PEAK_SHARE = 0.2
 COSTS_ABOUT = """\
 `python -m benchmarks.table_costs` compiles each system's train step, bfloat16, for {slices}, on a machine without a TPU: memory is the compiler's account. "At least" is the
 time of convolutions and matrix products at the chip's published peak. "Expected" assumes {peak:.0%} of that peak, which is about what the compiler's own cycles say of
-R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
+R50-FPN ([TPU.md](../benchmarks/results/TPU.md)): an estimate, not a measurement. Chip-hours divided by the number of chips are hours on the slice.
+A system whose proposals come from an RPN needs that run first; evaluation is not in it."""
 SMALL = """\
 What is small is so for all rows of a table alike: smaller images, and with them anchors, proposals and sampled RoIs; narrow networks, in which fewer layers stand in for more, with group norm
 in place of frozen batch norm; batch, optimiser and schedule. As nothing is pretrained, a detector's backbone starts from that of the RPN that proposes for it. There stand
