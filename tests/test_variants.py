@@ -16,7 +16,7 @@ from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
-STEPS = 120
+STEPS = 80
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "c4, bottlenecks, stride 1, all branches": _tasks("boxes", "masks", "keypoints", model=_c4(size=3, stride=1, name="resnet50", stride_in_1x1=False)),
     "c5, RoIPool": _pool(_single("c5", 5), operation="pool", reduction="max"),
     "dc5, RoIWarp average": _pool(_single("dc5", 5), operation="warp"),
-    "resnext, sync batch norm": _mask(_backbone(name="resnet50", groups=4, group_width=32, stride_in_1x1=False, norm="batch", pyramid_norm="batch"), norm="batch"),
+    "resnext, sync batch norm": _mask(_backbone(name="resnet50", groups=2, group_width=64, stride_in_1x1=False, norm="batch", pyramid_norm="batch"), norm="batch"),
     "non-local, RoIAlign max": _pool(_backbone(non_local=True), reduction="max"),
     "frozen stages, one level of the pyramid": replace(_backbone(norm="frozen", freeze_stages=2), roi=replace(BASE.roi, levels=(3, 3))),
     "RoIAlign adaptive, not aligned": _pool(sampling_ratio=0, aligned=False),
