@@ -177,8 +177,8 @@ TABLES = {
             (Row("class-agnostic", detecting("r50_c4_agnostic", RPN_R50_C4, {"model.mask.class_agnostic": True})), Row("class-specific", R50_C4)),
             (("class-specific", "class-agnostic", "segm", "AP"),),
             remarks={
-                "shapes": "The other way round, in each seed. Most of it is no matter of masks: with one mask for all classes box AP is higher too, by nearly as much, and the class loss falls sooner, while"
-                " the mask loss in training is not lower (metrics and histories are in the result files). A likely reason, not measured: both branches share the last stage of the backbone, which is not"
+                "shapes": "The other way round, in each seed. Much of it seems to be no matter of masks: with one mask for all classes box AP is higher too, by nearly as much, and the class loss falls"
+                " sooner, while the mask loss in training hardly differs (metrics and histories are in the result files). A likely reason, not measured: both branches share the last stage of the backbone, which is not"
                 " pretrained here, and it learns sooner from one mask than from one for each class, of which each has its share of the examples alone."
             },
         ),
