@@ -156,6 +156,26 @@ class MaskRCNN(nn.Module):
             keypoints = self.keypoint_logits(features[config.keypoint.pool])
         return Predictions(boxes=boxes, scores=scores, classes=classes, valid=valid, masks=masks, keypoints=keypoints)
 
+    def _layers(self):
+        """Every layer once, without what lies between them and has no variables (proposals, pooling, NMS): most of the time to trace a detection."""
+        config, images, sizes = self.config, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
+        pyramid = self.pyramid(images, sizes)
+        if config.rpn.training == "separate":
+            self.proposer.objectness(self.proposer.pyramid(images, sizes))
+        else:
+            self.objectness(pyramid)
+
+        def features(pool):
+            rois = jnp.zeros((1, 1, pool.size, pool.size, pyramid[-1].shape[-1]), self.dtype)
+            return _each(self.res5, rois) if config.backbone.features == "c4" else rois
+
+        if "boxes" in config.tasks:
+            self.classify(features(config.box.pool))
+        if "masks" in config.tasks:
+            self.mask_logits(features(config.mask.pool))
+        if "keypoints" in config.tasks:
+            self.keypoint_logits(features(config.keypoint.pool))
+
     def _branch_pools(self):
         """How mask and keypoint branch read their RoIs: once, where both do it alike."""
         branches = {"masks": self.config.mask, "keypoints": self.config.keypoint}
@@ -201,8 +221,4 @@ def _each(head, rois, real=None, **mode):
 
 def initialise(model: MaskRCNN, key: Array) -> dict[str, Any]:
     """Fresh variables: "params" and, by the kind of normalisation, "frozen" or "batch_stats". One compiled program, so that it is quick."""
-
-    def everything(model):
-        model(jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64))
-
-    return jax.jit(nn.init(everything, model))(key)
+    return jax.jit(nn.init(MaskRCNN._layers, model))(key)
