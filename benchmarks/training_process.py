@@ -84,7 +84,7 @@ class Task:
     def environment(self) -> dict[str, str]:
         """Virtual devices, and where compiled programs are kept."""
         cache = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        flags = f"--xla_force_host_platform_device_count={self.devices} --xla_cpu_experimental_ynn_fusion_type="
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={self.devices} --xla_cpu_experimental_ynn_fusion_type="
         root = Path(__file__).parent.parent
         paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         wide = {"COLUMNS": "1000"}  # no sentence is wrapped

@@ -9,7 +9,6 @@ FLAGS = (
     "--xla_force_host_platform_device_count=8",
     "--xla_cpu_experimental_ynn_fusion_type=",  # as the command line has it: convolution gradients are several times faster
     # Most of what tests compile runs once: a quarter of the time to compile is worth more than steps that take three times as long.
-    # The training processes of test_faults compile as users' do.
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
 )
@@ -29,6 +28,13 @@ def pytest_configure(config):
     if cache is not None:  # through the environment, so that processes started by tests share it
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def pytest_collection_finish():
+    """Tracing makes millions of small objects. To look through all that are alive as often as Python does took a third of the time of some files."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 25, 50)
 
 
 @pytest.fixture(scope="session")

@@ -16,14 +16,14 @@ from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
-STEPS = 80
+STEPS, IMAGES = 100, 2
 
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Four images of `shapes`, among them puppets with visible keypoints."""
+    """Two images of `shapes`, among them puppets with visible keypoints."""
     source = open_dataset(tiny_run.dataset(tmp_path_factory.getbasetemp()), "train")
-    batches = training_batches(source, tiny.experiment().data, steps=20, images_per_process=4, seed=0)
+    batches = training_batches(source, tiny.experiment().data, steps=20, images_per_process=IMAGES, seed=0)
     batch = next(batch for batch, _ in batches if (batch.keypoints[..., 2] == 2).sum() > 4)
     return jax.tree.map(lambda leaf: leaf[None], batch)
 
@@ -38,8 +38,8 @@ def is_frozen(name: str, config) -> bool:
 def test_every_loss_falls_and_every_parameter_learns(name, batch):
     config = VARIANTS[name]
     separate = config.rpn.training == "separate"
-    experiment = tiny.experiment(config, optimizer="adamw", weight_decay=0.0, learning_rate=0.005, images_per_device=4, rpn_from="elsewhere" if separate else "")
-    optimizer = make_optimizer(experiment.train, config, images_per_step=4)
+    experiment = tiny.experiment(config, optimizer="adamw", weight_decay=0.0, learning_rate=0.005, images_per_device=IMAGES, rpn_from="elsewhere" if separate else "")
+    optimizer = make_optimizer(experiment.train, config, images_per_step=IMAGES)
     step = make_train_step(MaskRCNN(config), optimizer, experiment, jax.devices()[:1])
     everywhere = NamedSharding(Mesh(jax.devices()[:1], (DEVICES,)), PartitionSpec())  # as the loop has it, so that nothing compiles twice
     state = jax.device_put(create_state(tiny.variables(config), optimizer), everywhere)
