@@ -20,7 +20,7 @@ from experiments.tables import page
 from experiments.tables.results import COSTS, FOLDER, measured, same_settings, settings_of
 from experiments.tables.rows import TABLES, systems
 from experiments.tables.scales import CITYSCAPES, PERSONS, SCALES, experiment_of, fit_to_devices
-from mrcnn_jax.config import RoIConfig, RPNConfig, changed, from_dict, to_dict
+from mrcnn_jax.config import PoolConfig, RoIConfig, RPNConfig, changed, from_dict, to_dict
 from mrcnn_jax.errors import InputError, RunFailed
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 
@@ -76,8 +76,10 @@ def test_every_row_builds(scale):
     for name in runs_at(scale):
         model = experiment_of(SYSTEMS[name], SCALES[scale]).model
         model = replace(model, num_classes=model.num_classes or 3, keypoint=replace(model.keypoint, num_keypoints=7, classes=(0,)))
-        # what does not tell on the arrays, so that scales share what was found
+        # what does not tell on the arrays, so that rows and scales share what was found
         rpn = replace(RPNConfig(), training=model.rpn.training)
+        heads = {part: getattr(model, part) for part in ("box", "mask", "keypoint")}
+        model = replace(model, **{part: replace(head, pool=PoolConfig(size=head.pool.size)) for part, head in heads.items()})
         alike = replace(model, rpn=rpn, roi=RoIConfig(levels=model.roi.levels), box=replace(model.box, candidates=9, detections=9, nms_iou=0.5))
         shapes[name] = shapes_of_parameters(alike)
     for name in runs_at(scale):
