@@ -1,7 +1,1 @@
-"""What is published: named experiments, and the results they reached."""
-
-from experiments import small  # isort: skip - what a newcomer runs is listed first
-from experiments import paper
-from experiments.registry import EXPERIMENTS, describe, get
-
-__all__ = ["EXPERIMENTS", "describe", "get", "paper", "small"]
+"""The paper's tables: rows, scales, runs, results and the pages made of them. Not installed with the library."""

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.publish import RESULTS
+from experiments.export_result import RESULTS
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.visualize import plot_comparison
+from mrcnn_jax.visualize.draw import plot_comparison
 
 
 def histories(names: list[str], results: Path = RESULTS) -> dict[str, list[dict[str, float]]]:

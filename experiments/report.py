@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from experiments.publish import RESULTS
-from experiments.tables import page
-from experiments.tables.results import FOLDER
+from experiments.export_result import RESULTS
+from experiments import page
+from experiments.results_io import FOLDER
+from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.files import write_text
+from mrcnn_jax.atomic_io import write_text
 
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = "python -m experiments.report"
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"{folder} has no results of tables; python -m experiments.run with --results {folder} makes some")
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.status
+        return exit_status(error)
     write_text(page.place(folder), page.page(folder))
     print(f"Made {page.place(folder)} and {len(plots)} plots.")
     if folder == FOLDER:

@@ -20,15 +20,17 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments.publish import result
-from experiments.tables.page import agreement, results_of
-from experiments.tables.results import FOLDER, result_file, same_settings
-from experiments.tables.rows import TABLES, System
-from experiments.tables.scales import SCALES, experiment_of, fit_to_devices
-from mrcnn_jax import processes
+from experiments.export_result import result
+from experiments.page import agreement, results_of
+from experiments.results_io import FOLDER, result_file, same_settings
+from experiments.rows import TABLES, System
+from experiments.scales import SCALES, experiment_of, fit_to_devices
+from mrcnn_jax.cli import exit_codes
+from mrcnn_jax.cli.exit_codes import exit_status
+from mrcnn_jax import distributed
 from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.errors import InputError, RunFailed, StartAgain
-from mrcnn_jax.files import write_json
+from mrcnn_jax.errors import InputError, TrainingError, Interrupted
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.run"
@@ -110,22 +112,23 @@ def run(options: Options, console: Console) -> list[str]:
         console.rule(f"{number} of {len(todo)}: {job.system.name}, seed {job.seed}, for {options.table}, {job.row}")
         try:
             if missing := [other.name for other in job.system.needs() if (other.name, job.seed) in failed]:
-                raise RunFailed(f"it needs {missing[0]}, which failed")
+                raise TrainingError(f"it needs {missing[0]}, which failed")
             begun, anew = time.monotonic(), not job.directory.exists()
             train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
-        except RunFailed as error:  # the rows that do not need it go on
+        except TrainingError as error:  # the rows that do not need it go on
             failed.add((job.system.name, job.seed))
             failures.append(f"{job.system.name}, seed {job.seed}: {error}")
             console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
             continue
-        if processes.is_first() and not job.is_done:  # what only had to be there for another run keeps its result
+        if distributed.is_primary() and not job.is_done:  # what only had to be there for another run keeps its result
             command = f"{PROGRAM} {options.table} --scale {options.scale}" + (f" --seeds {options.seeds}" if options.seeds > 1 else "")
             about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
             if anew:  # with compiling and scoring
                 about["seconds"] = round(time.monotonic() - begun)
             content = about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)}
             for experiment in (content["config"], content["experiment_of_one_device"]):  # where a machine keeps its runs is of no use elsewhere
-                experiment["train"] |= {name: Path(experiment["train"][name]).name for name in ("rpn_from", "weights_from")}
+                experiment["train"]["init_from"] = Path(experiment["train"]["init_from"]).name
+                experiment["model"]["rpn"]["proposals_from"] = Path(experiment["model"]["rpn"]["proposals_from"]).name
             write_json(job.file, content)
         jax.clear_caches()  # nothing of one row is of use to the next
         gc.collect()
@@ -144,14 +147,14 @@ def main(arguments: list[str] | None = None) -> int:
     """The program; returns the exit status."""
     options, console = tyro.cli(Options, prog=PROGRAM, args=arguments), Console()
     try:
-        processes.start()
-        console = console if processes.is_first() else Console(quiet=True)
+        distributed.initialize()
+        console = console if distributed.is_primary() else Console(quiet=True)
         failures = run(options, console)
         say(options, console)
-    except (InputError, StartAgain) as error:
+    except (InputError, Interrupted) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.status
-    return RunFailed.status if failures else 0
+        return exit_status(error)
+    return exit_codes.FAILED if failures else 0
 
 
 if __name__ == "__main__":

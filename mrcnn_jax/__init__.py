@@ -11,7 +11,7 @@ __all__ = ["export_weights", "import_weights", "load", "ops"]
 
 if TYPE_CHECKING:
     from mrcnn_jax import ops
-    from mrcnn_jax.detector import load
+    from mrcnn_jax.inference.detector import load
     from mrcnn_jax.weights import export_weights, import_weights
 
 
@@ -26,7 +26,7 @@ def __getattr__(name: str):
 
         return getattr(weights, name)
     if name == "load":
-        from mrcnn_jax.detector import load
+        from mrcnn_jax.inference.detector import load
 
         return load
     raise AttributeError(f"module 'mrcnn_jax' has no attribute {name!r}")

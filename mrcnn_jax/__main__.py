@@ -1,5 +1,5 @@
 """python -m mrcnn_jax"""
 
-from mrcnn_jax.cli import console
+from mrcnn_jax.cli.main import console
 
 console()

@@ -12,9 +12,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from mrcnn_jax import processes
+from mrcnn_jax import distributed
 from mrcnn_jax.config import Experiment, from_dict, to_dict
-from mrcnn_jax.errors import InputError, RunFailed
+from mrcnn_jax.errors import InputError, TrainingError
 from mrcnn_jax.structures import DatasetInfo
 
 DAMAGED = "damaged_checkpoints"
@@ -91,7 +91,7 @@ class Checkpoints:
             CheckpointFailed: this checkpoint, or the one before, cannot be written. Those that were complete stay as they are.
         """
         # a copy of its own: on CPU the host's view of a donated buffer would change under the writer's hands
-        state = jax.tree.map(lambda leaf: leaf if processes.spans_several(leaf) else np.array(leaf), state)
+        state = jax.tree.map(lambda leaf: leaf if distributed.spans_processes(leaf) else np.array(leaf), state)
         about = {
             "experiment": to_dict(experiment), "dataset": info._asdict(), "images_seen": images_seen,
             "digests": {name: _digest(leaf) for name, leaf in _named(state).items()},
@@ -113,10 +113,10 @@ class Checkpoints:
             try:
                 found = self.read(step)
                 break
-            except DamagedCheckpoint as error:
+            except DamagedCheckpointError as error:
                 damaged[str(step)] = str(error)
         # all processes go on from the same step, and know of the same damage, though one may read what another cannot
-        views = processes.gather({"step": found.step if found else -1, "damaged": damaged})
+        views = distributed.all_gather_object({"step": found.step if found else -1, "damaged": damaged})
         damaged = {step: message for view in views for step, message in view["damaged"].items()}
         agreed = min(view["step"] for view in views)
         if found and found.step != agreed:
@@ -140,10 +140,10 @@ class Checkpoints:
             about, arrays = restored["about"], _named(restored["state"])
             experiment, dataset, images_seen, digests = (about[name] for name in ("experiment", "dataset", "images_seen", "digests"))
         except Exception as error:  # whatever part of Orbax stumbles over what is missing
-            raise DamagedCheckpoint(f"checkpoint {place} cannot be read ({_first_line(error)})") from error
+            raise DamagedCheckpointError(f"checkpoint {place} cannot be read ({_first_line(error)})") from error
         differing = [name for name in digests.keys() | arrays.keys() if name not in arrays or digests.get(name) != _digest(arrays[name])]
         if differing:
-            raise DamagedCheckpoint(f"checkpoint {place} is damaged: {len(differing)} arrays are not what was saved, the first is {min(differing)}")
+            raise DamagedCheckpointError(f"checkpoint {place} is damaged: {len(differing)} arrays are not what was saved, the first is {min(differing)}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in dataset.items()}
         values["skeleton"] = tuple(tuple(pair) for pair in values["skeleton"])
         return Saved(step, from_dict(experiment, f"checkpoint {place}"), DatasetInfo(**values), images_seen, arrays, place)
@@ -160,7 +160,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Whatever ends a run, the last checkpoint comes to disk; unless it is that which fails, or processes are lost that would have to write theirs."""
-        if isinstance(error, CheckpointFailed | jax.errors.JaxRuntimeError):
+        if isinstance(error, CheckpointWriteError | jax.errors.JaxRuntimeError):
             return
         self.wait()
         self.close()
@@ -169,14 +169,14 @@ class Checkpoints:
         try:
             write()
         except Exception as error:
-            raise CheckpointFailed(
+            raise CheckpointWriteError(
                 f"a checkpoint cannot be written to {self.directory} ({_first_line(error)}): make room there, or mend what is wrong, and give the same "
                 "command again; the run goes on from its last complete checkpoint"
             ) from error
 
     def _set_aside(self, steps):
-        processes.together()  # nobody reads them any more
-        if processes.is_first():
+        distributed.barrier()  # nobody reads them any more
+        if distributed.is_primary():
             aside = self.directory.parent / DAMAGED
             aside.mkdir(parents=True, exist_ok=True)
             (aside / "README").write_text("Checkpoints that could not be read, or did not hold what was saved.\n")  # an object store has no folders without files
@@ -185,15 +185,15 @@ class Checkpoints:
                 if target.exists():
                     target.rmtree()
                 (self.directory / step).rename(target)
-        processes.together()
+        distributed.barrier()
         self._manager.reload()
 
 
-class CheckpointFailed(RunFailed):
+class CheckpointWriteError(TrainingError):
     """A checkpoint cannot be written."""
 
 
-class DamagedCheckpoint(RuntimeError):
+class DamagedCheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or does not hold what was saved."""
 
 

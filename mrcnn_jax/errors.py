@@ -1,23 +1,17 @@
-"""What ends a program with one sentence and an exit status of its own, without a traceback."""
+"""Errors with one-sentence messages that need no traceback. The command line maps them to exit statuses (``cli.exit_codes``)."""
 
 
 class InputError(ValueError):
-    """Something given is wrong: a file, a field, an id. The message is one sentence that names it and says what is allowed."""
-
-    status = 2
+    """Invalid input: a file, a field or an id. The message names it and says what is allowed."""
 
 
-class RunFailed(RuntimeError):
-    """A run cannot go on, and would not if it were just started again. The message says why and what to change."""
-
-    status = 1
+class TrainingError(RuntimeError):
+    """A run that cannot continue, and would fail again if restarted. The message says why and what to change."""
 
 
-class StartAgain(RuntimeError):
-    """A run was cut short through no fault of its own: the same command goes on where it was. Schedulers can tell by the status."""
-
-    status = 75  # EX_TEMPFAIL of sysexits.h
+class Interrupted(RuntimeError):
+    """A run that was stopped from outside; the same command resumes it."""
 
 
-class ProcessLost(StartAgain):
-    """One of several processes does not answer any more."""
+class HostLostError(Interrupted):
+    """Another process of the run no longer responds."""

@@ -10,9 +10,9 @@ import pytest
 import tiny
 
 from mrcnn_jax import checkpoint
-from mrcnn_jax.checkpoint import DAMAGED, Checkpoints, DamagedCheckpoint
+from mrcnn_jax.checkpoint import DAMAGED, Checkpoints, DamagedCheckpointError
 from mrcnn_jax.data.shapes import INFO
-from mrcnn_jax.errors import InputError, RunFailed
+from mrcnn_jax.errors import InputError, TrainingError
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state
 
@@ -173,7 +173,7 @@ def test_a_bit_that_the_storage_does_not_miss_is_found_by_the_digests(checkpoint
     """As if another array had come back, whatever Orbax checks itself."""
     checkpoints.save(6, state_of(FROZEN), 48, tiny.experiment(FROZEN), INFO)
     monkeypatch.setattr(checkpoint, "_digest", lambda leaf: zlib.crc32(leaf.tobytes()) ^ (leaf.shape == (7, 7, 3, 8)))
-    with pytest.raises(DamagedCheckpoint, match=r"6 is damaged: \d arrays are not what was saved, the first is .*stem"):
+    with pytest.raises(DamagedCheckpointError, match=r"6 is damaged: \d arrays are not what was saved, the first is .*stem"):
         checkpoints.read(6)
 
 
@@ -211,7 +211,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond this, as on a disk that is full
     try:
-        with pytest.raises(RunFailed, match=r"^a checkpoint cannot be written to .*checkpoints \(.*\): make room there") as failure:
+        with pytest.raises(TrainingError, match=r"^a checkpoint cannot be written to .*checkpoints \(.*\): make room there") as failure:
             written.save(6, state_of(FROZEN), 48, tiny.experiment(FROZEN), INFO)
             written.wait()
     finally:

@@ -1,15 +1,31 @@
-"""An experiment as data: frozen dataclasses, validated where they are built.
+"""Experiments as data: frozen dataclasses, validated where they are built.
 
 The defaults are Mask R-CNN with ResNet-50-FPN on COCO as the paper trains it (section 3.1 and the released code), with two deliberate
-deviations, each a field: RoIAlign reads features at half-pixel centres (``pool.aligned``), and proposals are kept per image rather than per
-batch. Every other published system is a small ``dataclasses.replace`` of this one.
+deviations: RoIAlign samples features at half-pixel centres (``conventions.roi_half_pixel``), and proposals are selected per image rather
+than per batch. Every other published system is a small ``dataclasses.replace`` of this one.
 """
 
-from mrcnn_jax.config.experiment import DataConfig, EvaluationConfig, Experiment, TrainConfig
-from mrcnn_jax.config.model import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, PoolConfig, RoIConfig, RPNConfig
-from mrcnn_jax.config.serialization import changed, from_dict, read_experiment, to_dict
+from mrcnn_jax.config.conventions import DETECTRON, DETECTRON2, OURS, TORCHVISION, Conventions
+from mrcnn_jax.config.data import DataConfig
+from mrcnn_jax.config.evaluation import EvaluationConfig
+from mrcnn_jax.config.experiment import Experiment
+from mrcnn_jax.config.model import (
+    BackboneConfig,
+    BoxHeadConfig,
+    BranchPoolConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    PoolConfig,
+    RoIConfig,
+    RoIPooling,
+    RPNConfig,
+)
+from mrcnn_jax.config.serialization import from_dict, read_experiment, to_dict, with_changes
+from mrcnn_jax.config.train import TrainConfig
 
 __all__ = [
-    "BackboneConfig", "BoxHeadConfig", "DataConfig", "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig",
-    "RPNConfig", "RoIConfig", "TrainConfig", "changed", "from_dict", "read_experiment", "to_dict",
+    "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig",
+    "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig", "RPNConfig", "RoIConfig",
+    "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "to_dict", "with_changes",
 ]  # fmt: skip

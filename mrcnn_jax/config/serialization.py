@@ -8,7 +8,7 @@ from typing import Any
 
 import cattrs
 
-from mrcnn_jax.config.checks import require
+from mrcnn_jax.config.validation import require
 from mrcnn_jax.config.experiment import Experiment
 from mrcnn_jax.errors import InputError
 
@@ -43,8 +43,8 @@ def from_dict(values: dict[str, Any], origin: str = "experiment") -> Experiment:
         raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from error
 
 
-def changed(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """The experiment with fields changed, all at once; by dotted name, as on the command line: ``{"model.mask.loss": "softmax"}``.
+def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Returns the experiment with fields changed, all at once, by dotted name as on the command line: ``{"model.mask.loss": "softmax"}``.
 
     Raises InputError for a field that there is not, and for what does not go together.
     """

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.data.transforms import image_type, inference_sizes, is_portrait, record_image, resize_and_pad, training_example
+from mrcnn_jax.config import OURS, Conventions, DataConfig
+from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.transforms import image_type, inference_sizes, is_portrait, decode_record, resize_and_pad, training_example
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import BatchInfo
 
@@ -63,7 +63,7 @@ class BatchPlan:
         return np.random.default_rng([self.seed, 2, stream, turn]).permutation(self.streams[stream])
 
 
-class Unreadable:
+class UnreadableImages:
     """Training images that could not be read and gave way to others: the loading threads add them, the loop tells of them.
 
     Attributes:
@@ -80,7 +80,7 @@ class Unreadable:
             self.messages.setdefault(record, str(error))
             count = len(self.messages)
         if count > self.limit:
-            raise InputError(f"{error}; training images that cannot be read: {count}, and data.unreadable is {self.limit}") from error
+            raise InputError(f"{error}; training images that cannot be read: {count}, and data.max_unreadable_images is {self.limit}") from error
 
     def news(self) -> list[str]:
         """The messages that no call has returned yet."""
@@ -97,12 +97,12 @@ class _TrainingSource:
     """
 
     def __init__(
-        self, source: RecordSource, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int, masks: bool,
-        skipped: Unreadable
+        self, source: DatasetSplit, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int, masks: bool,
+        skipped: UnreadableImages, conventions: Conventions,
     ):  # fmt: skip
         self.source, self.config, self.plan = source, config, plan
         self.steps, self.local, self.process = steps, images_per_process, process
-        self.masks, self.skipped = masks, skipped
+        self.masks, self.skipped, self.conventions = masks, skipped, conventions
 
     def __len__(self):
         return self.steps * self.local
@@ -114,7 +114,7 @@ class _TrainingSource:
             random = np.random.default_rng([self.plan.seed, 3, step, position])
             try:
                 record = self.source[candidate]
-                example = training_example(record, self.source.info, self.config, random, self.masks)
+                example = training_example(record, self.source.info, self.config, random, self.masks, self.conventions)
             except InputError as error:
                 last = error
                 self.skipped.add(candidate, error)
@@ -124,8 +124,8 @@ class _TrainingSource:
 
 
 def training_batches(
-    source: RecordSource, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0,
-    masks: bool = True, skipped: Unreadable | None = None,
+    source: DatasetSplit, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0,
+    masks: bool = True, skipped: UnreadableImages | None = None, conventions: Conventions = OURS,
 ) -> grain.DatasetIterator:  # fmt: skip
     """An iterator over (Batch, BatchInfo) of this process, for steps ``start`` to ``steps``.
 
@@ -140,7 +140,7 @@ def training_batches(
         InputError: from the iterator, for more images that cannot be read.
     """
     plan = BatchPlan(source.sizes, images_per_process * processes, seed)
-    examples = _TrainingSource(source, config, plan, steps, images_per_process, process, masks, skipped or Unreadable(0))
+    examples = _TrainingSource(source, config, plan, steps, images_per_process, process, masks, skipped or UnreadableImages(0), conventions)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads))
     remaining = grain.MapDataset.source(examples)[start * images_per_process :]
     return iter(remaining.to_iter_dataset(options).batch(images_per_process, batch_fn=_stack))
@@ -155,12 +155,13 @@ class EvaluationBatch(NamedTuple):
 
 
 def evaluation_batches(
-    source: RecordSource, config: DataConfig, images_per_batch: int, *, limit: int | None = None, process: int = 0, processes: int = 1
+    source: DatasetSplit, config: DataConfig, images_per_batch: int, *, limit: int | None = None, process: int = 0, processes: int = 1,
+    conventions: Conventions = OURS,
 ) -> Iterator[EvaluationBatch]:
     """Every image once (or the first ``limit``), grouped by padded size; the last batch of a group is filled up with zeros."""
     groups = defaultdict(list)
     for index, (height, width) in enumerate(source.sizes[:limit].tolist()):
-        groups[inference_sizes(height, width, config)[1]].append(index)
+        groups[inference_sizes(height, width, config, conventions)[1]].append(index)
     batches = [
         (padded, indices[start : start + images_per_batch])
         for padded, indices in sorted(groups.items())
@@ -169,14 +170,14 @@ def evaluation_batches(
 
     def load(batch):
         padded, indices = batch
-        images = np.zeros((images_per_batch, *padded, 3), image_type(config))
+        images = np.zeros((images_per_batch, *padded, 3), image_type(conventions))
         sizes = np.full((images_per_batch, 2), images.shape[1:3], np.int32)
         info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
         for slot, index in enumerate(indices):
             record = source[index]
-            image = record_image(record)
-            sizes[slot], _ = inference_sizes(*image.shape[:2], config)
-            images[slot] = resize_and_pad(image, tuple(sizes[slot]), padded, config)
+            image = decode_record(record)
+            sizes[slot], _ = inference_sizes(*image.shape[:2], config, conventions)
+            images[slot] = resize_and_pad(image, tuple(sizes[slot]), padded, conventions)
             info.image_ids[slot], info.original_sizes[slot] = record.image_id, image.shape[:2]
         return EvaluationBatch(images, sizes, info)
 

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from numpy.random import Generator
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data import records
-from mrcnn_jax.data.records import Objects, Record
+from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data.dataset import Objects, Record
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 

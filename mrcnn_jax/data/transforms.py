@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data.records import Record
+from mrcnn_jax.config import OURS, Conventions, DataConfig
+from mrcnn_jax.data.dataset import Record
 from mrcnn_jax.data.resize import resize, resized_size
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, DatasetInfo
@@ -23,7 +23,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     return image
 
 
-def record_image(record: Record) -> UInt8[np.ndarray, "H W 3"]:
+def decode_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels of a stored image; InputError names it."""
     return decode_image(record.image, f"image {record.image_id} ({record.file_name})")
 
@@ -39,24 +39,26 @@ def padded_size(config: DataConfig, portrait: bool) -> tuple[int, int]:
     return (long, short) if portrait else (short, long)
 
 
-def inference_sizes(height: int, width: int, config: DataConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+def inference_sizes(
+    height: int, width: int, config: DataConfig, conventions: Conventions = OURS
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Of an image at inference: height and width resized, and padded as ``config.padding_divisor`` says."""
-    size = resized_size(height, width, config.short_edge_test, config.long_edge, config.size_rounding)
+    size = resized_size(height, width, config.short_edge_test, config.long_edge, conventions.size_rounding)
     divisor = config.padding_divisor
     return size, tuple(-(-side // divisor) * divisor for side in size) if divisor else padded_size(config, height > width)
 
 
-def image_type(config: DataConfig) -> type[np.uint8] | type[np.float32]:
+def image_type(conventions: Conventions) -> type[np.uint8] | type[np.float32]:
     """What padded images are made of: float32 where resizing does not round to whole levels."""
-    return np.float32 if config.resize == "bilinear" else np.uint8
+    return np.float32 if conventions.resize == "bilinear" else np.uint8
 
 
 def resize_and_pad(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], padded: tuple[int, int], config: DataConfig
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], padded: tuple[int, int], conventions: Conventions = OURS
 ) -> UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]:
     """The image at a size in the upper left corner of a padded one. Levels are 0 to 255 in either type."""
-    canvas = np.zeros((*padded, 3), image_type(config))
-    resize(image, *size, config.resize, out=canvas[: size[0], : size[1]])
+    canvas = np.zeros((*padded, 3), image_type(conventions))
+    resize(image, *size, conventions.resize, out=canvas[: size[0], : size[1]])
     return canvas
 
 
@@ -75,19 +77,21 @@ def crop_mask(mask: UInt8[np.ndarray, "H W"], box: Float[np.ndarray, "4"], size:
     return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] * inside
 
 
-def training_example(record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator, masks: bool = True) -> Batch:
+def training_example(
+    record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator, masks: bool = True, conventions: Conventions = OURS
+) -> Batch:
     """One image of a training batch, augmented; the arrays have no batch axis yet.
 
     ``masks``: False leaves all of them zero, for a model that learns none.
     """
     short_edge = int(random.choice(config.short_edge))
     mirror = config.flip and random.random() < 0.5
-    image = record_image(record)
-    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, config.size_rounding)
+    image = decode_record(record)
+    height, width = resized_size(*image.shape[:2], short_edge, config.long_edge, conventions.size_rounding)
     padded = padded_size(config, image.shape[0] > image.shape[1])
     if mirror:
         image = cv2.flip(image, 1)  # a view with its columns backwards would be copied pixel by pixel
-    images = resize_and_pad(image, (height, width), padded, config)
+    images = resize_and_pad(image, (height, width), padded, conventions)
 
     objects = record.objects
     # of too many, the largest stay: they are the ones that can be told from background at all

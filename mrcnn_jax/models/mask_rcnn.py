@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import ModelConfig, PoolConfig
+from mrcnn_jax.config import ModelConfig, RoIPooling
 from mrcnn_jax.config.model import ROI_LEVELS, STRIDES
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead
@@ -36,8 +36,8 @@ class MaskRCNN(nn.Module):
     def setup(self):
         config, backbone, tasks = self.config, self.config.backbone, self.config.tasks
         epsilon = backbone.norm_epsilon
-        if config.rpn.training == "separate":
-            self.proposer = MaskRCNN(replace(config, tasks=(), rpn=replace(config.rpn, training="joint")), self.dtype)
+        if config.rpn.proposals_from:
+            self.proposer = MaskRCNN(replace(config, tasks=(), rpn=replace(config.rpn, proposals_from="")), self.dtype)
         else:
             self.rpn = RPNHead(len(config.rpn.aspect_ratios) * self._sizes_per_level, config.rpn.convolutions, self.dtype)
         self.backbone = ResNet(backbone, self.dtype, self.remat)
@@ -71,12 +71,12 @@ class MaskRCNN(nn.Module):
 
     def anchors(self, pyramid: Pyramid, padded: tuple[int, int]) -> list[Float[Array, "_a 4"]]:
         """The anchors of each feature map; ``padded``: height and width of the images."""
-        config, features = self.config.rpn, self.config.backbone.features
+        config, conventions, features = self.config.rpn, self.config.conventions, self.config.backbone.features
         sizes = config.anchor_sizes if features == "fpn" else (config.anchor_sizes,)
         grids, strides = [level.shape[1:3] for level in pyramid], STRIDES[features]
-        if config.anchor_strides == "grid":
+        if conventions.anchor_strides == "grid":
             strides = [(padded[0] // rows, padded[1] // columns) for rows, columns in grids]
-        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, grids, strides, config.anchor_rounding, config.anchor_offset)
+        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, grids, strides, conventions.anchor_rounding, conventions.anchor_offset)
         return [jnp.asarray(level) for level in levels]
 
     def objectness(self, pyramid: Pyramid) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:
@@ -87,7 +87,7 @@ class MaskRCNN(nn.Module):
         """Boxes for the second stage; no gradient flows through them."""
         config = self.config.rpn
         pre_nms, post_nms = (config.pre_nms_train, config.post_nms_train) if train else (config.pre_nms_test, config.post_nms_test)
-        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size, self.config.delta_clip)
+        return select_proposals(logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size, self.config.max_box_scale)
 
     def frozen_proposals(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], train: bool = False) -> Proposals:
         """Proposals of the separately trained RPN, from its own backbone, neither of which learns; ``train`` sets how many."""
@@ -97,17 +97,17 @@ class MaskRCNN(nn.Module):
     # ``real``: which slots hold a RoI, for the batch norm of training (models.norm); at inference nothing depends on it
 
     def roi_features(
-        self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: PoolConfig, real: Bool[Array, "B N"] | None = None, train: bool = False
+        self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: RoIPooling, real: Bool[Array, "B N"] | None = None, train: bool = False
     ) -> Float[Array, "B N h w c"]:
         """What a head sees of each RoI: its bins from the one level that fits its area, and for c4 what res5 makes of them."""
         config, features = self.config.roi, self.config.backbone.features
         (low, high), (finest, _) = config.levels, ROI_LEVELS[features]
-        levels = ops.assign_levels(boxes, low, high, config.canonical_size, config.canonical_level, config.level_epsilon) - low
-        if config.inclusive:
+        levels = ops.assign_levels(boxes, low, high, config.canonical_size, config.canonical_level, self.config.conventions.level_epsilon) - low
+        if self.config.conventions.roi_inclusive:
             boxes = boxes - jnp.asarray([0, 0, 1, 1], boxes.dtype)
         read = slice(low - finest, high - finest + 1)
         rois = ops.pool_rois(pyramid[read], boxes, levels, STRIDES[features][read], pool.size, operation=pool.operation, reduction=pool.reduction,
-                             sampling_ratio=pool.sampling_ratio, aligned=pool.aligned)  # fmt: skip
+                             sampling_ratio=pool.sampling_ratio, aligned=pool.half_pixel)  # fmt: skip
         return _each(self.res5, rois, real, train=train) if features == "c4" else rois
 
     def classify(
@@ -138,7 +138,7 @@ class MaskRCNN(nn.Module):
         """
         config = self.config
         pyramid = self.pyramid(images, sizes)
-        if config.rpn.training == "separate":
+        if config.rpn.proposals_from:
             proposals = self.frozen_proposals(images, sizes)
         else:
             proposals = self.proposals(*self.objectness(pyramid), self.anchors(pyramid, images.shape[1:3]), sizes)
@@ -146,21 +146,21 @@ class MaskRCNN(nn.Module):
             scores = jnp.where(proposals.valid, nn.sigmoid(proposals.scores), 0)
             return Predictions(boxes=proposals.boxes, scores=scores, classes=jnp.zeros(scores.shape, jnp.int32), valid=proposals.valid)
 
-        logits, deltas = self.classify(self.roi_features(pyramid, proposals.boxes, config.box.pool))
+        logits, deltas = self.classify(self.roi_features(pyramid, proposals.boxes, config.pool_of("box")))
         boxes, scores, classes, valid = jax.vmap(self.detect)(logits, deltas, proposals.boxes, proposals.valid, sizes)
         features = {pool: self.roi_features(pyramid, boxes, pool) for pool in self._branch_pools()}
         masks = keypoints = None
         if "masks" in config.tasks:
-            masks = self.mask_probabilities(self.mask_logits(features[config.mask.pool]), classes)
+            masks = self.mask_probabilities(self.mask_logits(features[config.pool_of("mask")]), classes)
         if "keypoints" in config.tasks:
-            keypoints = self.keypoint_logits(features[config.keypoint.pool])
+            keypoints = self.keypoint_logits(features[config.pool_of("keypoint")])
         return Predictions(boxes=boxes, scores=scores, classes=classes, valid=valid, masks=masks, keypoints=keypoints)
 
     def _layers(self):
         """Every layer once, without what lies between them and has no variables (proposals, pooling, NMS): most of the time to trace a detection."""
         config, images, sizes = self.config, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
         pyramid = self.pyramid(images, sizes)
-        if config.rpn.training == "separate":
+        if config.rpn.proposals_from:
             self.proposer.objectness(self.proposer.pyramid(images, sizes))
         else:
             self.objectness(pyramid)
@@ -178,8 +178,8 @@ class MaskRCNN(nn.Module):
 
     def _branch_pools(self):
         """How mask and keypoint branch read their RoIs: once, where both do it alike."""
-        branches = {"masks": self.config.mask, "keypoints": self.config.keypoint}
-        return dict.fromkeys(branches[task].pool for task in self.config.tasks if task in branches)
+        branches = {"masks": "mask", "keypoints": "keypoint"}
+        return dict.fromkeys(self.config.pool_of(branches[task]) for task in self.config.tasks if task in branches)
 
     def detect(
         self,
@@ -191,17 +191,17 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Float[Array, "D 4"], Float[Array, "D"], Int[Array, "D"], Bool[Array, "D"]]:
         """The best boxes of one image after score threshold and NMS within each class.
 
-        NMS sees the ``candidates`` best (box, class) pairs; the result is exact whenever ``detections`` of them survive.
+        NMS sees the ``max_candidates`` best (box, class) pairs; the result is exact whenever ``max_detections`` of them survive.
         """
         config, num_classes = self.config.box, self.config.num_classes
         scores = jnp.where(valid[:, None], nn.softmax(logits)[:, :-1], 0).reshape(-1)
-        count = min(config.candidates, scores.size)
-        index, exists = ops.top_k_of(scores > config.score_threshold, scores, count)
+        count = min(config.max_candidates, scores.size)
+        index, exists = ops.masked_top_k(scores > config.score_threshold, scores, count)
         roi, classes = index // num_classes, index % num_classes
-        boxes = ops.decode(deltas[roi, classes], proposals[roi], config.delta_weights, self.config.delta_clip)
+        boxes = ops.decode(deltas[roi, classes], proposals[roi], config.delta_weights, self.config.max_box_scale)
         boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
-        keep = ops.nms(boxes, scores, config.nms_iou, exists & ops.nonempty(boxes, config.min_size), classes)
-        best, valid = ops.top_k_of(keep, scores, config.detections)
+        keep = ops.nms(boxes, scores, config.nms_iou, exists & ops.is_nonempty(boxes, config.min_size), classes)
+        best, valid = ops.masked_top_k(keep, scores, config.max_detections)
         empty = ~valid
         boxes = jnp.where(empty[:, None], 0, boxes[best])
         return boxes, jnp.where(empty, 0, scores[best]), jnp.where(empty, 0, classes[best]), valid

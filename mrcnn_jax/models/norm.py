@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-DEVICES = "devices"
+DEVICE_AXIS = "devices"
 """Name of the mapped axis over all devices, for everything that is averaged across them."""
 
 
@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
             counted = jnp.ones(x.shape[0]) if real is None else real.astype(jnp.float32)
             values, weights = x.astype(jnp.float32), counted[:, None, None, None]
             sums = [jnp.sum(weights * power, axis=(0, 1, 2)) for power in (values, values**2)]
-            number, *sums = jax.lax.psum([counted.sum() * x.shape[1] * x.shape[2], *sums], DEVICES)
+            number, *sums = jax.lax.psum([counted.sum() * x.shape[1] * x.shape[2], *sums], DEVICE_AXIS)
             mean, square = (total / jnp.maximum(number, 1) for total in sums)
             var = jnp.maximum(square - mean**2, 0)
             for statistic, now in zip(running, (mean, var), strict=True):

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
-from mrcnn_jax.models.grouped_convolution import grouped_convolution
-from mrcnn_jax.models.non_local import NonLocalBlock
+from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
+from mrcnn_jax.models.layers.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import normalisation
 
 DEPTHS = {

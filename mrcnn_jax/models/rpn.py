@@ -67,7 +67,7 @@ def select_proposals(
         return (
             jnp.pad(boxes, ((0, missing), (0, 0))),
             jnp.pad(scores, (0, missing), constant_values=-jnp.inf),
-            jnp.pad(ops.nonempty(boxes, min_size), (0, missing)),
+            jnp.pad(ops.is_nonempty(boxes, min_size), (0, missing)),
         )
 
     def image(logits, deltas, size):
@@ -75,7 +75,7 @@ def select_proposals(
         boxes, scores, valid = (jnp.stack(parts) for parts in zip(*chosen, strict=True))
         keep = jax.vmap(lambda boxes, scores, valid: ops.nms(boxes, scores, nms_iou, valid))(boxes, scores, valid)
         boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)
-        index, exists = ops.top_k_of(keep.reshape(-1), scores, post_nms)
+        index, exists = ops.masked_top_k(keep.reshape(-1), scores, post_nms)
         return Proposals(boxes=jnp.where(exists[:, None], boxes[index], 0), scores=scores[index], valid=exists)
 
     return jax.lax.stop_gradient(jax.vmap(image)(list(logits), list(deltas), sizes))

@@ -27,7 +27,7 @@ def iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
     return jnp.where(overlap > 0, overlap / jnp.where(overlap > 0, union, 1), 0)
 
 
-def intersection_over_second(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
+def intersection_over_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
     """Pairwise share of b that a covers (the crowd rule of COCO); 0 for empty b."""
     overlap = intersection(a, b)
     return jnp.where(overlap > 0, overlap / jnp.where(overlap > 0, area(b)[None, :], 1), 0)
@@ -65,7 +65,7 @@ def clip(boxes: Float[Array, "*n 4"], height: Float[Array, ""] | float, width: F
     return jnp.clip(boxes, 0, limit)
 
 
-def nonempty(boxes: Float[Array, "*n 4"], min_size: float = 0.0) -> Bool[Array, "*n"]:
+def is_nonempty(boxes: Float[Array, "*n 4"], min_size: float = 0.0) -> Bool[Array, "*n"]:
     """Which boxes have both sides of at least min_size pixels (torchvision) or, where that is 0, longer than 0 (Detectron2)."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     if min_size == 0:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mrcnn_jax.ops.nms import top_k_of
+from mrcnn_jax.ops.nms import masked_top_k
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 
@@ -49,7 +49,7 @@ def match(
     return index, jnp.where(favourite, FOREGROUND, labels)
 
 
-def greatest_overlap(overlaps_of: OverlapsOf, candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
+def max_overlap(overlaps_of: OverlapsOf, candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
     """Each candidate's greatest overlap with a real object; 0 where there is none."""
 
     def visit(slot, best):
@@ -73,8 +73,8 @@ def sample(
     """
     most_positive = int(count * positive_fraction)
     lottery = jax.random.uniform(key, labels.shape)
-    positive, positive_exists = top_k_of(labels == FOREGROUND, lottery, most_positive)
-    background, background_exists = top_k_of(labels == BACKGROUND, lottery, count)
+    positive, positive_exists = masked_top_k(labels == FOREGROUND, lottery, most_positive)
+    background, background_exists = masked_top_k(labels == BACKGROUND, lottery, count)
     number_positive = positive_exists.sum()
     slot = jnp.arange(count)
     is_positive = slot < number_positive

@@ -37,7 +37,7 @@ def nms(
     return jnp.zeros_like(keep).at[order].set(keep)
 
 
-def top_k_of(keep: Bool[Array, "N"], scores: Float[Array, "N"], k: int) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
+def masked_top_k(keep: Bool[Array, "N"], scores: Float[Array, "N"], k: int) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
     """Indices of the k best kept entries, best first (ties in index order), and which of the k exist."""
     size = min(k, scores.size)
     _, index = jax.lax.top_k(jnp.where(keep, scores, -jnp.inf), size)

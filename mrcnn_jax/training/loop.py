@@ -19,57 +19,58 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mrcnn_jax import processes, scoring
+from mrcnn_jax import distributed
+from mrcnn_jax.inference import evaluate as scoring
 from mrcnn_jax.checkpoint import Checkpoints, Saved, run_directory
 from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.data.library import open_split
-from mrcnn_jax.data.pipeline import Unreadable, training_batches
-from mrcnn_jax.data.records import RecordSource
-from mrcnn_jax.detector import Detector, read_weights
-from mrcnn_jax.errors import InputError, ProcessLost, RunFailed, StartAgain
-from mrcnn_jax.evaluation import metrics_table
-from mrcnn_jax.files import write_json, write_text
+from mrcnn_jax.data.catalog import open_split
+from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
+from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.inference.detector import Detector, read_weights
+from mrcnn_jax.errors import InputError, HostLostError, TrainingError, Interrupted
+from mrcnn_jax.evaluation.coco import metrics_table
+from mrcnn_jax.atomic_io import write_json, write_text
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.training.beginning import adopt_proposer, adopt_weights, check_backbone, fit_to_dataset, see_alike
-from mrcnn_jax.training.history import History, headlines
-from mrcnn_jax.training.interruption import StopRequest, Watchdog
+from mrcnn_jax.training.warm_start import load_frozen_rpn, load_pretrained, check_backbone, resolve_dataset_fields, match_preprocessing
+from mrcnn_jax.training.logging import MetricLogger, headlines
+from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
-from mrcnn_jax.training.placement import Placement, ahead
+from mrcnn_jax.training.sharding import Sharding, prefetch
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
-from mrcnn_jax.visualize import save_image
+from mrcnn_jax.visualize.draw import save_image
 
 
 def train(experiment: Experiment, directory: str | os.PathLike, console: Console | None = None) -> dict[str, Any]:
     """Trains the experiment in a run directory, resuming what is there, evaluates it and returns the metrics.
 
     The directory, which may be at a gs:// address, gets: checkpoints/, experiment.json, history.jsonl, curves.png, tensorboard/, metrics.json, predictions.png.
-    Several processes (``processes.start``) each call this with the same arguments and a directory that all of them see; the first writes all but the checkpoints.
+    Several processes (``distributed.initialize``) each call this with the same arguments and a directory that all of them see; the first writes all but the checkpoints.
 
     Raises:
         InputError: what is asked for does not go together.
         RunFailed: the run diverges, or its files cannot be written.
         StartAgain: it was asked to stop (SIGTERM), or lost one of its processes; the same call goes on.
     """
-    console = (console or Console()) if processes.is_first() else Console(quiet=True)
+    console = (console or Console()) if distributed.is_primary() else Console(quiet=True)
     try:
         with ExitStack() as leaving:
             return _train(experiment, run_directory(directory), console, leaving)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
-            raise RunFailed(f"the memory of a device does not suffice: lower train.images_per_device, raise train.accumulate or set train.remat ({reason})") from error
+            raise TrainingError(f"the memory of a device does not suffice: lower train.images_per_device, raise train.accumulate or set train.remat ({reason})") from error
         if jax.process_count() > 1:
-            raise ProcessLost(f"another process, or the way to it, is lost ({reason}): give the same command in all of them again") from error
+            raise HostLostError(f"another process, or the way to it, is lost ({reason}): give the same command in all of them again") from error
         raise
 
 
 def _train(experiment: Experiment, directory: epath.Path, console: Console, leaving: ExitStack) -> dict[str, Any]:
-    stop, watchdog = leaving.enter_context(StopRequest()), leaving.enter_context(Watchdog(experiment.train.stall_seconds))
+    stop, watchdog = leaving.enter_context(PreemptionHandler()), leaving.enter_context(Watchdog(experiment.train.stall_seconds))
 
     # ---- data ----
     config, training = experiment.train, open_split(experiment.data, experiment.data.train_split)
     validation = open_split(experiment.data, experiment.data.validation_split)
-    experiment = fit_to_dataset(experiment, training)
+    experiment = resolve_dataset_fields(experiment, training)
     images_per_process = jax.local_device_count() * config.images_per_device
     images_per_step = images_per_process * jax.process_count()
 
@@ -79,15 +80,15 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
     saved = checkpoints.newest(lambda warning: console.print(f"Warning: {warning}.", style="yellow", highlight=False, soft_wrap=True))
     start, images_seen, weights = (saved.step, saved.images_seen, None) if saved else (0, 0, None)
     if saved and start == 0:
-        raise InputError(f"{directory} holds imported weights: give --train.weights-from {directory} and another --directory")
+        raise InputError(f"{directory} holds imported weights: give --train.init-from {directory} and another --directory")
     if saved:
-        if config.weights_from:
-            experiment = replace(experiment, model=see_alike(experiment.model, saved.experiment.model))
+        if config.init_from:
+            experiment = replace(experiment, model=match_preprocessing(experiment.model, saved.experiment.model))
         _check_same(saved, experiment, directory)
-    elif config.weights_from:
-        weights = read_weights(config.weights_from)
-        check_backbone(experiment.model, weights.experiment.model, config.weights_from)
-        experiment = replace(experiment, model=see_alike(experiment.model, weights.experiment.model))
+    elif config.init_from:
+        weights = read_weights(config.init_from)
+        check_backbone(experiment.model, weights.experiment.model, config.init_from)
+        experiment = replace(experiment, model=match_preprocessing(experiment.model, weights.experiment.model))
     if start >= config.steps and metrics_file.exists():
         console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
         return json.loads(metrics_file.read_text())
@@ -98,35 +99,36 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
     optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
     variables = initialise(model, jax.random.key(config.seed))
     if weights:
-        variables, at_random, left = adopt_weights(variables, weights, experiment.model, training.info, config.weights_from)
-    if config.rpn_from and not start:
-        variables = adopt_proposer(variables, experiment)
+        variables, at_random, left = load_pretrained(variables, weights, experiment.model, training.info, config.init_from)
+    if experiment.model.rpn.proposals_from and not start:
+        variables = load_frozen_rpn(variables, experiment)
     state = create_state(variables, optimizer)
     console.print(_describe(experiment, state, images_per_step, len(training), len(validation)), highlight=False)
     if saved:
         state = saved.state(state)
         console.print(f"Resumed {directory} at step {start:,} of {config.steps:,}.", highlight=False)
     elif weights:
-        console.print(f"Starts from {config.weights_from}. At random: {', '.join(at_random) or 'nothing'}.", highlight=False)
+        console.print(f"Starts from {config.init_from}. At random: {', '.join(at_random) or 'nothing'}.", highlight=False)
         if left:
             console.print(f"It also has {', '.join(left)}, for which this model has no place.", highlight=False)
     elif experiment.model.backbone.norm == "frozen":
         console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
                       "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip
     _announce(experiment, directory, metrics_file)
-    history = History(directory, start, processes.is_first())
+    history = MetricLogger(directory, start, distributed.is_primary())
 
     # ---- devices ----
-    placement = Placement(config.parallel)
+    placement = Sharding(config.parallel)
     state = placement.state(state)
     train_step = make_train_step(model, optimizer, experiment)
-    unreadable = Unreadable(experiment.data.unreadable)
+    unreadable = UnreadableImages(experiment.data.max_unreadable_images)
     position = images_seen // images_per_step  # the step itself, unless the run began with another number of devices
     loaded = training_batches(
         training, experiment.data, start=position, steps=position + config.steps - start, seed=config.seed, masks="masks" in experiment.model.tasks,
         images_per_process=images_per_process, process=jax.process_index(), processes=jax.process_count(), skipped=unreadable,
+        conventions=experiment.model.conventions,
     )  # fmt: skip
-    batches = ahead(loaded, lambda batch: (placement.batch(batch[0]), batch[1].image_ids.tolist()))
+    batches = prefetch(loaded, lambda batch: (placement.batch(batch[0]), batch[1].image_ids.tolist()))
 
     def save(step: int) -> None:
         watchdog.at(f"saving step {step:,}")
@@ -151,7 +153,7 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
     def evaluate_on_the_way(bar: Progress, step: int) -> None:
         metrics, results = evaluate(bar)
         history.add_evaluation(step, metrics)
-        if processes.is_first():
+        if distributed.is_primary():
             history.picture(step, _sheet(experiment, results, validation))
         console.print(f"step {step:,}: {_in_one_line(metrics)}", highlight=False)
 
@@ -159,7 +161,7 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
     unseen: deque[tuple[int, list[int], Any]] = deque()  # step, image ids and "failed" of the steps since the host looked
     with _progress(console) as bar:
         task = bar.add_task("training", total=config.steps, completed=start, terms="compiling")
-        if due(start) and not any(processes.gather(history.has_evaluation(start))):
+        if due(start) and not any(distributed.all_gather_object(history.has_evaluation(start))):
             evaluate_on_the_way(bar, start)  # which a run that was cut short still owes
         clock, logged, waited = time.perf_counter(), start, 0.0
         for step in range(start, config.steps):
@@ -177,9 +179,9 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
                 asked = time.perf_counter()
                 scalars = {name: float(value) for name, value in metrics.items()}
                 idle, seconds, clock = time.perf_counter() - asked, time.perf_counter() - clock, time.perf_counter()
-                _look_at_failures(state, unseen, config.bad_steps, directory, console)
+                _look_at_failures(state, unseen, config.max_skipped_steps, directory, console)
                 for message in unreadable.news():  # each process reads its own images
-                    where = console if processes.is_first() else Console(stderr=True)
+                    where = console if distributed.is_primary() else Console(stderr=True)
                     where.print(f"Warning: {message}; another image took its place.", style="yellow", highlight=False, soft_wrap=True)
                 scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds,
                             "waited_for_images": waited / seconds, "waited_for_devices": idle / seconds}  # fmt: skip
@@ -192,11 +194,11 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
 
             asked_to_stop = stop.before_next_step(done)
             if done % config.checkpoint_every == 0 or last or asked_to_stop:
-                _look_at_failures(state, unseen, config.bad_steps, directory, console)
+                _look_at_failures(state, unseen, config.max_skipped_steps, directory, console)
                 save(done)
             if asked_to_stop and not last:
                 checkpoints.wait()
-                raise StartAgain(f"stopped at step {done:,} of {config.steps:,} as asked (SIGTERM), and saved; the same command goes on from there")
+                raise Interrupted(f"stopped at step {done:,} of {config.steps:,} as asked (SIGTERM), and saved; the same command goes on from there")
             if due(done):
                 evaluate_on_the_way(bar, done)
                 clock, waited = time.perf_counter(), 0.0
@@ -205,7 +207,7 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
         watchdog.at(f"saving step {config.steps:,}")
         checkpoints.wait()  # before the evaluation, which may be cut short
         metrics, results = evaluate(bar)
-    if processes.is_first():
+    if distributed.is_primary():
         history.add_evaluation(config.steps, metrics)
         sheet = _sheet(experiment, results, validation)
         history.picture(config.steps, sheet)
@@ -218,7 +220,7 @@ def _train(experiment: Experiment, directory: epath.Path, console: Console, leav
     return metrics
 
 
-class TrainingDiverged(RunFailed):
+class DivergedError(TrainingError):
     """A loss or gradient that is not finite, or a loss beyond all measure. The parameters were left as they were before that step."""
 
 
@@ -226,7 +228,7 @@ def _check_same(saved: Saved, experiment: Experiment, directory: epath.Path) -> 
     """Model and data of a resumed run must be what they were; steps, logging and evaluation may change."""
     before, now = to_dict(saved.experiment), to_dict(experiment)
     changed = [f"{part}.{name}" for part in ("model", "data") for name in now[part] if before[part][name] != now[part][name]]
-    changed = [name for name in changed if name not in ("data.threads", "data.unreadable")]
+    changed = [name for name in changed if name not in ("data.threads", "data.max_unreadable_images")]
     changed += ["train.seed"] if saved.experiment.train.seed != experiment.train.seed else []
     if changed:
         raise InputError(f"{directory} holds another run ({', '.join(changed)} differ): choose another --directory, or give the same settings")
@@ -235,14 +237,14 @@ def _check_same(saved: Saved, experiment: Experiment, directory: epath.Path) -> 
 def _announce(experiment: Experiment, directory: epath.Path, metrics_file: epath.Path) -> None:
     """Writes the run's experiment.json, and makes sure that all processes see the same directory."""
     text = json.dumps(to_dict(experiment), indent=1) + "\n"
-    if processes.is_first():
+    if distributed.is_primary():
         directory.mkdir(parents=True, exist_ok=True)
         metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
         write_text(directory / "experiment.json", text)
     if jax.process_count() > 1:
-        processes.together()
+        distributed.barrier()
         there = directory / "experiment.json"
-        seen = processes.gather(there.exists() and there.read_text() == text)
+        seen = distributed.all_gather_object(there.exists() and there.read_text() == text)
         if not all(seen):
             blind = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
             raise InputError(f"the processes must all see the same directory and be given the same settings, but those of {directory} differ in process {blind}")
@@ -284,15 +286,15 @@ def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory:
     told = " and ".join(f"step {step:,}, with the images of id {', '.join(map(str, ids))}" for step, ids in failed[:3])
     told = f"the loss is not finite or larger than train.max_loss, or its gradient is not finite, at {told}; nothing was learned from it"
     if int(state.failures) <= allowed:
-        console.print(f"Warning: {told}; {int(state.failures)} of train.bad_steps {allowed}.", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"Warning: {told}; {int(state.failures)} of train.max_skipped_steps {allowed}.", style="yellow", highlight=False, soft_wrap=True)
         return
-    raise TrainingDiverged(
-        f"{told}. Look at these images, lower train.learning_rate, set train.clip_norm, or let train.bad_steps leave such steps out; "
+    raise DivergedError(
+        f"{told}. Look at these images, lower train.learning_rate, set train.clip_norm, or let train.max_skipped_steps leave such steps out; "
         f"{directory} resumes from its last checkpoint"
     )
 
 
-def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: RecordSource) -> np.ndarray:
+def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: DatasetSplit) -> np.ndarray:
     return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mrcnn_jax.config import Experiment, TrainConfig
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid, own_class_masks
-from mrcnn_jax.models.norm import DEVICES
+from mrcnn_jax.models.norm import DEVICE_AXIS
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training import losses, targets
-from mrcnn_jax.training.placement import device_mesh
+from mrcnn_jax.training.sharding import device_mesh
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -58,7 +58,7 @@ def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
     config = model.config
     pyramid = model.pyramid(batch.images, batch.sizes, train=True)
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    if config.rpn.training == "separate":
+    if config.rpn.proposals_from:
         proposals, terms = model.frozen_proposals(batch.images, batch.sizes, train=True), {}
     else:
         proposals, terms = _rpn_losses(model, pyramid, batch, keys[:, 0])
@@ -78,7 +78,7 @@ def _rpn_losses(model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyAr
     )
     logits = jnp.take_along_axis(jnp.concatenate(level_logits, axis=1), rpn.index, axis=1)
     deltas = jnp.take_along_axis(jnp.concatenate(level_deltas, axis=1), rpn.index[..., None], axis=1)
-    count = config.samples_per_image * batch.images.shape[0] if config.loss_normalizer == "asked" else rpn.exists.sum()
+    count = config.samples_per_image * batch.images.shape[0] if model.config.conventions.rpn_normalizer == "nominal" else rpn.exists.sum()
     return model.proposals(level_logits, level_deltas, anchors, batch.sizes, train=True), {
         "loss_rpn_objectness": Term(losses.objectness_loss(logits, rpn.positive, rpn.exists), count),
         "loss_rpn_box": Term(losses.box_loss(deltas, rpn.deltas, rpn.positive, config.smooth_l1_beta), count),
@@ -90,7 +90,7 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
     config = model.config
     rois = jax.vmap(lambda *image: targets.roi_targets(*image, config))(keys, proposals, batch)
     rois = jax.lax.stop_gradient(rois)
-    features = model.roi_features(pyramid, rois.boxes, config.box.pool, rois.exists, train=True)
+    features = model.roi_features(pyramid, rois.boxes, config.pool_of("box"), rois.exists, train=True)
     class_logits, box_deltas = model.classify(features, rois.exists, train=True)
     own_class = jnp.minimum(rois.classes, config.num_classes - 1)  # background has no deltas and no mask; its rows do not count
     box_deltas = jnp.take_along_axis(box_deltas, own_class[..., None, None], axis=2)[:, :, 0]
@@ -101,7 +101,7 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
 
     slots = int(config.roi.samples_per_image * config.roi.positive_fraction)
     positive, own_class, boxes = rois.positive[:, :slots], own_class[:, :slots], rois.boxes[:, :slots]
-    pooled = {config.box.pool: features[:, :slots]}  # read once for all branches that read it alike
+    pooled = {config.pool_of("box"): features[:, :slots]}  # read once for all branches that read it alike
 
     def branch_features(pool):
         if pool not in pooled:
@@ -109,7 +109,7 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
         return pooled[pool]
 
     if "masks" in config.tasks:
-        logits = model.mask_logits(branch_features(config.mask.pool), positive, train=True)
+        logits = model.mask_logits(branch_features(config.pool_of("mask")), positive, train=True)
         if config.mask.loss == "softmax":
             loss = losses.softmax_mask_loss(logits, rois.masks, own_class, positive)
         else:
@@ -117,7 +117,7 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
             loss = losses.mask_loss(own, rois.masks, positive)
         terms["loss_mask"] = Term(loss, positive.sum())
     if "keypoints" in config.tasks:
-        logits = model.keypoint_logits(branch_features(config.keypoint.pool))
+        logits = model.keypoint_logits(branch_features(config.pool_of("keypoint")))
         loss = losses.keypoint_loss(logits.reshape(*logits.shape[:3], -1), rois.keypoint_cells, rois.keypoint_valid)
         terms["loss_keypoint"] = Term(loss, rois.keypoint_valid.sum())
     return terms
@@ -126,7 +126,7 @@ def _roi_losses(model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: 
 def _mean_counts(counts):
     """How many there are of each, on average over the devices; over all of them at least one. All travel together."""
     local = jnp.stack([jnp.asarray(count, jnp.float32) for count in counts.values()])
-    total, devices = jax.lax.psum((local, 1.0), DEVICES)
+    total, devices = jax.lax.psum((local, 1.0), DEVICE_AXIS)
     return dict(zip(counts, jnp.maximum(total, 1.0) / devices, strict=True))
 
 
@@ -163,14 +163,14 @@ def make_device_step(
 
     def device_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = batch.images.shape[0]
-        first = jax.lax.axis_index(DEVICES) * images
+        first = jax.lax.axis_index(DEVICE_AXIS) * images
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, first + index))(jnp.arange(images))
 
         compute = gradients if config.accumulate == 1 else accumulated_gradients
         model_state, (gradient, metrics) = compute(state.params, state.model_state, batch, keys)
         travelling = jax.tree.map(lambda leaf: leaf.astype(config.reduce_dtype), gradient)
-        (gradient, metrics), devices = jax.lax.psum(((travelling, metrics), 1), DEVICES)
+        (gradient, metrics), devices = jax.lax.psum(((travelling, metrics), 1), DEVICE_AXIS)
         gradient, metrics = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / devices, (gradient, metrics))
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         good = jnp.isfinite(metrics["gradient_norm"]) & (metrics["loss"] <= config.max_loss)  # which is false for what is no number
@@ -192,9 +192,9 @@ def make_train_step(model: MaskRCNN, optimizer: optax.GradientTransformation, ex
     """
     step, parallel = make_device_step(model, optimizer, experiment.train), experiment.train.parallel
     if parallel == "pmap":
-        return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+        return jax.pmap(step, axis_name=DEVICE_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
     mesh = device_mesh(devices)
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICES))
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
 
     def on_each(state, batch):
         return step(state, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), batch))

@@ -72,9 +72,9 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Batch, config:
     masks = cells = valid = None
     if "masks" in config.tasks:
         masks = ops.crop_masks(
-            objects.masks[chosen], boxes[chosen], frames, config.mask_size, config.mask.target_sampling_ratio, config.mask.target_aligned
+            objects.masks[chosen], boxes[chosen], frames, config.mask_size, config.conventions.mask_target_sampling_ratio, config.conventions.mask_target_half_pixel
         )
-        masks = masks if config.mask.soft_targets else (masks >= 0.5).astype(jnp.float32)
+        masks = masks if config.conventions.soft_mask_targets else (masks >= 0.5).astype(jnp.float32)
     if "keypoints" in config.tasks:
         cells, valid = ops.keypoint_targets(objects.keypoints[chosen], frames, config.keypoint_size)
         valid &= positive[:slots, None]
@@ -95,5 +95,5 @@ def _iou_of(boxes, candidates):
 
 
 def _ignore_crowd(labels, candidates, boxes, crowd):
-    covered = ops.greatest_overlap(lambda slot: ops.intersection_over_second(boxes[slot][None], candidates)[0], len(candidates), crowd)
+    covered = ops.max_overlap(lambda slot: ops.intersection_over_area(boxes[slot][None], candidates)[0], len(candidates), crowd)
     return jnp.where((labels == BACKGROUND) & (covered > CROWD_SHARE), IGNORED, labels)

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from mrcnn_jax.config import (
+    DETECTRON,
+    DETECTRON2,
     BackboneConfig,
     BoxHeadConfig,
     DataConfig,
@@ -17,21 +19,21 @@ from mrcnn_jax.config import (
     KeypointHeadConfig,
     MaskHeadConfig,
     ModelConfig,
-    PoolConfig,
+    BranchPoolConfig,
     RoIConfig,
     RPNConfig,
 )
-from mrcnn_jax.config.checks import require
+from mrcnn_jax.config.validation import require
 from mrcnn_jax.config.model import BASIC, ROI_LEVELS
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.weights.table import Tensors, backbone_of
+from mrcnn_jax.weights.param_map import Tensors, backbone_of
 
 Settings = dict[str, Any]
 """Values by their full names, such as "MODEL.RPN.NMS_THRESH"."""
 
 NORMS = {"FrozenBN": "frozen", "BN": "batch", "SyncBN": "batch", "GN": "group", "": "none"}
 LEARNED = ("", "BN", "SyncBN", "GN")
-POOLERS = {"ROIAlignV2": {"aligned": True}, "ROIAlign": {"aligned": False}, "ROIPool": {"operation": "pool", "reduction": "max"}}
+POOLERS = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
 
 SUPPORTED = {
     "INPUT.FORMAT": ("BGR", "RGB"),
@@ -327,36 +329,35 @@ def _experiment(settings: Settings, original: bool) -> Experiment:
         backbone=backbone,
         rpn=RPNConfig(
             anchor_sizes=_anchor_sizes(settings, fpn), aspect_ratios=tuple(_all_equal(settings, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")),
-            anchor_offset=0.5 if original else model["ANCHOR_GENERATOR.OFFSET"], anchor_rounding="sides" if original else "none",
             convolutions=len(rpn["CONV_DIMS"]), foreground_iou=rpn["IOU_THRESHOLDS"][1], background_iou=rpn["IOU_THRESHOLDS"][0],
             samples_per_image=rpn["BATCH_SIZE_PER_IMAGE"], positive_fraction=rpn["POSITIVE_FRACTION"], smooth_l1_beta=rpn["SMOOTH_L1_BETA"],
             pre_nms_train=rpn["PRE_NMS_TOPK_TRAIN"], pre_nms_test=rpn["PRE_NMS_TOPK_TEST"], post_nms_train=rpn["POST_NMS_TOPK_TRAIN"],
             post_nms_test=rpn["POST_NMS_TOPK_TEST"], nms_iou=rpn["NMS_THRESH"], min_size=model["PROPOSAL_GENERATOR.MIN_SIZE"],
         ),
         roi=RoIConfig(
-            levels=ROI_LEVELS[features], level_epsilon=0.0, inclusive=original, samples_per_image=heads["BATCH_SIZE_PER_IMAGE"],
+            levels=ROI_LEVELS[features], samples_per_image=heads["BATCH_SIZE_PER_IMAGE"],
             positive_fraction=heads["POSITIVE_FRACTION"], foreground_iou=heads["IOU_THRESHOLDS"][0],
         ),
         box=BoxHeadConfig(
             pool=pools[0], convolutions=box["NUM_CONV"], convolution_channels=box["CONV_DIM"], norm=NORMS[box["NORM"]] if box["NUM_CONV"] else "none",
             fully_connected=box["NUM_FC"], channels=box["FC_DIM"], delta_weights=box["BBOX_REG_WEIGHTS"], smooth_l1_beta=box["SMOOTH_L1_BETA"],
-            score_threshold=heads["SCORE_THRESH_TEST"], nms_iou=heads["NMS_THRESH_TEST"], detections=settings["TEST.DETECTIONS_PER_IMAGE"],
+            score_threshold=heads["SCORE_THRESH_TEST"], nms_iou=heads["NMS_THRESH_TEST"], max_detections=settings["TEST.DETECTIONS_PER_IMAGE"],
         ),
         mask=MaskHeadConfig(
             pool=pools[1], layers=mask["NUM_CONV"], channels=mask["CONV_DIM"], norm=NORMS[mask["NORM"]], class_agnostic=mask["CLS_AGNOSTIC_MASK"],
-            target_sampling_ratio=0, paste="integer" if original else "exact",
         ),
         keypoint=KeypointHeadConfig(
             pool=pools[2], num_keypoints=keypoint["NUM_KEYPOINTS"], classes=tuple(range(heads["NUM_CLASSES"])) if keypoints else (0,),
             layers=len(keypoint["CONV_DIMS"]), channels=_all_equal(settings, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"),
         ),
+        conventions=_conventions(model, [box, *([mask] if masks else []), *([keypoint] if keypoints else [])], original),
         channel_order=images["FORMAT"].lower(),
         pixel_mean=model["PIXEL_MEAN"],
         pixel_std=model["PIXEL_STD"],
     )  # fmt: skip
     data = DataConfig(
         dataset="data/coco", short_edge=tuple(images["MIN_SIZE_TRAIN"]), short_edge_test=images["MIN_SIZE_TEST"], long_edge=images["MAX_SIZE_TEST"],
-        flip=images["RANDOM_FLIP"] == "horizontal", resize="bilinear" if original else "antialiased", padding_divisor=32 if fpn else 1,
+        flip=images["RANDOM_FLIP"] == "horizontal", padding_divisor=32 if fpn else 1,
     )  # fmt: skip
     kind = "keypoint" if keypoints else "mask" if masks else "faster"
     depth = f"R_{model['RESNETS.DEPTH']}"
@@ -410,7 +411,16 @@ def _all_equal(settings, name):
 
 
 def _pool(head):
-    return PoolConfig(size=head["POOLER_RESOLUTION"], sampling_ratio=max(0, head["POOLER_SAMPLING_RATIO"]), **POOLERS[head["POOLER_TYPE"]])
+    size, samples = head["POOLER_RESOLUTION"], max(0, head["POOLER_SAMPLING_RATIO"])
+    return BranchPoolConfig(size=size, sampling_ratio=samples, operation=POOLERS[head["POOLER_TYPE"]])
+
+
+def _conventions(model, heads, original):
+    aligned = {head["POOLER_TYPE"] == "ROIAlignV2" for head in heads if head["POOLER_TYPE"] != "ROIPool"} or {True}
+    require(len(aligned) == 1, "MODEL.ROI_*_HEAD.POOLER_TYPE must be ROIAlign in all heads or ROIAlignV2 in all, not both")
+    if original:
+        return replace(DETECTRON, roi_half_pixel=aligned == {True})
+    return replace(DETECTRON2, roi_half_pixel=aligned == {True}, anchor_offset=model["ANCHOR_GENERATOR.OFFSET"])
 
 
 def backbone_experiment(tensors: Tensors, msra: bool, origin: str) -> Experiment:

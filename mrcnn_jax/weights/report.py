@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mrcnn_jax.config import DataConfig, ModelConfig, PoolConfig
-from mrcnn_jax.weights.exchange import Recognised
+from mrcnn_jax.config import DataConfig, ModelConfig, RoIPooling
+from mrcnn_jax.weights.import_export import Recognised
 
 
 def describe(found: Recognised, model: ModelConfig) -> str:
@@ -26,18 +26,18 @@ def conventions(model: ModelConfig, data: DataConfig) -> list[str]:
         return shared
     edges = f"shorter edge {data.short_edge_test}, longer at most {data.long_edge}"
     padding = f"to multiples of {data.padding_divisor}" if data.padding_divisor else "to two fixed sizes"
-    rounding = {"none": "not rounded", "corners": "rounded to whole pixels", "sides": "their sides rounded"}[rpn.anchor_rounding]
+    rounding = {"none": "not rounded", "corners": "rounded to whole pixels", "sides": "their sides rounded"}[model.conventions.anchor_rounding]
     anchors = f"{_numbers(rpn.anchor_sizes)} pixels, height / width {_numbers(rpn.aspect_ratios)}, {rounding}"
-    centres = f"centred {rpn.anchor_offset:g} cells from the corners of their cells, strides of the {rpn.anchor_strides}"
-    pools = {"boxes": box.pool, "masks": model.mask.pool, "keypoints": model.keypoint.pool}
+    centres = f"centred {model.conventions.anchor_offset:g} cells from the corners of their cells, strides of the {model.conventions.anchor_strides}"
+    pools = {"boxes": model.pool_of("box"), "masks": model.pool_of("mask"), "keypoints": model.pool_of("keypoint")}
     return [
         *shared,
-        f"images: {edges}; {data.resize} resizing, sizes rounded {data.size_rounding}, padded {padding}",
+        f"images: {edges}; {model.conventions.resize} resizing, sizes rounded {model.conventions.size_rounding}, padded {padding}",
         f"anchors: {anchors}; {centres}",
         f"RoIs: {'; '.join(f'{task} {_pool(pools[task])}' for task in model.tasks)}",
-        f"boxes: delta weights {_numbers(box.delta_weights)}; scores above {box.score_threshold:g}, NMS at {box.nms_iou:g}, at most {box.detections}",
-        *([f"masks: pasted over {'whole pixels' if model.mask.paste == 'integer' else 'the exact box'}"] if "masks" in model.tasks else []),
-        *([f"keypoints: {model.keypoint.num_keypoints}, scored by {model.keypoint.score}"] if "keypoints" in model.tasks else []),
+        f"boxes: delta weights {_numbers(box.delta_weights)}; scores above {box.score_threshold:g}, NMS at {box.nms_iou:g}, at most {box.max_detections}",
+        *([f"masks: pasted over {'whole pixels' if model.conventions.mask_paste == 'integer' else 'the exact box'}"] if "masks" in model.tasks else []),
+        *([f"keypoints: {model.keypoint.num_keypoints}, scored by {model.conventions.keypoint_score}"] if "keypoints" in model.tasks else []),
     ]
 
 
@@ -45,9 +45,9 @@ def _numbers(values):
     return " ".join(f"{value:g}" for value in values)
 
 
-def _pool(pool: PoolConfig):
+def _pool(pool: RoIPooling):
     samples = "" if pool.operation == "pool" else f", {pool.sampling_ratio or 'adaptive'} samples a bin and axis"
-    half = ", half-pixel centres" if pool.operation == "align" and pool.aligned else ""
+    half = ", half-pixel centres" if pool.operation == "align" and pool.half_pixel else ""
     return f"{pool.size}x{pool.size} {pool.operation}{samples}{half}"
 
 

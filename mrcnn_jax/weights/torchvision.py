@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mrcnn_jax.config import (
+    TORCHVISION,
     BackboneConfig,
     BoxHeadConfig,
     DataConfig,
@@ -16,13 +17,11 @@ from mrcnn_jax.config import (
     KeypointHeadConfig,
     MaskHeadConfig,
     ModelConfig,
-    PoolConfig,
-    RoIConfig,
     RPNConfig,
 )
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.resnet import DEPTHS
-from mrcnn_jax.weights.table import MATRIX, POINTWISE, TRANSPOSED_2X2, TRANSPOSED_4X4, Table, Tensors, backbone_of, flattened
+from mrcnn_jax.weights.param_map import MATRIX, POINTWISE, TRANSPOSED_2X2, TRANSPOSED_4X4, Table, Tensors, backbone_of, flattened
 
 BODY = "backbone.body."
 DETECTOR = {"backbone", "rpn", "roi_heads"}
@@ -79,9 +78,9 @@ def describe(tensors: Tensors, origin: str, folded: bool, counted: bool = False)
         )
     backbone = backbone_of(tensors, f"{prefix}conv1.weight", lambda stage, number: f"{prefix}layer{stage - 1}.{number}", origin)
     backbone = replace(backbone, stride_in_1x1=False, norm_epsilon=0.0 if folded else 1e-5)
-    data = DataConfig(dataset="data/coco", resize="bilinear", size_rounding="down", padding_divisor=32)
+    data = DataConfig(dataset="data/coco", padding_divisor=32)
     if not detector:
-        return Experiment(name=backbone.name, model=ModelConfig(tasks=(), backbone=backbone), data=data)
+        return Experiment(name=backbone.name, model=ModelConfig(tasks=(), backbone=backbone, conventions=TORCHVISION), data=data)
 
     second = "backbone.fpn.inner_blocks.0.1.weight" in tensors  # the second generation has batch norm in all its parts, and learns it
     norm = "batch" if second else "none"
@@ -95,28 +94,26 @@ def describe(tensors: Tensors, origin: str, folded: bool, counted: bool = False)
 
     masks, keypoints = ("roi_heads.mask_predictor.conv5_mask.weight" in tensors, "roi_heads.keypoint_predictor.kps_score_lowres.weight" in tensors)
     scores, deconvolution = "roi_heads.box_predictor.cls_score.weight", "roi_heads.keypoint_predictor.kps_score_lowres.weight"
-    pool, classes = PoolConfig(sampling_ratio=2, aligned=False), tensors[scores].shape[0] - 1 if scores in tensors else 0
+    classes = tensors[scores].shape[0] - 1 if scores in tensors else 0
     model = ModelConfig(
         num_classes=classes,
         tasks=("boxes", *(["masks"] if masks else []), *(["keypoints"] if keypoints else [])),
         backbone=backbone,
         rpn=RPNConfig(
-            anchor_rounding="corners", anchor_strides="grid", convolutions=max(1, count(r"rpn\.head\.conv\.\d+\.0\.weight")),
-            loss_normalizer="sampled", min_size=1e-3,
+            convolutions=max(1, count(r"rpn\.head\.conv\.\d+\.0\.weight")), min_size=1e-3,
         ),
-        roi=RoIConfig(level_epsilon=1e-6),
         box=BoxHeadConfig(
-            pool=pool, norm=norm, convolutions=count(r"roi_heads\.box_head\.\d+\.0\.weight"), fully_connected=1 if second else 2,
+            norm=norm, convolutions=count(r"roi_heads\.box_head\.\d+\.0\.weight"), fully_connected=1 if second else 2,
             smooth_l1_beta=1 / 9, min_size=1e-2,
         ),
         mask=MaskHeadConfig(
-            pool=replace(pool, size=14), norm=norm, target_sampling_ratio=0, target_aligned=False, soft_targets=True, paste="integer",
-            layers=count(r"roi_heads\.mask_head\.\d+\.0\.weight") if masks else 4,
+            norm=norm, layers=count(r"roi_heads\.mask_head\.\d+\.0\.weight") if masks else 4,
         ),
         keypoint=KeypointHeadConfig(
-            pool=replace(pool, size=14), score="logit", num_keypoints=tensors[deconvolution].shape[1] if keypoints else 17,
+            num_keypoints=tensors[deconvolution].shape[1] if keypoints else 17,
             classes=tuple(range(classes or 1)), layers=count(r"roi_heads\.keypoint_head\.\d+\.weight") if keypoints else 8,
         ),
+        conventions=TORCHVISION,
     )  # fmt: skip
     kind = "keypointrcnn" if keypoints else "maskrcnn" if masks else "fasterrcnn"
     return Experiment(name=f"{kind}_{backbone.name}_fpn{'_v2' if second else ''}", model=model, data=data)

@@ -1,0 +1,94 @@
+"""torchvision's RoI operations, timed by torchvision_side.py in a process of their own, on the inputs of ours."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.roi._programs import BACKWARD, Group, make_inputs
+from benchmarks.roi._workloads import Workload
+from mrcnn_jax.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The process: ``call(function, ...)`` returns its answer."""
+
+    call: Callable[..., dict[str, Any]]
+    versions: dict[str, Any]
+    folder: Path  # for arrays that it reads
+
+
+@contextmanager
+def start(python: str) -> Iterator[Side]:
+    """Starts the process, on the same kind of device as ours; InputError if the interpreter has no torchvision, or no such device."""
+    script = Path(__file__).with_name("_torchvision_side.py")
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # torch's threads sleep, rather than spin, while ours are timed
+    try:
+        process = subprocess.Popen(
+            [python, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
+    except OSError as error:
+        raise InputError(f"{python} cannot be run: {error.strerror}") from error
+
+    def call(function: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            process.stdin.write(json.dumps({"do": function, **arguments}, default=str) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        answer = json.loads(line) if line else {"error": "torchvision's process has ended"}
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    with process, tempfile.TemporaryDirectory() as folder:
+        try:
+            try:
+                versions = call("versions", device="cuda" if jax.default_backend() == "gpu" else "cpu")
+            except RuntimeError as error:
+                raise InputError(f"{python} does not run torchvision on this kind of device: {error}") from error
+            yield Side(call, versions, Path(folder))
+        finally:
+            _send.cache_clear()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def theirs(side: Side, group: Group) -> tuple[dict[str, Any], Callable[[], float]]:
+    """As ``ours``; RuntimeError with the reason if torchvision cannot."""
+    workload, kind = group.workload, group.kind
+    _send(side, workload, group.batch, group.dtype)
+    settings = {"samples": kind.samples, "bins": workload.bins, "strides": workload.strides, "backward": group.direction == BACKWARD}
+    side.call("prepare", operation=kind.theirs, **settings)
+    fields = {"is_default": False}
+
+    def call() -> float:
+        answer = side.call("run")
+        seconds = answer.pop("seconds")
+        fields.update(answer)
+        return seconds
+
+    return fields, call
+
+
+@lru_cache(maxsize=1)
+def _send(side: Side, workload: Workload, batch: int, dtype: str) -> None:
+    """Has the other side hold the inputs, unless it does."""
+    inputs, file = make_inputs(workload, batch, dtype), side.folder / "inputs.npz"
+    arrays = {f"features{level}": features for level, features in enumerate(inputs.features)}
+    arrays |= {"boxes": inputs.boxes, "cotangent": inputs.cotangent}  # NumPy knows no bfloat16
+    np.savez(file, levels=inputs.levels, **{name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()})
+    side.call("load", file=file, dtype=dtype)
+    file.unlink()

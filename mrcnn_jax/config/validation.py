@@ -1,0 +1,68 @@
+"""Validation of configuration fields: bounds that stand beside a field's type, and one-sentence errors."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from mrcnn_jax.errors import InputError
+
+
+class Bound(NamedTuple):
+    """Allowed range of a number, as an annotation: ``Annotated[int, Bound(...)]``."""
+
+    low: float
+    high: float
+    low_included: bool
+    text: str
+
+    def admits(self, value: float) -> bool:
+        """Whether a number lies in the range; False for NaN."""
+        return (value >= self.low if self.low_included else value > self.low) and value <= self.high
+
+
+POSITIVE = Bound(0, float("inf"), False, "must be greater than 0")
+NON_NEGATIVE = Bound(0, float("inf"), True, "must not be negative")
+FRACTION = Bound(0, 1, True, "must lie between 0 and 1")
+
+PositiveInt = Annotated[int, POSITIVE]
+PositiveFloat = Annotated[float, POSITIVE]
+NonNegativeInt = Annotated[int, NON_NEGATIVE]
+NonNegativeFloat = Annotated[float, NON_NEGATIVE]
+Fraction = Annotated[float, FRACTION]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError(message) unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def check_fields(owner: str, config: Any) -> None:
+    """Checks every field of a dataclass against the choices (``Literal``) and bounds of its type.
+
+    Args:
+        owner: what the message puts before the field's name, such as "train".
+        config: a dataclass instance.
+
+    Raises:
+        InputError: a value is not allowed. The message names the field, the value and what is allowed.
+    """
+    for name, hint in _type_hints(type(config)).items():
+        given = getattr(config, name)
+        values, kind = (given,), hint
+        if get_origin(hint) is tuple:
+            values, kind = given, get_args(hint)[0]
+        elif type(None) in get_args(hint):  # None leaves a field to something else
+            values, kind = () if given is None else (given,), get_args(hint)[0]
+        bounds = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)]
+        allowed = get_args(kind) if get_origin(kind) is Literal else None
+        for value in values:
+            if allowed is not None:
+                require(value in allowed, f"{owner}.{name} must be one of {', '.join(allowed)}, not {value!r}")
+            for bound in bounds:
+                require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given}")
+
+
+@cache
+def _type_hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)

@@ -1,0 +1,226 @@
+"""Compiling for TPUs without one: loops in a program's text, estimates, FLOPs of products, the result file, and what is said when it cannot be done."""
+
+import json
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.roi import compile_for_tpu as roi_ops_tpu
+from benchmarks.tpu._hlo import loops
+from benchmarks.tpu._product_flops import product_flops
+from benchmarks.roi._programs import BACKWARD, FORWARD, Group, make_inputs
+from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
+from benchmarks.roi._workloads import TINY
+from mrcnn_jax import ops
+from mrcnn_jax.errors import InputError
+
+# as XLA writes it for TPUs: a counter that is copied, its limit within the condition, the step of one handed on by the state, a state of more than five parts
+SCAN = """
+%condition.1 (state.1: (s32[], bf16[8,8], s32[])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(10)
+  %state.1 = (s32[]{:T(128)}, bf16[8,8]{1,0:T(8,128)(2,1)S(1)}, s32[]{:T(128)}) parameter(0)
+  %counter.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %below.1 = pred[]{:T(512)} compare(%counter.1, %limit.1), direction=LT, metadata={op_name="jit(f)/while/cond/lt"}
+}
+
+%body.1 (state.2: (s32[], bf16[8,8], s32[])) -> (s32[], bf16[8,8], s32[]) {
+  %state.2 = (s32[]{:T(128)}, bf16[8,8]{1,0:T(8,128)(2,1)S(1)}, s32[]{:T(128)}) parameter(0)
+  %counter.2 = s32[]{:T(128)} get-tuple-element(%state.2), index=0
+  %copied.2 = s32[]{:T(128)S(6)} copy(%counter.2), backend_config={"flag_configs":[]}
+  %matrix.2 = bf16[8,8]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state.2), index=1
+  %one.2 = s32[]{:T(128)} get-tuple-element(%state.2), index=2
+  %next.2 = s32[]{:T(128)} add(%copied.2, %one.2), metadata={op_name="jit(f)/while/body/add"}
+  ROOT %result.2 = (s32[]{:T(128)}, bf16[8,8]{1,0:T(8,128)(2,1)S(1)}, /*index=5*/s32[]{:T(128)}) tuple(%next.2, %matrix.2, /*index=5*/%one.2)
+}
+
+ENTRY %main.3 (x.3: bf16[8,8]) -> bf16[8,8] {
+  %zero.3 = s32[]{:T(128)} constant(0)
+  %one.3 = s32[]{:T(128)} constant(1)
+  %x.3 = bf16[8,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %begin.3 = s32[]{:T(128)} copy(%zero.3)
+  %tuple.3 = (s32[]{:T(128)}, bf16[8,8]{1,0:T(8,128)(2,1)S(1)}, /*index=5*/s32[]{:T(128)}) tuple(%begin.3, %x.3, /*index=5*/%one.3)
+  %while.3 = (s32[]{:T(128)}, bf16[8,8]{1,0}, /*index=5*/s32[]{:T(128)}) while(%tuple.3), condition=%condition.1, body=%body.1, metadata={op_name="while"}
+  ROOT %result.3 = bf16[8,8]{1,0} get-tuple-element(%while.3), index=1
+}
+"""
+MATRIX = jnp.ones((8, 8))
+PRODUCT = 2 * 8**3  # FLOPs
+
+
+@pytest.mark.parametrize(
+    "old, new, turns",
+    [
+        ("", "", 10),
+        ("%zero.3 = s32[]{:T(128)} constant(0)", "%zero.3 = s32[]{:T(128)} constant(4)", 6),
+        ("%zero.3 = s32[]{:T(128)} constant(0)", "%zero.3 = s32[]{:T(128)} constant(12)", 0),
+        ("constant(10)", "parameter(1)", None),  # a limit that data decide
+        ("%zero.3 = s32[]{:T(128)} constant(0)", "%zero.3 = s32[]{:T(128)} parameter(1)", None),
+        ("%one.3 = s32[]{:T(128)} constant(1)", "%one.3 = s32[]{:T(128)} constant(2)", None),
+        ("tuple(%next.2, %matrix.2, /*index=5*/%one.2)", "tuple(%next.2, %matrix.2, /*index=5*/%next.2)", None),  # a step that grows
+        ("direction=LT", "direction=NE", None),
+        ('metadata={op_name="while"}', 'backend_config={"known_trip_count":{"n":"7"}}', 7),
+    ],
+)
+def test_turns_of_a_loop_by_hand(old, new, turns):
+    assert old in SCAN
+    assert loops(SCAN.replace(old, new)) == [turns]
+
+
+def test_turns_of_loops_that_are_compiled_here():
+    def program(matrix, number):
+        matrix = jax.lax.scan(lambda total, _: (jnp.sin(total @ total), None), matrix, length=37)[0]
+        return jax.lax.fori_loop(0, number, lambda _, total: jnp.cos(total @ total), matrix)
+
+    compiled = compile_for(program, [MATRIX, 5 * jnp.ones((), jnp.int32)])
+    assert sorted(figures(compiled)["loops"], key=str) == [37, None]
+
+
+def test_figures_of_a_product():
+    result = figures(compile_for(lambda x, y: x @ y, [MATRIX, MATRIX]), CHIPS["v4"])
+    assert result["flops"] == PRODUCT and result["loops"] == []
+    assert (result["argument_bytes"], result["output_bytes"]) == (2 * MATRIX.nbytes, MATRIX.nbytes)
+    assert result["estimated_ms"] == estimate(result["flops"], result["bytes_accessed"], CHIPS["v4"])
+
+
+def test_nothing_is_estimated_from_a_loop_counted_once():
+    assert figures(compile_for(lambda x: jax.lax.fori_loop(0, 99, lambda _, x: jnp.sin(x @ x), x), [MATRIX]), CHIPS["v4"])["estimated_ms"] is None
+
+
+def test_estimate_is_what_takes_longer():
+    assert estimate(197e12, 0, CHIPS["v5e"]) == 1000
+    assert estimate(197e9, 8.19e9, CHIPS["v5e"]) == 10
+
+
+class OutOfMemory:
+    """What a compiler may raise."""
+
+    def lower(self, *_):
+        raise RuntimeError(
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.01G of 15.75G hbm. Exceeded by 4.26G.\n\nTotal"
+        )
+
+
+def test_errors_are_cut_to_what_matters():
+    with pytest.raises(RuntimeError) as error:
+        compile_for(OutOfMemory(), [])
+    assert first_sentence(error.value) == "Ran out of memory in memory space hbm. Used 20.01G of 15.75G hbm"
+    assert first_sentence(ValueError("UNIMPLEMENTED: Cannot lower 1.5 bits. Please report.\nTrace")) == "Cannot lower 1.5 bits"
+    assert first_sentence(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:3x3", "v9:2x2", "v4:2x2", ""])
+def test_an_unknown_topology_is_told_what_there_is(name):
+    with pytest.raises(InputError, match="v5e:2x2") as error:
+        topology(name)
+    assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_libtpu_one_is_told_what_to_install(monkeypatch):
+    def refuse(**_):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", refuse)
+    with pytest.raises(InputError, match=r'pip install "jax\[tpu\]"'):
+        topology("v5e:2x2")
+
+
+def test_flops_of_products_count_every_turn_and_the_branch_taken():
+    offset = np.float32(1)  # a constant of the program
+
+    def program(matrix, number):
+        matrix = jax.lax.platform_dependent(matrix, cpu=lambda x: x + offset, default=lambda x: x @ x)
+        body = lambda state: (state[0] + 1, jax.lax.fori_loop(0, 3, lambda _, x: x @ x, state[1]))
+        _, matrix = jax.lax.while_loop(lambda state: state[0] < number, body, (0, matrix))
+        branches = [lambda x: x, lambda x: x @ x @ x]
+        _, parts = jax.lax.scan(lambda total, which: (total, jax.lax.switch(which, branches, total)), matrix, jnp.asarray([0, 1, 1]), reverse=True)
+        return parts
+
+    assert product_flops(program, [MATRIX, 5], "tpu") == (1 + 5 * 3 + 2 * 2) * PRODUCT
+    assert product_flops(program, [MATRIX, 2], "cpu") == (2 * 3 + 2 * 2) * PRODUCT
+    assert product_flops(lambda x: jax.vjp(lambda x: x @ x, x)[1](x), [MATRIX], "tpu") == 2 * PRODUCT
+    assert product_flops(lambda x: (x @ x, x + 1)[1], [MATRIX], "tpu") == 0
+
+
+@pytest.fixture
+def cpu_for_tpu(monkeypatch):
+    """This machine's own compiler in the place of libtpu."""
+    monkeypatch.setattr(roi_ops_tpu, "topology", lambda _: jax.devices("cpu"))
+    monkeypatch.setattr(roi_ops_tpu, "version", lambda _: "none")
+
+
+def test_every_form_has_a_row_and_others_stay_where_told(tmp_path, cpu_for_tpu, monkeypatch):
+    monkeypatch.setattr(roi_ops_tpu, "TINY", replace(TINY, training=False))
+    out, forms = tmp_path / "out.json", ["matmul", "one-hot einsum"]
+    selection = ["--workloads", "tiny", "--operations", "align", "--out", str(out), "--topologies"]
+    assert roi_ops_tpu.main([*selection, "v5e:2x2", "--forms", *forms]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["form"], row["direction"]) for row in rows] == [(form, FORWARD) for form in forms]
+    assert [row["is_default"] for row in rows] == [ops.default_implementation("align", "average", 2, "tpu") == form for form in forms]
+    pooled, pyramid = 2 * TINY.rois * 9 * 8, 2 * (12 * 16 + 6 * 8) * 8  # bytes of bfloat16
+    assert all((row["output_bytes"], row["bound_bytes"]) == (pooled, 2 * pooled + pyramid) for row in rows)
+    # each level's columns into bins, then its rows; one-hot visits every level, the other only those that have RoIs
+    products = [2 * TINY.rois * 3 * 8 * (height * width + 3 * height) for height, width in TINY.maps]
+    visited = set(TINY.levels(TINY.boxes(1)).flat)
+    assert [row["product_flops"] for row in rows] == [sum(products[level] for level in visited), sum(products)]
+
+    for _ in range(2):
+        assert roi_ops_tpu.main([*selection, "v4:2x2x1", "--forms", "one-hot einsum", "--add"]) == 0
+    content = json.loads(out.read_text())
+    assert content["rows"][:2] == rows and len(content["rows"]) == 3
+    assert content["machine"]["device_kind"] == "v5e:2x2, v4:2x2x1"
+
+
+def test_a_program_that_is_refused_has_the_reason_in_its_row(tmp_path, cpu_for_tpu, monkeypatch):
+    monkeypatch.setattr(roi_ops_tpu, "compile_for", lambda *_: OutOfMemory().lower())
+    out = tmp_path / "out.json"
+    options = ["--workloads", "tiny", "--operations", "pool", "--forms", "gather", "--topologies", "v5e:2x2", "--out", str(out)]
+    assert roi_ops_tpu.main(options) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 2 and all(row["unavailable"].startswith("Ran out of memory") and "flops" not in row for row in rows)
+
+
+def test_what_is_compiled_is_what_is_timed():
+    group = Group(TINY, 2, "bfloat16", "align", BACKWARD, ())
+    described = lambda arrays: jax.tree.map(lambda array: (array.shape, array.dtype), jax.tree.leaves(arrays))
+    assert described(roi_ops_tpu.structs(group)) == described(make_inputs(TINY, 2, "bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--operations", "nothing"], "'align-max'"),
+        (["--topologies", "v5e:1x3"], "v5e:2x2"),
+        (["--batch", "0"], "--batch"),
+        (["--forms", "x"], "'gather'"),
+    ],
+)
+def test_wrong_options_get_a_sentence_and_leave_no_file(arguments, named, tmp_path, capsys):
+    assert roi_ops_tpu.main([*arguments, "--out", str(tmp_path / "out.json")]) == 2
+    message = capsys.readouterr().err
+    assert named in message and message.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_another_file_is_not_added_to(tmp_path, capsys, cpu_for_tpu):
+    (tmp_path / "out.json").write_text("{}")
+    assert roi_ops_tpu.main(["--add", "--out", str(tmp_path / "out.json")]) == 2
+    assert "is no result file" in capsys.readouterr().err and (tmp_path / "out.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "v4:2x2x1"])
+@pytest.mark.skipif(not (os.environ.get("MRCNN_TPU_TOPOLOGY") and find_spec("libtpu")), reason="needs MRCNN_TPU_TOPOLOGY=1 and libtpu")
+def test_programs_are_compiled_for_tpus(name):
+    devices = topology(name)
+    assert len(devices) == 4
+    chip, struct = CHIPS[name.partition(":")[0]], jax.ShapeDtypeStruct((512, 512), jnp.bfloat16)
+    result = figures(compile_for(lambda x: x @ x, [struct], devices[0]), chip)
+    assert result["flops"] == 2 * 512**3 and result["argument_bytes"] == result["output_bytes"] == 2 * 512**2
+    nested = lambda x: jax.lax.fori_loop(2, 6, lambda _, x: jax.lax.scan(lambda y, _: (y @ y, None), x + 1, length=9)[0], x)
+    assert sorted(figures(compile_for(nested, [struct], devices[0]))["loops"]) == [4, 9]
+    with pytest.raises(Exception) as error:
+        compile_for(lambda x: (jnp.sin(x)[::-1], x.sum()), [jax.ShapeDtypeStruct((10, 2**32), jnp.float32)], devices[0])
+    assert first_sentence(error.value).startswith("Ran out of memory")

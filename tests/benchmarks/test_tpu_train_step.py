@@ -1,0 +1,252 @@
+"""The train step compiled for TPUs without one: FLOPs, all-reduces and cycles in its text, what they lead one to expect, the result file, its table, and refusals."""
+
+import json
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from mrcnn_jax import presets
+from benchmarks.tpu import compile_train_step as tpu_compile
+from benchmarks.tpu import report as tpu_report
+from benchmarks.tpu._hlo import AllReduce, all_reduces, estimated_cycles
+from benchmarks.tpu._product_flops import product_flops
+from benchmarks.tpu._static_flops import static_flops
+from benchmarks.tpu._step_flops import roi_programs
+from benchmarks.tpu.compile_train_step import compile_step, missing_bytes, step_and_arguments
+from benchmarks.tpu._estimate import Reduction, assumptions, estimate_step, reduction, used_bytes
+from benchmarks.tpu._programs import CHIPS, GIB
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+
+TEXT = """
+%sum.1 (x.1: f32[], y.1: f32[]) -> f32[] {
+  %x.1 = f32[] parameter(0)
+  %y.1 = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%x.1, %y.1)
+}
+
+%body.1 (state.1: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state.1 = (s32[], f32[8]) parameter(0)
+  %counts.1 = f32[6]{0:T(128)} all-reduce(%counts.0), channel_id=3, to_apply=%sum.1
+  ROOT %fusion.1 = (s32[], f32[8]) fusion(%state.1), kind=kLoop, calls=%fused.1, backend_config={"window_config":{"estimated_cycles":"7"}}
+}
+
+%few.1 (x.2: f32[8]) -> f32[8] {
+  %x.2 = f32[8] parameter(0)
+  ROOT %copy.2 = f32[8] copy(%x.2), backend_config={"window_config":{"estimated_cycles":"5"}}
+}
+
+%many.1 (x.3: f32[8]) -> f32[8] {
+  %x.3 = f32[8] parameter(0)
+  ROOT %copy.3 = f32[8] copy(%x.3), backend_config={"window_config":{"estimated_cycles":"50"}}
+}
+
+ENTRY %main.1 (gradient.1: f32[3,3,4,8], gradient.2: bf16[8,16], take.1: s32[]) -> f32[8] {
+  %gradient.1 = f32[3,3,4,8]{3,2,1,0:T(8,128)} parameter(0)
+  %gradient.2 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(1)
+  %take.1 = s32[]{:T(128)} parameter(2)
+  %both.1 = (f32[3,3,4,8]{3,2,1,0:T(8,128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}) all-reduce(%gradient.1, %gradient.2), channel_id=1, to_apply=%sum.1
+  %first.1 = f32[3,3,4,8]{3,2,1,0:T(8,128)} get-tuple-element(%both.1), index=0
+  %begin.1 = (s32[], f32[8]) tuple(%take.1, %first.1)
+  %while.1 = (s32[], f32[8]) while(%begin.1), condition=%condition.1, body=%body.1, backend_config={"known_trip_count":{"n":"11"}}
+  %part.1 = f32[8] get-tuple-element(%while.1), index=1
+  %which.1 = f32[8] conditional(%take.1, %part.1, %part.1), branch_computations={%few.1, %many.1}
+  ROOT %out.1 = f32[8] negate(%which.1), backend_config={"window_config":{"estimated_cycles":"1000"}}
+}
+"""
+ROW = {
+    "topology": "v5e:2x4", "chips": 8, "experiment": "mask_rcnn_r50_fpn", "images_per_chip": 2, "image_size": [800, 1344], "dtype": "bfloat16", "parallel": "pmap",
+    "accumulate": 1, "remat": False, "reduce_dtype": "float32", "changes": {}, "effort": 0.0, "jax": "1", "libtpu": "2", "flops": 3e12, "product_flops": 1.97e12, "cycles": 75_000_000,
+    "bytes_accessed": 5e10, "argument_bytes": 5 * GIB, "output_bytes": 4 * GIB, "alias_bytes": 3 * GIB, "temp_bytes": 2 * GIB, "code_bytes": GIB, "compile_seconds": 60, "compile_cpu_seconds": 90,
+    "all_reduces": [[80, 150_000_000], [1, 50_000_000], [6, 24]],
+}  # fmt: skip
+OUT_OF_MEMORY = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G). Details",
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded by 2.50G.\n\nTotal",
+)
+
+
+def test_all_reduces_of_a_text():
+    assert all_reduces(TEXT) == [AllReduce(2, 4 * 3 * 3 * 4 * 8 + 2 * 8 * 16), AllReduce(1, 24)]
+
+
+def test_cycles_of_a_text():
+    assert estimated_cycles(TEXT) == 11 * 7 + 50 + 1000
+    assert estimated_cycles(TEXT.replace('"known_trip_count"', '"unknown"').replace("%condition.1", "%few.1")) == 7 + 50 + 1000
+    assert estimated_cycles(TEXT.replace("estimated_cycles", "x")) is None
+
+
+@pytest.mark.parametrize(
+    "side, size, stride, padding, groups, dilation", [(15, 3, 1, 1, 1, 1), (16, 3, 2, 1, 4, 1), (15, 1, 2, 0, 1, 1), (17, 7, 2, 3, 1, 2)]
+)
+def test_flops_of_convolutions_and_their_gradients_are_those_of_xla(side, size, stride, padding, groups, dilation):
+    def total(images, kernel):
+        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), [(padding, padding)] * 2, rhs_dilation=(dilation, dilation),
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups).sum()  # fmt: skip
+
+    arguments = jax.ShapeDtypeStruct((2, side, 20, 8), jnp.float32), jax.ShapeDtypeStruct((size, size, 8 // groups, 12), jnp.float32)
+    for argument in range(2):
+        gradient = jax.grad(total, argument)
+        assert static_flops(jax.make_jaxpr(gradient)(*arguments), "tpu") == jax.jit(gradient).lower(*arguments).cost_analysis()["flops"]
+
+
+def test_flops_of_products_count_turns_that_are_known():
+    def program(matrix, number):
+        matrix = jax.lax.platform_dependent(matrix, cpu=lambda x: x, default=lambda x: x @ x)
+        matrix = jax.lax.scan(lambda x, _: (x @ x, None), matrix, length=5)[0]
+        matrix = jax.lax.fori_loop(0, number, lambda _, x: x @ x, matrix)
+        return jax.lax.cond(number > 3, lambda x: x, lambda x: x @ x @ x, matrix)
+
+    traced, product = jax.make_jaxpr(program)(jnp.ones((8, 8)), 5), 2 * 8**3
+    assert static_flops(traced, "tpu") == (1 + 5 + 2) * product
+    assert static_flops(traced, "cpu", turns=7) == (5 + 7 + 2) * product
+
+
+def traced(experiment):
+    step, arguments = step_and_arguments(experiment, jax.devices()[:1])
+    return jax.make_jaxpr(step)(*arguments)
+
+
+def test_flops_of_a_step():
+    experiment = tiny.experiment(images_per_device=2)
+    program = traced(experiment)
+    outside, once = (static_flops(program, "tpu", turns) for turns in (0, 1))
+    ((read, arrays, channels),) = roi_programs(experiment)  # the tiny detector's branches read alike
+    # no loop in the step multiplies matrices but those of the RoI operations, which turn more than once
+    assert once - outside == channels * static_flops(jax.make_jaxpr(read)(*arrays), "tpu", 1) < channels * product_flops(read, arrays, "tpu")
+    assert static_flops(traced(tiny.experiment(images_per_device=2, accumulate=2)), "tpu") == outside  # half the images, twice
+
+
+def test_estimates_by_hand():
+    assert used_bytes(ROW) == 9 * GIB
+    assert reduction(ROW) == Reduction(2, 200_000_000, 1, 24)
+    expected = estimate_step(ROW)
+    assert expected.least_ms == pytest.approx(10) and expected.cycles_ms == pytest.approx(50)
+    ring = 2 * 7 / 8 * 200_000_024 / 50e9 * 1e3
+    assert expected.reduce_ms == pytest.approx((ring / 4, ring))
+    assert expected.scaling == pytest.approx((10 / (10 + ring), 50 / (50 + ring / 4)))
+    alone = estimate_step(ROW | {"chips": 1, "cycles": None})
+    assert alone.cycles_ms is None and alone.reduce_ms == (0, 0) and alone.scaling == (1, 1)
+    quick = estimate_step(ROW | {"effort": -1})  # another program than a run's, whose cycles say nothing of it
+    assert quick.cycles_ms is None and quick.scaling == pytest.approx((10 / (10 + ring), 10 / (10 + ring / 4)))
+
+
+def test_assumptions_name_every_kind_of_chip():
+    assert all(f"{name}: {chip.links} of" in assumptions() for name, chip in CHIPS.items())
+
+
+def rpn_alone():
+    return tiny.experiment(replace(tiny.model_config(), tasks=()))
+
+
+@pytest.fixture
+def cpu_for_tpu(monkeypatch):
+    """This machine's own compiler in the place of libtpu, its eight devices in that of a slice, and a tiny experiment with region proposals alone."""
+    monkeypatch.setattr(tpu_compile, "topology", lambda _: jax.devices("cpu"))
+    monkeypatch.setattr(tpu_compile, "version", lambda _: "none")
+    monkeypatch.setitem(presets.PRESETS, "tiny", rpn_alone)
+
+
+def test_the_step_is_compiled_and_its_figures_kept(tmp_path, cpu_for_tpu, monkeypatch, capsys):
+    out, text = tmp_path / "out.json", tmp_path / "step.hlo"
+    arguments = ["--experiment", "tiny", "--topology", "v5e:2x4", "--out", str(out)]
+    assert tpu_compile.main([*arguments, "--text", str(text)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["chips"], row["image_size"], row["dtype"], row["changes"]) == (8, [64, 96], "bfloat16", {})
+    experiment = rpn_alone()
+    params = jax.eval_shape(lambda: initialise(MaskRCNN(experiment.model), jax.random.key(0)))["params"]
+    of_params = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(size for _, size in row["all_reduces"]) == pytest.approx(of_params, rel=0.01)
+    assert row["alias_bytes"] > 2 * of_params  # the state is donated: parameters and momentum
+    assert "all-reduce" in text.read_text() and all_reduces(text.read_text()) == [AllReduce(*pair) for pair in row["all_reduces"]]
+    printed = capsys.readouterr().out
+    assert "8 chips, each 1 images of 64 x 96" in printed and assumptions() in printed
+
+    monkeypatch.setattr(tpu_compile, "compile_step", lambda experiment, name, effort: (row | {"topology": name, "effort": effort}, ""))
+    again = [*arguments, "--add", "--train.parallel", "shard_map"]
+    for _ in range(2):
+        assert tpu_compile.main(again) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[0] == row and [other["changes"] for other in rows[1:]] == [{"train.parallel": "shard_map"}]
+    assert tpu_compile.main([*again, "--effort", "-0.5"]) == 0
+    assert [other["effort"] for other in json.loads(out.read_text())["rows"]] == [0, 0, -0.5]
+
+
+def test_every_field_of_an_experiment_can_be_given(cpu_for_tpu):
+    options, experiment, changes = tpu_compile.parse(
+        ["--experiment=tiny", "--train.images-per-device", "2", "--model.mask.layers", "0", "--topology", "v4:2x2x2", "v6e:2x4"]
+    )
+    assert options.topology == ("v4:2x2x2", "v6e:2x4") and changes == {"model.mask.layers": 0, "train.images_per_device": 2}
+    assert experiment.train.images_per_device == 2 and experiment.model.mask.layers == 0 and experiment.name == "tiny"
+    assert tpu_compile.parse(["--experiment", "tiny", "--train.dtype", "float32"])[2] == {"train.dtype": "float32"}
+
+
+@pytest.mark.parametrize("message", OUT_OF_MEMORY)
+def test_a_step_that_does_not_fit_is_told_what_is_missing_and_what_helps(message, tmp_path, cpu_for_tpu, monkeypatch, capsys):
+    def refuse(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(tpu_compile, "compile_for", refuse)
+    out = tmp_path / "out.json"
+    assert tpu_compile.main(["--experiment", "tiny", "--topology", "v5e:2x4", "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(word in said for word in ("18.25G", "15.75G", "2.50 GiB", "images-per-device", "remat", "accumulate"))
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["missing_bytes"] == 2.5 * GIB and row["unavailable"].startswith("Ran out of memory")
+    assert "does not fit | -2.50" in tpu_report.page([row])
+
+
+def test_other_refusals_are_no_lack_of_memory():
+    assert missing_bytes("UNIMPLEMENTED: 15.75G of nothing") is None
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--experiment", "nothing"], "mask_rcnn_x101_fpn"),
+        (["--topology", "v5e:2x4", "v5e:3x3"], "v5e:2x2"),
+        (["--add", "--out", "FILE"], "no result file"),
+        (["--effort", "1"], "--effort"),
+    ],
+)
+def test_wrong_options_get_a_sentence(arguments, named, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", lambda **_: SimpleNamespace(devices=jax.devices()))
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    assert tpu_compile.main([str(wrong) if word == "FILE" else word for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1 and wrong.read_text() == "{}"
+
+
+def test_the_table_is_made_of_the_result_file():
+    rows = tpu_report.read_rows(tpu_report.RESULTS / tpu_report.FILE)
+    assert (tpu_report.RESULTS / tpu_report.PAGE).read_text() == tpu_report.page(rows)
+
+
+def test_the_table_says_what_effort_changes():
+    quick = ROW | {"effort": -1.0, "temp_bytes": GIB, "compile_cpu_seconds": 30}
+    assert "on v5e:2x4: HBM 8.00 GiB with -1, 9.00 with 0; compiling 30 and 90 CPU seconds" in tpu_report.page([quick, ROW])
+    assert "What the compiler's effort changes" not in tpu_report.page([quick, ROW | {"topology": "v5e:8x8"}])
+
+
+def test_a_row_of_the_table(tmp_path, capsys):
+    (tmp_path / tpu_report.FILE).write_text(json.dumps({"rows": [ROW | {"changes": {"train.remat": True, "train.images_per_device": 2}}]}))
+    assert tpu_report.main([str(tmp_path)]) == 0
+    line = next(line for line in (tmp_path / tpu_report.PAGE).read_text().splitlines() if "v5e:2x4" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:7] == ["mask_rcnn_r50_fpn `--train.remat`", "2 of 800 x 1344, bfloat16", "9.00", "6.75", "1.97"] and len(cells) == len(
+        tpu_report.COLUMNS
+    )
+    assert tpu_report.main([str(tmp_path / "nowhere")]) == 2 and "no rows" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (os.environ.get("MRCNN_TPU_TOPOLOGY") and find_spec("libtpu")), reason="needs MRCNN_TPU_TOPOLOGY=1 and libtpu")
+def test_a_step_is_compiled_for_a_slice_of_tpus():
+    row, text = compile_step(tiny.experiment(dtype="bfloat16"), "v5e:2x4", effort=-1)
+    assert row["chips"] == 8 and reduction(row).gradient_bytes > 0 and row["cycles"] > 0 and 0 < used_bytes(row) < CHIPS["v5e"].available
+    assert "all-reduce" in text

@@ -1,0 +1,268 @@
+"""The stored data set: what is written comes back, in order, whole or not at all."""
+
+import io
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from pycocotools import mask as coco_mask
+from pycocotools.cocoeval import Params
+from rich.console import Console
+
+from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.structures import DatasetInfo
+
+INFO = DatasetInfo("things", category_ids=(2, 5, 90), category_names=("cat", "dog", "ähre"))
+PERSON = DatasetInfo(
+    "people",
+    category_ids=(1,),
+    category_names=("person",),
+    keypoint_names=("nose", "left_eye", "right_eye"),
+    keypoint_flip=(0, 2, 1),
+    skeleton=((0, 1),),
+    keypoint_classes=(0,),
+    keypoint_sigmas=(0.026, 0.025, 0.025),
+)
+
+
+def make_record(i: int, num_objects: int, num_keypoints: int = 0) -> Record:
+    rng = np.random.default_rng(i)
+    height, width = 20 + i, 30
+    image = cv2.imencode(".png", rng.integers(0, 255, (height, width, 3), np.uint8))[1].tobytes()
+    corners = rng.uniform(0, 10, (num_objects, 2))
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[2:7, 3 : 5 + i] = 1
+    rle = coco_mask.encode(mask)["counts"].decode()
+    return Record(
+        image=image,
+        image_id=10 * i + 2**40,
+        file_name=f"bild_ä{i}.png",
+        height=height,
+        width=width,
+        objects=Objects(
+            ids=np.arange(num_objects) + 2**33 + 100 * i,
+            boxes=np.concatenate([corners, corners + rng.uniform(1, 9, (num_objects, 2))], axis=1),
+            classes=rng.integers(0, 1 if num_keypoints else 3, num_objects).astype(np.int32),
+            areas=rng.uniform(1, 20000, num_objects),
+            crowd=rng.integers(0, 2, num_objects).astype(bool),
+            rles=[rle if k % 2 == 0 else "" for k in range(num_objects)],
+            keypoints=rng.integers(0, 3, (num_objects, num_keypoints, 3)).astype(np.float32),
+        ),
+    )
+
+
+def assert_equal(a: Record, b: Record) -> None:
+    assert a._replace(objects=None) == b._replace(objects=None)
+    assert a.objects.rles == b.objects.rles
+    for field in set(Objects._fields) - {"rles"}:
+        x, y = getattr(a.objects, field), getattr(b.objects, field)
+        assert x.dtype == y.dtype and x.shape == y.shape, field
+        np.testing.assert_array_equal(x, y, err_msg=field)
+
+
+@pytest.mark.parametrize("info", [INFO, PERSON], ids=["boxes", "keypoints"])
+def test_records_come_back_in_order_over_several_shards(tmp_path, info):
+    written = [make_record(i, i % 4, len(info.keypoint_names)) for i in range(11)]  # images 0, 4 and 8 have no object
+    records.write(tmp_path / "set", info, {"train": iter(written), "validation": written[3:5]}, images_per_shard=3)
+    source = records.open_dataset(tmp_path / "set", "train")
+    assert len(list((tmp_path / "set").glob("*train.array_record*"))) == 4
+    assert len(source) == 11 and source.info == info
+    for a, b in zip(source, written, strict=True):
+        assert_equal(a, b)
+    assert_equal(source[-1], written[-1])
+    assert source.sizes.dtype == np.int32
+    np.testing.assert_array_equal(source.sizes, [(r.height, r.width) for r in written])
+    assert [r.image_id for r in records.open_dataset(tmp_path / "set", "validation")] == [2**40 + 30, 2**40 + 40]
+    with pytest.raises(IndexError):
+        source[11]
+
+
+def test_arrays_of_a_record_can_be_changed(tmp_path):
+    records.write(tmp_path / "set", INFO, {"train": [make_record(1, 3)]})
+    objects = records.open_dataset(tmp_path / "set", "train")[0].objects
+    assert all(getattr(objects, field).flags.writeable for field in set(Objects._fields) - {"rles"})
+
+
+def test_readable_by_tfds_alone(tmp_path):
+    record = make_record(1, 3)
+    records.write(tmp_path / "set", INFO, {"train": [record, make_record(0, 0)]})
+    full, empty = tfds.builder_from_directory(tmp_path / "set").as_data_source("train")
+    np.testing.assert_array_equal(full["image"], cv2.imdecode(np.frombuffer(record.image, np.uint8), 1)[..., ::-1])
+    np.testing.assert_array_equal(full["objects"]["boxes"], record.objects.boxes)
+    np.testing.assert_array_equal(full["objects"]["areas"], record.objects.areas)
+    assert [rle.decode() for rle in full["objects"]["rles"]] == record.objects.rles
+    assert empty["objects"]["boxes"].shape == (0, 4) and empty["image_id"] == 2**40
+
+
+def test_same_records_give_the_same_files(tmp_path):
+    for name in ("a", "b"):
+        records.write(tmp_path / name, INFO, {"train": (make_record(i, i) for i in range(5))}, images_per_shard=2)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_pickled_and_read_from_threads(tmp_path):
+    written = [make_record(i, i) for i in range(8)]
+    records.write(tmp_path / "set", INFO, {"train": written}, images_per_shard=2)
+    source = pickle.loads(pickle.dumps(records.open_dataset(tmp_path / "set", "train")))
+    order = list(range(8)) * 10
+    with ThreadPoolExecutor(8) as pool:
+        for i, record in zip(order, pool.map(source.__getitem__, order), strict=True):
+            assert_equal(record, written[i])
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path):
+    def failing():
+        yield make_record(0, 1)
+        raise InputError("image 1 is broken")
+
+    with pytest.raises(InputError, match="image 1 is broken"):
+        records.write(tmp_path / "set", INFO, {"train": failing()})
+    with pytest.raises(InputError, match="'validation' has no images"):
+        records.write(tmp_path / "set", INFO, {"train": [make_record(0, 1)], "validation": []})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_not_gathered_in_memory(tmp_path):
+    alive = []
+
+    class Image(bytes):
+        def __del__(self):
+            alive.remove(id(self))
+
+    most = 0
+
+    def stream():
+        nonlocal most
+        for i in range(20):
+            image = Image(make_record(0, 0).image)
+            alive.append(id(image))
+            most = max(most, len(alive))
+            yield make_record(0, 0)._replace(image=image, image_id=i)
+            del image
+
+    records.write(tmp_path / "set", INFO, {"train": stream()})
+    assert len(records.open_dataset(tmp_path / "set", "train")) == 20
+    assert most <= 3
+
+
+def test_overwrites_prepared_sets_only_and_only_when_asked(tmp_path):
+    target = tmp_path / "set"
+    records.write(target, INFO, {"train": [make_record(0, 1)]})
+    with pytest.raises(InputError, match="exists already"):
+        records.write(target, INFO, {"train": [make_record(1, 1)]})
+    records.write(target, INFO, {"train": [make_record(1, 1), make_record(2, 1)]}, overwrite=True)
+    assert len(records.open_dataset(target, "train")) == 2
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="not a prepared data set, so it is not overwritten"):
+        records.write(tmp_path / "home", INFO, {"train": [make_record(0, 1)]}, overwrite=True)
+    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
+
+
+def test_a_moved_set_still_opens(tmp_path):
+    records.write(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert_equal(records.open_dataset(tmp_path / "moved", "train")[0], make_record(1, 2))
+
+
+@pytest.mark.parametrize("number, sigmas", [(0, ()), (3, ()), (17, records.PERSON_SIGMAS)])
+def test_a_set_that_does_not_say_which_classes_have_keypoints(tmp_path, number, sigmas):
+    info = INFO._replace(keypoint_names=tuple(f"k{j}" for j in range(number)), keypoint_classes=(1,), keypoint_sigmas=(1.0,) * number)
+    records.write(tmp_path / "set", info, {"train": [make_record(1, 2, number)]})
+    path = tmp_path / "set" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    for field in ("keypoint_classes", "keypoint_sigmas"):
+        del metadata["dataset"][field]
+    path.write_text(json.dumps(metadata))
+    source = records.open_dataset(tmp_path / "set", "train")
+    assert source.info == info._replace(keypoint_classes=(0, 1, 2) if number else (), keypoint_sigmas=sigmas)
+    assert_equal(source[0], make_record(1, 2, number))
+
+
+def test_the_tolerances_of_a_person_are_those_of_pycocotools():
+    np.testing.assert_allclose(records.PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas, rtol=1e-12)
+
+
+def test_opening_what_is_not_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("absent", "empty"):
+        with pytest.raises(InputError, match=f"{name} is not a prepared data set"):
+            records.open_dataset(tmp_path / name, "train")
+    records.write(tmp_path / "set", INFO, {"train": [make_record(0, 0)], "validation": [make_record(1, 0)]})
+    with pytest.raises(InputError, match="no split 'test', only train, validation"):
+        records.open_dataset(tmp_path / "set", "test")
+    assert records.splits(tmp_path / "set") == ("train", "validation")
+
+
+def test_ground_truth(tmp_path):
+    record = make_record(4, 3, num_keypoints=3)
+    record.objects.keypoints[0, :, 2] = 0
+    record.objects.keypoints[1, :, 2] = [2, 0, 1]
+    records.write(tmp_path / "set", PERSON, {"train": [record, make_record(0, 0, 3)]})
+    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    assert [image["id"] for image in truth["images"]] == [2**40 + 40, 2**40]
+    assert truth["images"][0] == {"id": 2**40 + 40, "file_name": "bild_ä4.png", "height": 24, "width": 30}
+    assert truth["categories"] == [
+        {"id": 1, "name": "person", "keypoints": ["nose", "left_eye", "right_eye"], "skeleton": [[1, 2]]}
+    ]
+    assert [a["num_keypoints"] for a in truth["annotations"][:2]] == [0, 2]
+    first, second, _ = truth["annotations"]
+    assert first["keypoints"] == record.objects.keypoints[0].ravel().tolist()
+    assert first["segmentation"] == {"size": [24, 30], "counts": record.objects.rles[0]}
+    assert "segmentation" not in second
+    x1, y1, x2, y2 = record.objects.boxes[0]
+    assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["area"] == record.objects.areas[0]
+
+
+def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
+    info = PERSON._replace(category_ids=(1, 3, 7), category_names=("chair", "person", "cup"), keypoint_classes=(1,))
+    record = make_record(0, 3, num_keypoints=3)
+    record.objects.classes[:] = [0, 1, 2]
+    record.objects.keypoints[[0, 2]] = 0
+    record.objects.keypoints[1, :, 2] = 2
+    records.write(tmp_path / "set", info, {"train": [record]})
+    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    chair, person, cup = truth["categories"]
+    assert (chair, cup) == ({"id": 1, "name": "chair"}, {"id": 7, "name": "cup"})
+    assert person == {"id": 3, "name": "person", "keypoints": list(PERSON.keypoint_names), "skeleton": [[1, 2]]}
+    # pycocotools reads both fields of every object, and leaves those out that have no keypoint
+    assert [(a["num_keypoints"], len(a["keypoints"])) for a in truth["annotations"]] == [(0, 9), (3, 9), (0, 9)]
+
+
+def test_ground_truth_keeps_category_ids_with_gaps(tmp_path):
+    record = make_record(0, 30)
+    records.write(tmp_path / "set", INFO, {"train": [record]})
+    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    assert truth["categories"] == [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 90, "name": "ähre"}]
+    expected = np.array([2, 5, 90])[record.objects.classes]
+    assert {2, 5, 90} == set(expected)
+    assert [a["category_id"] for a in truth["annotations"]] == expected.tolist()
+
+
+def test_summary(tmp_path):
+    few = make_record(0, 3)
+    areas = np.array([1023.9, 1024.0, 9216.0])
+    few = few._replace(objects=few.objects._replace(areas=areas, crowd=np.array([True, False, False])))
+    few = few._replace(objects=few.objects._replace(classes=np.array([0, 2, 2], np.int32)))
+    records.write(tmp_path / "set", INFO, {"train": [few, make_record(1, 0), make_record(2, 0)]})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(records.summary(tmp_path / "set"))
+    text = console.file.getvalue()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    table = {row[0]: row[1:] for row in rows}
+    assert table["images"] == ["3"] and table["objects"] == ["3"] and table["images without objects"] == ["2"]
+    assert table["height (min / median / max)"] == ["20 / 21 / 22"]
+    assert table["objects per image (min / median / max)"] == ["0 / 0 / 3"]
+    assert table["small / medium / large"] == ["1 / 1 / 1"]
+    assert table["crowd"] == ["1"] and table["without a mask"] == ["1"]
+    assert table["2"] == ["cat", "1"] and table["5"] == ["dog", "0"] and table["90"] == ["ähre", "2"]

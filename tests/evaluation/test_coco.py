@@ -1,0 +1,343 @@
+"""The COCO metrics: against published numbers, pycocotools' own summary, and cases small enough to count by hand."""
+
+import contextlib
+import copy
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+
+from paths import GOLDEN
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.coco import coco_results, evaluate_coco, evaluate_files, metrics_table
+from mrcnn_jax.inference.paste import encode_masks
+from mrcnn_jax.structures import DatasetInfo, Detections
+
+BOX_FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+KEYPOINT_FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
+INFO = DatasetInfo("pets", category_ids=(3, 17), category_names=("cat", "dog"))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads((GOLDEN / "coco_eval.json").read_text())
+
+
+def square(x, y, side, height=60, width=80):
+    mask = np.zeros((height, width), bool)
+    mask[y : y + side, x : x + side] = True
+    return mask
+
+
+def ground_truth(*objects):
+    """Two images of 60 x 80 and square objects (image_id, category_id, x, y, side)."""
+    annotations = [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": [x, y, side, side],
+            "area": side * side,
+            "iscrowd": 0,
+            "segmentation": encode_masks(square(x, y, side)[None])[0],
+        }
+        for number, (image_id, category_id, x, y, side) in enumerate(objects)
+    ]
+    images = [{"id": i, "height": 60, "width": 80} for i in (7, 9)]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
+    }
+
+
+def detections(*objects):
+    """Square detections (class_id, score, x, y, side)."""
+    return Detections(
+        boxes=np.float32([[x, y, x + side, y + side] for _, _, x, y, side in objects]).reshape(-1, 4),
+        scores=np.float32([score for _, score, *_ in objects]),
+        class_ids=np.int32([class_id for class_id, *_ in objects]),
+        masks=np.stack([square(x, y, side) for *_, x, y, side in objects]) if objects else np.zeros((0, 60, 80), bool),
+    )
+
+
+def test_published_figures():
+    if not os.environ.get("MRCNN_TEST_DATA"):
+        pytest.skip("MRCNN_TEST_DATA is unset")
+    folder = Path(os.environ["MRCNN_TEST_DATA"]) / "coco_eval_fixture"
+    published = {}
+    for line in (folder / "val2014_fake_eval_res.txt").read_text().splitlines():
+        if line.startswith("type="):
+            published[line.removeprefix("type=")] = figures = []
+        elif line.startswith(" Average"):
+            figures.append(float(line.split("=")[-1]))
+    for kind in ("bbox", "segm"):
+        results = folder / f"instances_val2014_fake{kind}100_results.json"
+        metrics = evaluate_files(folder / "instances_val2014_100.json", results, [kind])
+        assert list(metrics) == [kind] and list(metrics[kind]) == BOX_FIGURES
+        assert [round(value / 100, 3) for value in metrics[kind].values()] == published[kind]
+
+
+def test_golden_figures(golden):
+    metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints"))
+    assert list(metrics["keypoints"]) == KEYPOINT_FIGURES
+    for kind, figures in metrics.items():
+        assert list(figures) == (KEYPOINT_FIGURES if kind == "keypoints" else BOX_FIGURES)
+        assert all(type(value) is float for value in figures.values())
+        np.testing.assert_allclose([value / 100 for value in figures.values()], golden["stats"][kind], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
+def test_golden_figures_per_class(golden, kind):
+    with np.load(GOLDEN / f"coco_{kind}_precision.npz") as arrays:
+        precision = arrays["precision"][:, :, :, 0, -1]
+    per_class = evaluate_coco(golden["gt"], golden["dets"], [kind], per_class=True)[kind]["per_class"]
+    assert list(per_class) == ["c1", "c2", "c3"]
+    for position, value in enumerate(per_class.values()):
+        defined = precision[:, :, position][precision[:, :, position] > -1]
+        assert value == (pytest.approx(100 * defined.mean(), abs=1e-4) if defined.size else None)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_figures_equal_the_summary_of_pycocotools(golden):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(golden["gt"])
+        truth.createIndex()
+        keys = ("image_id", "category_id", "score", "segmentation")
+        evaluator = COCOeval(truth, truth.loadRes([{key: d[key] for key in keys} for d in golden["dets"]]), "segm")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    figures = evaluate_coco(golden["gt"], golden["dets"], ["segm"])["segm"]
+    np.testing.assert_allclose([value / 100 for value in figures.values()], evaluator.stats, atol=1e-12)
+
+
+def test_arguments_are_left_alone_and_nothing_is_printed(golden, capsys):
+    truth, results = copy.deepcopy(golden["gt"]), copy.deepcopy(golden["dets"])
+    evaluate_coco(truth, results, ("bbox", "segm", "keypoints"))
+    assert truth == golden["gt"] and results == golden["dets"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_perfect_results_through_the_whole_path():
+    truth = ground_truth((7, 3, 5, 5, 20), (7, 17, 30, 10, 40), (9, 3, 0, 0, 50))
+    results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)), INFO)
+    results += coco_results(9, detections((0, 0.7, 0, 0, 50)), INFO)
+    metrics = evaluate_coco(truth, json.loads(json.dumps(results)), per_class=True)
+    for kind in ("bbox", "segm"):
+        figures = metrics[kind]
+        assert figures.pop("per_class") == {"cat": pytest.approx(100), "dog": pytest.approx(100)}
+        assert figures.pop("APl") is None and figures.pop("ARl") is None  # no object is large
+        assert figures.pop("AR1") == pytest.approx(100)
+        assert all(value == pytest.approx(100) for value in figures.values())
+
+
+def test_half_of_the_objects_found():
+    truth = ground_truth((7, 3, 0, 0, 40), (9, 3, 0, 0, 40))
+    figures = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 40)), INFO), ["segm"])["segm"]
+    assert figures["AR100"] == pytest.approx(50)
+    assert figures["AP"] == pytest.approx(100 * 51 / 101)  # precision 1 at the recalls 0, 0.01, ..., 0.5
+
+
+def test_a_mask_is_sized_by_its_own_area_and_not_by_its_box():
+    truth = ground_truth((7, 3, 0, 0, 30))  # 900 pixels: small
+    entry = coco_results(7, detections((0, 0.9, 0, 0, 30)), INFO)[0] | {"bbox": [0, 0, 79, 59]}
+    false_alarm = coco_results(7, detections((0, 0.95, 40, 20, 35)), INFO)[0] | {"bbox": [0, 0, 5, 5]}
+    figures = evaluate_coco(truth, [entry, false_alarm], ["segm"])["segm"]
+    assert figures["APs"] == pytest.approx(100)  # the false alarm, 1225 pixels, is not small
+    assert figures["AP"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("kinds", [("bbox", "segm"), ("keypoints",)])
+def test_no_results(golden, kinds):
+    metrics = evaluate_coco(golden["gt"], [], kinds)
+    for figures in metrics.values():
+        assert set(figures.values()) == {0.0}
+    assert evaluate_coco(ground_truth(), [], ["segm"])["segm"] == dict.fromkeys(BOX_FIGURES)
+    assert evaluate_coco({"images": [], "annotations": [], "categories": []}, [])["bbox"]["AP"] is None
+
+
+def test_more_than_a_hundred_detections():
+    places = [(x, y) for y in range(0, 60, 4) for x in range(0, 80, 4)][:150]
+    truth = ground_truth(*[(7, 3, x, y, 3) for x, y in places])
+    results = coco_results(7, detections(*[(0, 0.9, x, y, 3) for x, y in places]), INFO)
+    figures = evaluate_coco(truth, results, ["bbox"], max_detections=(500, 30))["bbox"]
+    assert [name for name in figures if name.startswith("AR") and name[2:].isdigit()] == ["AR30", "AR500"]
+    assert figures["AR30"] == pytest.approx(20) and figures["AR500"] == figures["AP"] == pytest.approx(100)
+    assert evaluate_coco(truth, results, ["bbox"])["bbox"]["AR100"] == pytest.approx(100 * 100 / 150)
+
+
+def test_ids_that_pycocotools_stumbles_over():
+    truth = ground_truth((7, 3, 5, 5, 20), (9, 3, 5, 5, 20))
+    for annotation in truth["annotations"]:
+        annotation["id"] = 0  # "no match" to pycocotools, and twice the same
+        del annotation["iscrowd"], annotation["area"]
+    results = [entry for i in (7, 9) for entry in coco_results(i, detections((0, 0.9, 5, 5, 20)), INFO)]
+    assert evaluate_coco(truth, results, ["segm"])["segm"]["AP"] == pytest.approx(100)
+
+
+def test_results_of_one_image():
+    found = detections((1, 0.123456789, 10, 20, 30))._replace(
+        boxes=np.float32([[10.126, 20.25, 40.5, 50.75]]), keypoints=np.float32([[[1.5, 2.25, 0.75], [3, 4, 0.5]]])
+    )
+    (entry,) = coco_results(np.int64(7), found, INFO)
+    assert entry == {
+        "image_id": 7,
+        "category_id": 17,
+        "bbox": [10.13, 20.25, 30.37, 30.5],
+        "score": 0.123457,
+        "segmentation": encode_masks(found.masks)[0],
+        "keypoints": [1.5, 2.25, 0.75, 3.0, 4.0, 0.5],
+    }
+    assert json.loads(json.dumps(entry)) == entry
+    assert coco_results(7, found, INFO, rles=[{"size": [1, 1], "counts": "1"}])[0]["segmentation"]["counts"] == "1"
+    assert coco_results(7, detections(), INFO) == []
+
+
+def test_results_without_masks_and_of_classes_without_keypoints():
+    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))._replace(masks=None, keypoints=np.full((2, 1, 3), 0.5))
+    cat, dog = coco_results(7, found, INFO._replace(keypoint_classes=(1,)))
+    assert list(cat) == ["image_id", "category_id", "bbox", "score"]
+    assert list(dog) == ["image_id", "category_id", "bbox", "score", "keypoints"]
+    assert coco_results(7, detections()._replace(masks=None), INFO) == []
+
+
+def with_keypoints(truth, points):
+    """Only dogs have keypoints: the same for each object here, all visible."""
+    truth["categories"][1]["keypoints"] = [f"k{j}" for j in range(len(points))]
+    for annotation in truth["annotations"]:
+        if annotation["category_id"] == 17:
+            annotation["keypoints"] = [number for x, y in points for number in (x, y, 2)]
+    return truth
+
+
+def test_keypoints_of_any_number_in_the_categories_that_have_them():
+    truth = with_keypoints(ground_truth((7, 17, 10, 10, 40), (7, 3, 0, 0, 9)), [(20, 20), (40, 30)])
+    dog = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20 + 4, 20, 1, 40, 30, 1]}
+    cat = coco_results(7, detections((0, 0.8, 0, 0, 9)), INFO)[0]  # of a class that is not judged: it needs no keypoints
+    # similarity exp(-4^2 / (2 (2 sigma)^2 40^2)) of the first, 1 of the second
+    for sigma, similarity in ((0.05, (np.exp(-0.5) + 1) / 2), (0.025, (np.exp(-2) + 1) / 2)):
+        metrics = evaluate_coco(truth, [dog, cat], ["keypoints"], keypoint_sigmas=[sigma, 0.1], per_class=True)
+        passed = np.sum(similarity >= np.linspace(0.5, 0.95, 10))
+        assert passed in (2, 7) and metrics["keypoints"]["AP"] == pytest.approx(10 * passed)
+        assert metrics["keypoints"]["per_class"] == {"dog": pytest.approx(10 * passed)}
+        assert metrics["keypoints"]["AR"] == pytest.approx(10 * passed)
+
+
+def test_another_number_of_tolerances():
+    truth = with_keypoints(ground_truth((7, 17, 10, 10, 40)), [(20, 20), (40, 30)])
+    with pytest.raises(InputError, match="annotation 0 of the ground truth has 2 keypoints, but keypoint_sigmas has 17"):
+        evaluate_coco(truth, [], ["keypoints"])
+    with pytest.raises(InputError, match="has 2 keypoints, but keypoint_sigmas has 3: there must be one for each"):
+        evaluate_coco(truth, [], ["keypoints"], keypoint_sigmas=(0.1, 0.1, 0.1))
+    entry = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20, 20, 1]}
+    with pytest.raises(InputError, match='results entry 0 has an unusable "keypoints": it must hold 6 finite numbers'):
+        evaluate_coco(truth, [entry], ["keypoints"], keypoint_sigmas=(0.1, 0.1))
+    for sigmas in ((), (0.1, 0.0), (0.1, float("nan"))):
+        with pytest.raises(InputError, match="keypoint_sigmas must be numbers above 0, one for each keypoint, not"):
+            evaluate_coco(truth, [], ["keypoints"], keypoint_sigmas=sigmas)
+    assert evaluate_coco(truth, [], ["bbox"], keypoint_sigmas=())["bbox"]["AP"] == 0
+
+
+def test_proposals_find_objects_whatever_the_class():
+    truth = ground_truth((7, 3, 0, 0, 20), (7, 17, 30, 10, 40), (9, 3, 5, 5, 30), (9, 17, 40, 20, 31))
+    entries = coco_results(7, detections((0, 0.9, 60, 0, 9), (0, 0.8, 0, 0, 20), (0, 0.7, 30, 10, 40)), INFO)
+    entries += coco_results(9, detections((1, 0.6, 5, 5, 30)), INFO)
+    for entry in entries:
+        del entry["category_id"]
+    figures = evaluate_coco(truth, entries, ["proposals"], per_class=True, proposal_limits=(2, 1, 100))["proposals"]
+    expected = {"AR1": 25, "AR2": 50, "AR100": 75, "ARs": 200 / 3, "ARm": 100, "ARl": None}
+    assert figures == {name: value if value is None else pytest.approx(value) for name, value in expected.items()}
+    assert list(figures) == list(expected)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_proposals_equal_pycocotools_without_categories(golden):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(golden["gt"])
+        truth.createIndex()
+        keys = ("image_id", "category_id", "score", "bbox")
+        evaluator = COCOeval(truth, truth.loadRes([{key: d[key] for key in keys} for d in golden["dets"]]), "bbox")
+        evaluator.params.useCats = 0
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    figures = evaluate_coco(golden["gt"], golden["dets"], ["proposals"], proposal_limits=(1, 10, 100))["proposals"]
+    np.testing.assert_allclose([value / 100 for value in figures.values()], evaluator.stats[6:], atol=1e-12)
+    assert list(evaluate_coco(golden["gt"], [], ["proposals"])["proposals"]) == ["AR10", "AR100", "AR1000", "ARs", "ARm", "ARl"]
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("bbox", {"image_id": 8}, "results entry 1 has image_id 8, which is none of the 2 images"),
+        ("bbox", {"category_id": 1}, "results entry 1 has category_id 1, which is none of the 2 categories"),
+        ("bbox", {"score": float("nan")}, "results entry 1 has score nan"),
+        ("bbox", {"score": "0.9"}, "results entry 1 has score '0.9', which is not a finite number"),
+        ("bbox", {"bbox": 5}, "it must hold 4 finite numbers"),
+        ("bbox", {"bbox": [1, 2, 3]}, 'results entry 1 has an unusable "bbox": it must hold 4 finite numbers'),
+        ("segm", {"segmentation": [[1, 1, 5, 1, 5, 5]]}, "must be a compressed run-length code"),
+        ("segm", {"segmentation": encode_masks(np.ones((1, 6, 8), bool))[0]}, r"its size is \[6, 8\], but"),
+        ("keypoints", {}, 'results entry 0 has no "keypoints", which the evaluation of keypoints needs'),
+    ],
+)
+def test_bad_results(kind, change, message):
+    truth = ground_truth((7, 3, 5, 5, 20))
+    results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20)), INFO)
+    results[1] |= change
+    with pytest.raises(InputError, match=message):
+        evaluate_coco(truth, results, [kind])
+
+
+def test_bad_ground_truth():
+    with pytest.raises(InputError, match='no "annotations"'):
+        evaluate_coco({"images": [], "categories": []}, [])
+    truth = ground_truth((7, 3, 5, 5, 20))
+    truth["annotations"][0]["segmentation"] = []
+    with pytest.raises(InputError, match='annotation 0 of the ground truth has no "segmentation", which segm needs'):
+        evaluate_coco(truth, [])
+    truth["annotations"][0]["keypoints"] = [1, 1, 2] * 5
+    with pytest.raises(InputError, match="annotation 0 of the ground truth has 5 keypoints"):
+        evaluate_coco(truth, [], ["keypoints"])
+
+
+@pytest.mark.parametrize("arguments", [{"kinds": ["masks"]}, {"max_detections": ()}, {"max_detections": (0, 10)}, {"proposal_limits": (0,)}])
+def test_bad_arguments(arguments):
+    with pytest.raises(InputError):
+        evaluate_coco(ground_truth(), [], **arguments)
+
+
+def test_bad_files(tmp_path):
+    truth, results = tmp_path / "truth.json", tmp_path / "results.json"
+    with pytest.raises(InputError, match=f"cannot read {truth}: No such file"):
+        evaluate_files(truth, results)
+    truth.write_text(json.dumps(ground_truth()))
+    results.write_text("[{")
+    with pytest.raises(InputError, match=f"{results} is not valid JSON"):
+        evaluate_files(truth, results)
+    results.write_text("{}")
+    with pytest.raises(InputError, match=f"{results} is not a COCO results file"):
+        evaluate_files(truth, results)
+    with pytest.raises(InputError, match="is not a COCO data set"):
+        results.write_text("[]")
+        evaluate_files(results, results)
+
+
+def test_table_has_every_figure(golden):
+    metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints", "proposals"), per_class=True)
+    metrics["segm"]["APs"] = None
+    console = Console(file=io.StringIO(), width=80)
+    console.print(metrics_table(metrics))
+    lines = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    rows = {line[1]: line[3::2] for line in lines}
+    assert list(rows) == [*BOX_FIGURES, "AR", "AR50", "AR75", "AR1000"]
+    assert rows["AP"] == [*(f"{100 * golden['stats'][kind][0]:.1f}" for kind in ("bbox", "segm", "keypoints")), "-"]
+    assert rows["APs"] == [f"{100 * golden['stats']['bbox'][3]:.1f}", "-", "-", "-"]
