@@ -19,16 +19,16 @@ import tyro
 from rich.console import Console
 
 from benchmarks._program import check, versions
-from benchmarks.tpu.compile_train_step import compile_step
 from benchmarks.tpu._estimate import chip_of, estimate_step, used_bytes
 from benchmarks.tpu._programs import GIB, topology
+from benchmarks.tpu.compile_train_step import compile_step
 from experiments.results_io import COSTS, settings_of
 from experiments.rows import systems
 from experiments.scales import SCALES, experiment_of, fit_to_devices
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.config import to_dict
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_json
 
 PROGRAM = "python -m experiments.costs"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.training.logging import SPEED
 
 RESULTS = Path(__file__).parent / "results"

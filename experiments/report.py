@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from experiments.export_result import RESULTS
 from experiments import page
+from experiments.export_result import RESULTS
 from experiments.results_io import FOLDER
+from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_text
 
 README = Path(__file__).parent.parent / "README.md"
 PROGRAM = "python -m experiments.report"

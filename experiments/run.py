@@ -25,12 +25,12 @@ from experiments.page import agreement, results_of
 from experiments.results_io import FOLDER, result_file, same_settings
 from experiments.rows import TABLES, System
 from experiments.scales import SCALES, experiment_of, fit_to_devices
+from mrcnn_jax import distributed
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.exit_codes import exit_status
-from mrcnn_jax import distributed
 from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.errors import InputError, TrainingError, Interrupted
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError, Interrupted, TrainingError
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.run"

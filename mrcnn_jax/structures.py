@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 import flax.struct
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
 
 
 @flax.struct.dataclass

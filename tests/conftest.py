@@ -15,9 +15,14 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join(FLAGS).strip()  # before jax is imported
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
+# shapes and dtypes in signatures are checked at every call
+install_import_hook(["mrcnn_jax.ops", "mrcnn_jax.models", "mrcnn_jax.training"], "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 GOLDEN = Path(__file__).parent / "golden"
 OUR_MODULES = "(mrcnn_jax|experiments|benchmarks|tests|test_|oracles|tiny|conftest)"
 

@@ -24,16 +24,23 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from mrcnn_jax import presets
 from benchmarks._program import check, command_line, processor, write_files
+from mrcnn_jax import presets
+from mrcnn_jax.atomic_io import replacing, write_json
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.catalog import open_split
-from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.resize import resized_size
-from mrcnn_jax.data.transforms import crop_mask, decode_mask, padded_size, decode_record, resize_and_pad, training_example
+from mrcnn_jax.data.transforms import (
+    crop_mask,
+    decode_mask,
+    decode_record,
+    padded_size,
+    resize_and_pad,
+    training_example,
+)
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import replacing, write_json
 
 PROGRAM = "python -m benchmarks.data.loader"
 RESULT = Path(__file__).parents[1] / "results" / "loader.json"

@@ -44,8 +44,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks._program import check, command_line, versions, write_files
-from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.atomic_io import replacing, write_json
+from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.ops import paste_masks, pool_rois
 
 PROGRAM = "python -m benchmarks.quantisation.measure"

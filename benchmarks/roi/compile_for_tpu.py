@@ -22,16 +22,32 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from benchmarks.tpu._product_flops import product_flops
 from benchmarks._program import command_line
-from benchmarks.roi._programs import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, Group, make_inputs, program
-from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
+from benchmarks.roi._programs import (
+    BACKWARD,
+    DTYPES,
+    FORWARD,
+    ONE_HOT,
+    OPERATIONS,
+    Group,
+    make_inputs,
+    program,
+)
 from benchmarks.roi._workloads import TINY, WORKLOADS
+from benchmarks.tpu._product_flops import product_flops
+from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from mrcnn_jax import ops
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
 
 OUT = Path(__file__).parents[1] / "results" / "roi_ops_tpu.json"
 

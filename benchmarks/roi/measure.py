@@ -29,17 +29,36 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from benchmarks.roi import report as roi_report
-from benchmarks.roi import _torchvision_process as torchvision_process
 from benchmarks._program import command_line, processor
-from benchmarks.roi._programs import BACKWARD, DTYPES, FORWARD, ONE_HOT, OPERATIONS, TORCHVISION, Group, bounds, default_implementation, make_inputs, program
+from benchmarks.roi import _torchvision_process as torchvision_process
+from benchmarks.roi import report as roi_report
+from benchmarks.roi._programs import (
+    BACKWARD,
+    DTYPES,
+    FORWARD,
+    ONE_HOT,
+    OPERATIONS,
+    TORCHVISION,
+    Group,
+    bounds,
+    default_implementation,
+    make_inputs,
+    program,
+)
 from benchmarks.roi._torchvision_process import Side
 from benchmarks.roi._workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
 
 SLOW = 1.0  # seconds of a first call after which a single further one is enough
 COPIED = 2**25  # float32 numbers of the copy that bandwidth is measured by: 128 MiB

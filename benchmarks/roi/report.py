@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.roi._workloads import WORKLOADS
 from experiments.report import README
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import replacing, write_text
+from mrcnn_jax.errors import InputError
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = "ROI_OPS.md"

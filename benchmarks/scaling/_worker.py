@@ -12,10 +12,9 @@ import jax
 import numpy as np
 import tyro
 
-from mrcnn_jax import presets
-from benchmarks.tpu._hlo import all_reduces
 from benchmarks.model.train_step import made_up_batch, standalone
-from mrcnn_jax import distributed
+from benchmarks.tpu._hlo import all_reduces
+from mrcnn_jax import distributed, presets
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import Batch

@@ -23,9 +23,9 @@ import numpy as np
 import tyro
 
 from benchmarks._program import check, command_line, versions
-from tests.slow.training_process import CLOSE_TO_NOTHING, free_port
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
+from tests.slow.training_process import CLOSE_TO_NOTHING, free_port
 
 PROGRAM = "python -m benchmarks.scaling.measure"
 RESULTS = Path(__file__).parents[1] / "results"

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from tests.slow.training_process import PHASES
-from mrcnn_jax.errors import InputError
 from mrcnn_jax.atomic_io import write_text
+from mrcnn_jax.errors import InputError
+from tests.slow.training_process import PHASES
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAGE = "ROBUSTNESS.md"

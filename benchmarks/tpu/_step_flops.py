@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.roi._workloads import Workload
 from benchmarks.tpu._product_flops import product_flops
 from benchmarks.tpu._static_flops import static_flops
-from benchmarks.roi._workloads import Workload
 from mrcnn_jax import ops
 from mrcnn_jax.config import Experiment, PoolConfig
 from mrcnn_jax.data.transforms import padded_size

@@ -26,17 +26,17 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from mrcnn_jax import presets
-from benchmarks.tpu._hlo import all_reduces, estimated_cycles
-from benchmarks.tpu._step_flops import step_flops
-from benchmarks.tpu._estimate import assumptions, chip_of, estimate_step, reduction, used_bytes
-from benchmarks.tpu._programs import GIB, Program, compile_for, figures, first_sentence, topology
 from benchmarks.model.train_step import made_up_batch
+from benchmarks.tpu._estimate import assumptions, chip_of, estimate_step, reduction, used_bytes
+from benchmarks.tpu._hlo import all_reduces, estimated_cycles
+from benchmarks.tpu._programs import GIB, Program, compile_for, figures, first_sentence, topology
+from benchmarks.tpu._step_flops import step_flops
+from mrcnn_jax import presets
+from mrcnn_jax.atomic_io import write_json, write_text
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_json, write_text
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step

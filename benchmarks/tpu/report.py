@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tpu.compile_train_step import PROGRAM, Options, read_rows
 from benchmarks.tpu._estimate import assumptions, chip_of, estimate_step, reduction, used_bytes
 from benchmarks.tpu._programs import CHIPS, GIB
+from benchmarks.tpu.compile_train_step import PROGRAM, Options, read_rows
+from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 FILE, PAGE = "tpu_train_step.json", "TPU.md"

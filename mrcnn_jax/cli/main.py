@@ -17,10 +17,10 @@ import tyro
 from etils import epath
 from rich.console import Console
 
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.exit_codes import exit_status
-from mrcnn_jax.errors import InputError, HostLostError, TrainingError, Interrupted
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 
 CONSOLE = Console()
 PROGRAM = "mrcnn"
@@ -30,8 +30,7 @@ def train(arguments: list[str]) -> int:
     """Train an experiment, or trained weights on other data, resuming where it stopped, and evaluate it."""
     if threading.current_thread() is threading.main_thread():  # until the run itself sees to it; not by an exception, which would be lost in a callback
         signal.signal(signal.SIGTERM, lambda *_: os._exit(exit_codes.RETRY))
-    from mrcnn_jax import presets
-    from mrcnn_jax import distributed
+    from mrcnn_jax import distributed, presets
     from mrcnn_jax.config import Experiment
     from mrcnn_jax.training.loop import train as run
 
@@ -130,11 +129,11 @@ def evaluate(arguments: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from mrcnn_jax.inference import evaluate as scoring
-    from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
     from mrcnn_jax.data.catalog import open_split
-    from mrcnn_jax.inference.detector import load
+    from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
     from mrcnn_jax.evaluation.coco import metrics_table
+    from mrcnn_jax.inference import evaluate as scoring
+    from mrcnn_jax.inference.detector import load
     from mrcnn_jax.visualize.draw import save_image
 
     detector = load(options.directory)
@@ -190,8 +189,8 @@ def predict(arguments: list[str]) -> int:
 
     from rich.progress import track
 
-    from mrcnn_jax.inference.detector import load
     from mrcnn_jax.evaluation.coco import coco_results
+    from mrcnn_jax.inference.detector import load
     from mrcnn_jax.visualize.draw import draw_detections, read_image, save_image
 
     files = _image_files(options.images)
@@ -245,9 +244,9 @@ class Dataset:
 def dataset(arguments: list[str]) -> int:
     """Prepare a data set in the format of COCO or Cityscapes, and show what is in it."""
     options = tyro.cli(Dataset, prog=f"{PROGRAM} dataset", args=arguments)
+    from mrcnn_jax.data import dataset as records
     from mrcnn_jax.data.formats import cityscapes
     from mrcnn_jax.data.formats import coco_layout as coco
-    from mrcnn_jax.data import dataset as records
     from mrcnn_jax.visualize.draw import save_image
 
     if (options.folder / "metadata.json").exists():

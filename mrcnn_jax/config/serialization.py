@@ -8,8 +8,8 @@ from typing import Any
 
 import cattrs
 
-from mrcnn_jax.config.validation import require
 from mrcnn_jax.config.experiment import Experiment
+from mrcnn_jax.config.validation import require
 from mrcnn_jax.errors import InputError
 
 

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mrcnn_jax.config.validation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, check_fields, require
+from mrcnn_jax.config.validation import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_fields,
+    require,
+)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data import shapes
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data import shapes
 
 EMBEDDED = {"shapes": shapes.ShapesConfig(), "puppets": shapes.ShapesConfig(kinds=("puppet",))}
 """What is drawn on first use."""

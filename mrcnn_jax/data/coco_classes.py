@@ -3,8 +3,8 @@
 The categories and the skeleton are those of COCO's annotation files (https://cocodataset.org/#format-data).
 """
 
-from mrcnn_jax.data.formats.coco import PERSON_KEYPOINTS
 from mrcnn_jax.data.dataset import PERSON_SIGMAS
+from mrcnn_jax.data.formats.coco import PERSON_KEYPOINTS
 from mrcnn_jax.structures import DatasetInfo
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # categories that COCO gave up before it was published

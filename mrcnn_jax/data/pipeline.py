@@ -13,7 +13,14 @@ from jaxtyping import Float, Int, UInt8
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.data.transforms import image_type, inference_sizes, is_portrait, decode_record, resize_and_pad, training_example
+from mrcnn_jax.data.transforms import (
+    decode_record,
+    image_type,
+    inference_sizes,
+    is_portrait,
+    resize_and_pad,
+    training_example,
+)
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import BatchInfo
 

@@ -23,8 +23,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.table import Table
 
-from mrcnn_jax.data.formats.cityscapes import LABELS, read_instance_ids, truth_name
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.formats.cityscapes import LABELS, read_instance_ids, truth_name
 from mrcnn_jax.errors import InputError
 
 

@@ -15,9 +15,9 @@ from mrcnn_jax.checkpoint import Checkpoints, run_directory
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.paste import paste_masks, paste_rles
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.ops.keypoints import decode_keypoints
-from mrcnn_jax.inference.paste import paste_masks, paste_rles
 from mrcnn_jax.structures import DatasetInfo, Detections, Predictions
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from mrcnn_jax.data.dataset import DatasetSplit, Record, ground_truth
 from mrcnn_jax.data.pipeline import evaluation_batches
-from mrcnn_jax.data.dataset import Record, DatasetSplit, ground_truth
 from mrcnn_jax.data.transforms import decode_mask, decode_record
-from mrcnn_jax.inference.detector import Detector, compiled, to_detections
-from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, coco_results, evaluate_coco
 from mrcnn_jax.distributed import all_gather_object
+from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, coco_results, evaluate_coco
+from mrcnn_jax.inference.detector import Detector, compiled, to_detections
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize.draw import contact_sheet, draw_detections, draw_ground_truth
 

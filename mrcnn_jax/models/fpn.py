@@ -5,9 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mrcnn_jax.models.norm import normalisation
+from mrcnn_jax.typing import Array, Float
 
 XAVIER = nn.initializers.xavier_uniform()
 

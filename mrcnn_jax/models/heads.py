@@ -8,12 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from mrcnn_jax.models.fpn import XAVIER
 from mrcnn_jax.models.norm import Identity, normalisation
 from mrcnn_jax.models.resnet import MSRA
+from mrcnn_jax.typing import Array, Bool, Float
 
 
 def _convolutions(x, real, count, channels, norm, dtype):

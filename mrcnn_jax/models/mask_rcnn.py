@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig, RoIPooling
@@ -17,6 +16,7 @@ from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead
 from mrcnn_jax.models.resnet import Res5, ResNet
 from mrcnn_jax.models.rpn import RPNHead, select_proposals
 from mrcnn_jax.structures import Predictions, Proposals
+from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
 
 Pyramid = Sequence[Float[Array, "B _h _w C"]]
 """The feature maps that are read: P2 to P6 of a feature pyramid, or the one map of c4, c5 and dc5."""

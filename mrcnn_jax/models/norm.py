@@ -7,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+
+from mrcnn_jax.typing import Array, Bool, Float
 
 DEVICE_AXIS = "devices"
 """Name of the mapped axis over all devices, for everything that is averaged across them."""

@@ -6,13 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import normalisation
+from mrcnn_jax.typing import Array, Bool, Float
 
 DEPTHS = {
     "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)

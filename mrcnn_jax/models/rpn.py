@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from mrcnn_jax import ops
 from mrcnn_jax.structures import Proposals
+from mrcnn_jax.typing import Array, Float, Int
 
 NORMAL = nn.initializers.normal(0.01)
 

@@ -1,12 +1,21 @@
 """The operations of detection as pure functions of arrays; they know of no model and no configuration."""
 
+from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.ops.anchors import cell_anchors, grid_anchors, pyramid_anchors
-from mrcnn_jax.ops.boxes import area, clip, decode, encode, intersection, intersection_over_area, iou, is_nonempty
+from mrcnn_jax.ops.boxes import (
+    area,
+    clip,
+    decode,
+    encode,
+    intersection,
+    intersection_over_area,
+    iou,
+    is_nonempty,
+)
 from mrcnn_jax.ops.keypoints import decode_keypoints, keypoint_targets
 from mrcnn_jax.ops.masks import crop_masks
-from mrcnn_jax.ops.matching import max_overlap, match, sample
-from mrcnn_jax.ops.nms import nms, masked_top_k
-from mrcnn_jax.inference.paste import paste_masks
+from mrcnn_jax.ops.matching import match, max_overlap, sample
+from mrcnn_jax.ops.nms import masked_top_k, nms
 from mrcnn_jax.ops.roi.align import roi_align
 from mrcnn_jax.ops.roi.levels import assign_levels, pool_rois
 from mrcnn_jax.ops.roi.operations import default_implementation, roi_implementations

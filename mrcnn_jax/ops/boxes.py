@@ -3,7 +3,8 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+
+from mrcnn_jax.typing import Array, Bool, Float
 
 Weights = tuple[float, float, float, float]
 

@@ -5,7 +5,8 @@ Both follow torchvision and Detectron2, which agree with one another (`keypoints
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 
 def keypoint_targets(keypoints: Float[Array, "*n J 3"], boxes: Float[Array, "*n 4"], size: int) -> tuple[Int[Array, "*n J"], Bool[Array, "*n J"]]:

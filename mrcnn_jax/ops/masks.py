@@ -1,7 +1,8 @@
 """Training targets of the mask branch: each RoI's part of its object's mask."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from mrcnn_jax.typing import Array, Float
 
 
 def crop_masks(

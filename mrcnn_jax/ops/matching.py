@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mrcnn_jax.ops.nms import masked_top_k
+from mrcnn_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 

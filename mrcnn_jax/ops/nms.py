@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops import boxes as box_ops
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 
 def nms(

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from mrcnn_jax.presets.registry import preset
 from mrcnn_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
@@ -13,6 +12,7 @@ from mrcnn_jax.config import (
     ModelConfig,
     TrainConfig,
 )
+from mrcnn_jax.presets.registry import preset
 
 COCO = DataConfig(dataset="data/coco")
 X101 = BackboneConfig(name="resnet101", groups=64, group_width=4, stride_in_1x1=False)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from mrcnn_jax.presets.registry import preset
 from mrcnn_jax.config import (
     BackboneConfig,
     BoxHeadConfig,
@@ -16,6 +15,7 @@ from mrcnn_jax.config import (
     RPNConfig,
     TrainConfig,
 )
+from mrcnn_jax.presets.registry import preset
 
 NARROW = BackboneConfig(name="resnet18", width=32, norm="group", freeze_stages=0, pyramid_channels=64)
 BOX, MASK, KEYPOINT = BoxHeadConfig(channels=256), MaskHeadConfig(channels=64), KeypointHeadConfig(num_keypoints=0, layers=4, channels=64)

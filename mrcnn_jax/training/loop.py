@@ -17,26 +17,39 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mrcnn_jax import distributed
-from mrcnn_jax.inference import evaluate as scoring
+from mrcnn_jax.atomic_io import write_json, write_text
 from mrcnn_jax.checkpoint import Checkpoints, Saved, run_directory
 from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.catalog import open_split
-from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.inference.detector import Detector, read_weights
-from mrcnn_jax.errors import InputError, HostLostError, TrainingError, Interrupted
+from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
+from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 from mrcnn_jax.evaluation.coco import metrics_table
-from mrcnn_jax.atomic_io import write_json, write_text
+from mrcnn_jax.inference import evaluate as scoring
+from mrcnn_jax.inference.detector import Detector, read_weights
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.training.warm_start import load_frozen_rpn, load_pretrained, check_backbone, resolve_dataset_fields, match_preprocessing
 from mrcnn_jax.training.logging import MetricLogger, headlines
-from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
+from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.sharding import Sharding, prefetch
 from mrcnn_jax.training.step import TrainState, create_state, make_train_step
+from mrcnn_jax.training.warm_start import (
+    check_backbone,
+    load_frozen_rpn,
+    load_pretrained,
+    match_preprocessing,
+    resolve_dataset_fields,
+)
 from mrcnn_jax.visualize.draw import save_image
 
 

@@ -5,7 +5,8 @@ Logits of any precision are taken as float32: in bfloat16 the sum of a few hundr
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 
 def smooth_l1(prediction: Float[Array, "*n"], target: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mrcnn_jax.config import Experiment, TrainConfig
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid, own_class_masks
@@ -17,6 +16,7 @@ from mrcnn_jax.models.norm import DEVICE_AXIS
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training import losses, targets
 from mrcnn_jax.training.sharding import device_mesh
+from mrcnn_jax.typing import Array, Float, Int, PRNGKeyArray
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -2,12 +2,12 @@
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig, RPNConfig
 from mrcnn_jax.ops.matching import BACKGROUND, IGNORED
 from mrcnn_jax.structures import Batch, Proposals
+from mrcnn_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 CROWD_SHARE = 0.7
 """A background box of which a crowd region covers more than this is no example of background (Detectron's CROWD_FILTER_THRESH)."""

@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.inference.detector import Weights, load
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.detector import Weights, load
 from mrcnn_jax.structures import DatasetInfo
 
 

@@ -8,7 +8,15 @@ import re
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.models.resnet import DEPTHS
-from mrcnn_jax.weights.param_map import MATRIX, POINTWISE, TRANSPOSED_2X2, TRANSPOSED_4X4, Table, Tensors, flattened
+from mrcnn_jax.weights.param_map import (
+    MATRIX,
+    POINTWISE,
+    TRANSPOSED_2X2,
+    TRANSPOSED_4X4,
+    Table,
+    Tensors,
+    flattened,
+)
 
 IGNORED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std)|(.*\.)?anchor_generator\.cell_anchors\.\d+|(stem\.fc|linear)\.(weight|bias)"
 """What files may hold besides the weights of a detector."""

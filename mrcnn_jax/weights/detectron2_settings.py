@@ -14,17 +14,17 @@ from mrcnn_jax.config import (
     DETECTRON2,
     BackboneConfig,
     BoxHeadConfig,
+    BranchPoolConfig,
     DataConfig,
     Experiment,
     KeypointHeadConfig,
     MaskHeadConfig,
     ModelConfig,
-    BranchPoolConfig,
     RoIConfig,
     RPNConfig,
 )
-from mrcnn_jax.config.validation import require
 from mrcnn_jax.config.model import BASIC, ROI_LEVELS
+from mrcnn_jax.config.validation import require
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights.param_map import Tensors, backbone_of
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
-from mrcnn_jax.inference.detector import load
+from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.inference.detector import load
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights import detectron2, detectron2_settings, torchvision
-from mrcnn_jax.data import coco_classes
 from mrcnn_jax.weights import caffe2 as detectron1
-from mrcnn_jax.weights.readers import read_tensors, write_tensors
+from mrcnn_jax.weights import detectron2, detectron2_settings, torchvision
 from mrcnn_jax.weights.param_map import Table, Tensors, check, to_ours, to_theirs, unused_rows
+from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
 SOURCES = ("torchvision", "detectron2")
 UNUSED = "unused.npz"

@@ -21,7 +21,16 @@ from mrcnn_jax.config import (
 )
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.resnet import DEPTHS
-from mrcnn_jax.weights.param_map import MATRIX, POINTWISE, TRANSPOSED_2X2, TRANSPOSED_4X4, Table, Tensors, backbone_of, flattened
+from mrcnn_jax.weights.param_map import (
+    MATRIX,
+    POINTWISE,
+    TRANSPOSED_2X2,
+    TRANSPOSED_4X4,
+    Table,
+    Tensors,
+    backbone_of,
+    flattened,
+)
 
 BODY = "backbone.body."
 DETECTOR = {"backbone", "rpn", "roi_heads"}

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from benchmarks.quantisation import measure as quantisation
-from benchmarks.quantisation.measure import FINE, OPERATIONS, SIZES, STRIDES, bin_centres, covered_shares, mask_iou, read_places, regions, silhouettes
+from benchmarks.quantisation.measure import (
+    FINE,
+    OPERATIONS,
+    SIZES,
+    STRIDES,
+    bin_centres,
+    covered_shares,
+    mask_iou,
+    read_places,
+    regions,
+    silhouettes,
+)
 from mrcnn_jax.ops import paste_masks
 from mrcnn_jax.visualize.draw import read_image
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from rois import BOXES, PYRAMID, SOLID
 
-from benchmarks.roi import measure as roi_ops
 from benchmarks.roi import _programs as roi_programs
-from benchmarks.roi import report as roi_report
 from benchmarks.roi import _torchvision_process as torchvision_process
+from benchmarks.roi import measure as roi_ops
+from benchmarks.roi import report as roi_report
 from benchmarks.roi._one_hot import one_hot_align
 from benchmarks.roi._workloads import TINY, WORKLOADS
 from mrcnn_jax import ops

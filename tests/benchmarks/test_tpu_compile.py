@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.roi import compile_for_tpu as roi_ops_tpu
+from benchmarks.roi._programs import BACKWARD, FORWARD, Group, make_inputs
+from benchmarks.roi._workloads import TINY
 from benchmarks.tpu._hlo import loops
 from benchmarks.tpu._product_flops import product_flops
-from benchmarks.roi._programs import BACKWARD, FORWARD, Group, make_inputs
 from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
-from benchmarks.roi._workloads import TINY
 from mrcnn_jax import ops
 from mrcnn_jax.errors import InputError
 

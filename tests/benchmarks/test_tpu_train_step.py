@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from mrcnn_jax import presets
 from benchmarks.tpu import compile_train_step as tpu_compile
 from benchmarks.tpu import report as tpu_report
+from benchmarks.tpu._estimate import Reduction, assumptions, estimate_step, reduction, used_bytes
 from benchmarks.tpu._hlo import AllReduce, all_reduces, estimated_cycles
 from benchmarks.tpu._product_flops import product_flops
+from benchmarks.tpu._programs import CHIPS, GIB
 from benchmarks.tpu._static_flops import static_flops
 from benchmarks.tpu._step_flops import roi_programs
 from benchmarks.tpu.compile_train_step import compile_step, missing_bytes, step_and_arguments
-from benchmarks.tpu._estimate import Reduction, assumptions, estimate_step, reduction, used_bytes
-from benchmarks.tpu._programs import CHIPS, GIB
+from mrcnn_jax import presets
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 
 TEXT = """

@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import tiny_cityscapes
+from paths import REPOSITORY
 from pycocotools import mask as coco_mask
 
-from paths import REPOSITORY
-from mrcnn_jax import presets
 from benchmarks.roi import measure as roi_ops
 from benchmarks.tpu import compile_train_step as tpu_compile
 from experiments import run as tables
-from mrcnn_jax.cli import main as cli
+from mrcnn_jax import presets
 from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.cli import main as cli
 from mrcnn_jax.config import DataConfig, Experiment
 from mrcnn_jax.data import dataset as records
 from mrcnn_jax.structures import DatasetInfo, Detections

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.data.coco_classes import COCO, COCO_CATEGORIES, COCO_PERSON, COCO_WITH_GAPS, unknown
+from mrcnn_jax.structures import DatasetInfo
 
 
 def test_eighty_classes():

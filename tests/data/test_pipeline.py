@@ -12,8 +12,8 @@ import pytest
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data.pipeline import BatchPlan, UnreadableImages, evaluation_batches, training_batches
 from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.pipeline import BatchPlan, UnreadableImages, evaluation_batches, training_batches
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import inference_sizes, padded_size, resize_and_pad
 from mrcnn_jax.errors import InputError

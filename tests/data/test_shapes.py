@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data import shapes
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data import shapes
 from mrcnn_jax.data.shapes import INFO, KEYPOINTS, ShapesConfig
 from mrcnn_jax.errors import InputError
 

@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import (
     crop_mask,

@@ -11,14 +11,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from paths import REPOSITORY
-from mrcnn_jax import presets
+
 import mrcnn_jax
+from mrcnn_jax import presets
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli import main as cli
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.errors import InputError, TrainingError, Interrupted
+from mrcnn_jax.errors import InputError, Interrupted, TrainingError
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 TEXTS = {guide.name: guide.read_text() for guide in GUIDES}

@@ -11,11 +11,11 @@ import tiny_cityscapes as tiny
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data.formats import cityscapes
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation import cityscapes as cityscapes_evaluation
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, Frame, cityscapes_table, write_results
-from mrcnn_jax.data.formats import cityscapes
-from mrcnn_jax.data import dataset as records
-from mrcnn_jax.errors import InputError
 
 # pycocotools 2.0.11 itself asks NumPy 2 for a copy in a deprecated way when it decodes a mask.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from paths import GOLDEN
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import coco_results, evaluate_coco, evaluate_files, metrics_table
 from mrcnn_jax.inference.paste import encode_masks

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mrcnn_jax import presets
 from benchmarks.model.train_step import made_up_batch, standalone
 from experiments import curves, report
 from experiments.export_result import RESULTS, result
-from mrcnn_jax.inference import evaluate as scoring
+from mrcnn_jax import presets
 from mrcnn_jax.config import from_dict
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference import evaluate as scoring
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step

@@ -10,18 +10,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from paths import GOLDEN
 from rich.console import Console
 
-from paths import GOLDEN
-from mrcnn_jax import presets
 from experiments import costs as table_costs
-from experiments import report, run
-from experiments.run import Options
-from experiments import page
+from experiments import page, report, run
 from experiments.results_io import COSTS, FOLDER, measured, same_settings, settings_of
 from experiments.rows import TABLES, systems
+from experiments.run import Options
 from experiments.scales import CITYSCAPES, PERSONS, SCALES, experiment_of, fit_to_devices
-from mrcnn_jax.config import PoolConfig, RoIConfig, RPNConfig, with_changes, from_dict, to_dict
+from mrcnn_jax import presets
+from mrcnn_jax.config import PoolConfig, RoIConfig, RPNConfig, from_dict, to_dict, with_changes
 from mrcnn_jax.errors import InputError, TrainingError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-
 from paths import GOLDEN
+
 from mrcnn_jax.weights.import_export import Recognised, recognise
 from mrcnn_jax.weights.param_map import Table, check, to_ours
 

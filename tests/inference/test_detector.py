@@ -14,15 +14,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import mrcnn_jax
-from mrcnn_jax.inference import evaluate as scoring
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import read_experiment
-from mrcnn_jax.data import shapes
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data import shapes
 from mrcnn_jax.data.transforms import decode_image
-from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import coco_results
+from mrcnn_jax.inference import evaluate as scoring
+from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.visualize.draw import read_image
 
 CLASSES = len(shapes.KINDS)

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 from pycocotools import mask as coco_mask
 
-from paths import GOLDEN
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.paste import encode_masks, paste_masks, paste_probabilities, paste_rles
-
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import tiny
 
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.resnet import Res5, ResNet
 
 

@@ -10,13 +10,13 @@ import pytest
 import tiny
 from conftest import GOLDEN
 
-from mrcnn_jax.presets import coco
 from mrcnn_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import MaskHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.models.norm import DEVICE_AXIS, BatchNorm, FrozenBatchNorm, GroupNorm
 from mrcnn_jax.models.resnet import ResNet
+from mrcnn_jax.presets import coco
 
 
 def count(tree) -> int:

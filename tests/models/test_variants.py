@@ -8,8 +8,8 @@ import tiny_run
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from variants import VARIANTS
 
-from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.dataset import open_dataset
+from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.norm import DEVICE_AXIS
 from mrcnn_jax.models.resnet import frozen_modules

@@ -24,9 +24,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
+from paths import REPOSITORY
 
-from tests.slow import single_faults
 from benchmarks._program import check, command_line, versions
+from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.cli.main import hush
+from mrcnn_jax.errors import InputError
+from tests.slow import single_faults
 from tests.slow.training_process import (
     AGAIN,
     DAMAGES,
@@ -41,10 +45,6 @@ from tests.slow.training_process import (
     damage,
     files_by_size,
 )
-from paths import REPOSITORY
-from mrcnn_jax.cli.main import hush
-from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_json
 
 PROGRAM = "python -m tests.slow.faults"
 RESULTS = REPOSITORY / "benchmarks" / "results"

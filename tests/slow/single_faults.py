@@ -16,6 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data import shapes
+from mrcnn_jax.errors import InputError
 from tests.slow.training_process import (
     AGAIN,
     BAD_INPUT,
@@ -35,10 +39,6 @@ from tests.slow.training_process import (
     logged,
     saved_arrays,
 )
-from mrcnn_jax.checkpoint import Checkpoints
-from mrcnn_jax.data import shapes
-from mrcnn_jax.data import dataset as records
-from mrcnn_jax.errors import InputError
 
 Row = dict[str, Any]
 STALL = 80

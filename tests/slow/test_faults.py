@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.slow import faults
 from benchmarks.scaling import report as robustness_report
-from tests.slow import single_faults
+from tests.slow import faults, single_faults
 from tests.slow.faults import Kill
-from tests.slow.training_process import FINISHED, PHASES, Task, Training, checkpoints, comparison, damage, files_by_size, saved_arrays
+from tests.slow.training_process import (
+    FINISHED,
+    PHASES,
+    Task,
+    Training,
+    checkpoints,
+    comparison,
+    damage,
+    files_by_size,
+    saved_arrays,
+)
 
 SILENT = lambda line: None
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, reading what is damaged

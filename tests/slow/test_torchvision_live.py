@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import tiny
 from library_models import arrays, match
+from paths import TESTS
 from test_weights_torchvision import nothing
 
-from paths import TESTS
-from mrcnn_jax.inference import detector as detectors
 from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.data import coco_classes
+from mrcnn_jax.inference import detector as detectors
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.models.resnet import ResNet
-from mrcnn_jax.data import coco_classes
 from mrcnn_jax.weights.import_export import export_weights, import_weights, recognise
-from mrcnn_jax.weights.readers import read_tensors
 from mrcnn_jax.weights.param_map import check, to_ours
+from mrcnn_jax.weights.readers import read_tensors
 
 MARGIN = {"boxes": 0.05, "scores": 2e-3, "probabilities": 5e-3, "keypoints": 0.05, "keypoints_scores": 2e-2}
 """Largest difference from torchvision, as in golden/README.md; boxes and keypoints in pixels."""

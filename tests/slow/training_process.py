@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-
 from paths import REPOSITORY
+
 from mrcnn_jax.data import shapes
 from mrcnn_jax.training.logging import SPEED
 

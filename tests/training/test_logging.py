@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.checkpoint import run_directory
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.training.logging import MetricLogger
 from mrcnn_jax.visualize.draw import save_image
 

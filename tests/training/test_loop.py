@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
-
 from paths import TESTS
+
 from mrcnn_jax.config import Experiment, read_experiment
-from mrcnn_jax.data import shapes
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data import shapes
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.training import loop

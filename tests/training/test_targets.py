@@ -9,7 +9,15 @@ import numpy as np
 import tiny
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, PoolConfig, RoIConfig, RPNConfig
+from mrcnn_jax.config import (
+    BoxHeadConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    PoolConfig,
+    RoIConfig,
+    RPNConfig,
+)
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.targets import roi_targets, rpn_targets
 

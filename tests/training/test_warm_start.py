@@ -15,14 +15,21 @@ import tiny_run
 
 from mrcnn_jax.cli.main import _tuned, main
 from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, PoolConfig
-from mrcnn_jax.data import shapes
 from mrcnn_jax.data import dataset as records
-from mrcnn_jax.inference.detector import Weights, load
+from mrcnn_jax.data import shapes
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.detector import Weights, load
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.training.warm_start import Pretrained, load_frozen_rpn, load_pretrained, check_backbone, resolve_dataset_fields, match_preprocessing
 from mrcnn_jax.training.loop import train
+from mrcnn_jax.training.warm_start import (
+    Pretrained,
+    check_backbone,
+    load_frozen_rpn,
+    load_pretrained,
+    match_preprocessing,
+    resolve_dataset_fields,
+)
 from mrcnn_jax.visualize.draw import read_image
 
 PUPPET = shapes.INFO.keypoint_classes

@@ -9,7 +9,14 @@ from PIL import Image
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Detections
-from mrcnn_jax.visualize.draw import contact_sheet, draw_detections, draw_ground_truth, plot_curves, read_image, save_image
+from mrcnn_jax.visualize.draw import (
+    contact_sheet,
+    draw_detections,
+    draw_ground_truth,
+    plot_curves,
+    read_image,
+    save_image,
+)
 
 NAMES = ("cat", "Bär")
 

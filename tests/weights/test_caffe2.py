@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from paths import GOLDEN
+
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights.caffe2 import is_detectron1, to_detectron2
 

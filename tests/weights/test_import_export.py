@@ -12,14 +12,14 @@ import tiny
 
 from mrcnn_jax.checkpoint import Checkpoints
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, ModelConfig, read_experiment
+from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
 from mrcnn_jax.weights import detectron2
-from mrcnn_jax.data import coco_classes
 from mrcnn_jax.weights import import_export as exchange
 from mrcnn_jax.weights.import_export import import_weights, recognise, save
-from mrcnn_jax.weights.readers import write_tensors
 from mrcnn_jax.weights.param_map import MATRIX, Table, check, to_ours, to_theirs, unused_rows
+from mrcnn_jax.weights.readers import write_tensors
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
 

@@ -13,20 +13,27 @@ import tiny
 import tiny_run
 
 from mrcnn_jax.cli import main as cli
-from mrcnn_jax.config import BackboneConfig, Experiment, KeypointHeadConfig, ModelConfig, read_experiment, to_dict
-from mrcnn_jax.data import shapes
+from mrcnn_jax.config import (
+    BackboneConfig,
+    Experiment,
+    KeypointHeadConfig,
+    ModelConfig,
+    read_experiment,
+    to_dict,
+)
 from mrcnn_jax.data import dataset as records
-from mrcnn_jax.inference.detector import Detector, load, read_weights
+from mrcnn_jax.data import shapes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import coco_results, evaluate_coco
+from mrcnn_jax.inference.detector import Detector, load, read_weights
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training import loop
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.visualize.draw import read_image
 from mrcnn_jax.weights import torchvision
+from mrcnn_jax.weights.param_map import to_theirs, unused_rows
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 from mrcnn_jax.weights.report import conventions, loading_in_torchvision
-from mrcnn_jax.weights.param_map import to_theirs, unused_rows
 
 CLASSES = ("ant", "bee", "cow", "dog", "eel")
 BACKBONE = {"norm": "frozen", "norm_epsilon": 0.0, "freeze_stages": 2, "stride_in_1x1": False}

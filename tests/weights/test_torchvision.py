@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 from library_models import arrays
 
-from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, RPNConfig
+from mrcnn_jax.config import (
+    BackboneConfig,
+    BoxHeadConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    RPNConfig,
+)
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.weights import torchvision
 from mrcnn_jax.weights import param_map as table
+from mrcnn_jax.weights import torchvision
 from mrcnn_jax.weights.import_export import recognise
 from mrcnn_jax.weights.param_map import Entry, check, flattened, to_ours, to_theirs, unused_rows
 

@@ -18,8 +18,8 @@ from jaxtyping import UInt16
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data.image_io import decode
 from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.image_io import decode
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 

@@ -16,9 +16,16 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data.formats.coco_annotation import BadAnnotation, is_id, is_number, to_keypoints, to_rle, to_xyxy
-from mrcnn_jax.data.image_io import decode
 from mrcnn_jax.data.dataset import PERSON_SIGMAS, Objects, Record
+from mrcnn_jax.data.formats.coco_annotation import (
+    BadAnnotation,
+    is_id,
+    is_number,
+    to_keypoints,
+    to_rle,
+    to_xyxy,
+)
+from mrcnn_jax.data.image_io import decode
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 

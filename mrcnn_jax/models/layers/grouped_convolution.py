@@ -4,7 +4,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from mrcnn_jax.typing import Array, Float
 
 
 def grouped_convolution(x: Float[Array, "B H W C"], kernel: Float[Array, "h w i O"], *arguments, feature_group_count: int = 1, **settings) -> Float[Array, "B y x O"]:

@@ -4,7 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from mrcnn_jax.typing import Array, Float
 
 
 class NonLocalBlock(nn.Module):

@@ -4,12 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mrcnn_jax.ops.roi import matmul as roi_matmul
+from mrcnn_jax.ops.roi.gather import computing
 from mrcnn_jax.ops.roi.sampling import Reading
 from mrcnn_jax.ops.roi.tiles import Maps, Rois, apart, pool_rows, table_gradients, table_of_all, table_of_each
-from mrcnn_jax.ops.roi.gather import computing
+from mrcnn_jax.typing import Array, Float
 
 FORMS = ("gather", "sorted", "pieces", "matmul")
 SCATTER = {"gather": "elements", "sorted": "sorted", "pieces": "rows"}

@@ -9,9 +9,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.roi.sampling import Reading, Strips, axes
+from mrcnn_jax.typing import Array, Float, Int
 
 # what a block holds along each axis: either way 4 x 4 cells
 SAMPLES = 2

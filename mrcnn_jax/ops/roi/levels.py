@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.roi.operations import operate
 from mrcnn_jax.ops.roi.tiles import Maps, Rois
+from mrcnn_jax.typing import Array, Float, Int
 
 
 def assign_levels(

@@ -6,11 +6,11 @@ what lies between the two products stays small. A feature that is not a finite n
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from mrcnn_jax.ops.roi.gather import computing
 from mrcnn_jax.ops.roi.sampling import Reading, axes_of_rois
 from mrcnn_jax.ops.roi.tiles import Maps, Plan, Rois, arrange
-from mrcnn_jax.ops.roi.gather import computing
+from mrcnn_jax.typing import Array, Float
 
 CHUNK = 32  # RoIs
 

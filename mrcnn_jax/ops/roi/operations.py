@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mrcnn_jax.ops.roi import dispatch as roi_dispatch
 from mrcnn_jax.ops.roi.sampling import Reading, round_half_away
 from mrcnn_jax.ops.roi.tiles import Maps, Rois
+from mrcnn_jax.typing import Array, Float
 
 
 def operate(

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+
+from mrcnn_jax.typing import Array, Float, Int
 
 FARTHEST = 2.0**20  # cells; still exact in float32 and far from the end of int32
 

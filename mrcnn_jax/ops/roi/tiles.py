@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
-from mrcnn_jax.ops.roi.sampling import Reading, Strips, axes_of_rois
 from mrcnn_jax.ops.roi.gather import add_gradient, as_bits, computing, from_bits, most_cells, pool
+from mrcnn_jax.ops.roi.sampling import Reading, Strips, axes_of_rois
+from mrcnn_jax.typing import Array, Float, Int
 
 # cells of a bin, up to which a CPU adds up the gradient of a maximum faster with a pass over rows of channels for each of them than element by element
 FEW_CELLS = 48

@@ -3,10 +3,10 @@
 from functools import partial
 
 import jax
-from jaxtyping import Array, Float
 
 from mrcnn_jax.ops.roi.levels import on_one_map
 from mrcnn_jax.ops.roi.operations import operate
+from mrcnn_jax.typing import Array, Float
 
 
 @partial(jax.jit, static_argnames=("output_size", "spatial_scale", "sampling_ratio", "reduction", "form"))

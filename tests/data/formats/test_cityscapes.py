@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tiny_cityscapes as tiny
 
-from mrcnn_jax.data.formats import cityscapes
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data.formats import cityscapes
 from mrcnn_jax.data.transforms import decode_mask
 from mrcnn_jax.errors import InputError
 

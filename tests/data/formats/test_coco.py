@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
-from mrcnn_jax.data.formats import coco_layout as coco
 from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data.formats.coco_layout import Source
+from mrcnn_jax.data.formats import coco_layout as coco
 from mrcnn_jax.data.formats.coco import CocoFile, Report
+from mrcnn_jax.data.formats.coco_layout import Source
 from mrcnn_jax.errors import InputError
 
 HEIGHT, WIDTH = 40, 60

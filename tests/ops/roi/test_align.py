@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 from rois import BOXES, GRID, HUGE, IMAGE, SOLID, assert_equals_golden
 
-from mrcnn_jax.ops.roi import align as roi_align
+from mrcnn_jax.ops import roi_align
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

@@ -7,7 +7,7 @@ import oracles
 import pytest
 from rois import BOXES, GRID, HUGE, IMAGE, assert_equals_golden
 
-from mrcnn_jax.ops.roi import pool as roi_pool
+from mrcnn_jax.ops import roi_pool
 from mrcnn_jax.ops.roi.sampling import round_half_away
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")

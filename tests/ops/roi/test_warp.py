@@ -7,8 +7,7 @@ import oracles
 import pytest
 from rois import BOXES, HUGE, IMAGE, assert_equals_golden
 
-from mrcnn_jax.ops.roi import align as roi_align
-from mrcnn_jax.ops.roi import warp as roi_warp
+from mrcnn_jax.ops import roi_align, roi_warp
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

@@ -1,0 +1,28 @@
+"""Array types for signatures, with the legend of dimension letters.
+
+====  ===========================================================================
+B     images of one device (or of one process, on the host)
+H W   height and width of the padded image, or of the array at hand
+C     channels
+L     pyramid levels
+G     object slots of an image (fixed; ``valid`` tells which hold an object)
+A     anchors of an image, over all levels
+P     proposals of an image
+N     boxes or RoIs
+R     RoIs sampled for training
+D     detections of an image
+K     foreground classes
+M     side of a mask (in a batch: of the mask cropped to its object's box)
+J     keypoints of an object
+====  ===========================================================================
+
+Functions accept NumPy arrays wherever they accept JAX arrays. The tests check these types at every call (jaxtyping's import hook).
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, PRNGKeyArray, Shaped, UInt8, UInt16
+
+Array = jax.Array | np.ndarray
+
+__all__ = ["Array", "Bool", "Float", "Int", "Integer", "PRNGKeyArray", "Shaped", "UInt8", "UInt16"]
