@@ -1,0 +1,56 @@
+"""mkdocs hooks: result pages join the site from the files that programs generate; links between them keep working."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from _config_reference import configuration_reference
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"experiments/RESULTS.md": "results/tables.md"}
+PAGES |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("benchmarks/results/*.md")}
+PAGES |= {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds generated pages, their pictures and the configuration reference."""
+    for source, target in (PAGES | _pictures()).items():
+        files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, "reference/configuration.md", content=configuration_reference()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrites links that are relative to the repository, as they are on the source's own site, to links of this one."""
+    here = next((source for source, target in PAGES.items() if target == page.file.src_uri), f"docs/{page.file.src_uri}")
+
+    def rewrite(match: re.Match) -> str:
+        text, link = match.groups()
+        path, _, anchor = link.partition("#")
+        if "://" in link or not path:
+            return match[0]
+        source = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+        target = _site_path(source)
+        if target is None:  # a file of the repository that is no page
+            return text.strip("[]") if (ROOT / source).exists() else match[0]
+        relative = posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".")
+        return f"{text}({relative}{'#' + anchor if anchor else ''})"
+
+    return LINK.sub(rewrite, markdown)
+
+
+def _site_path(source: str) -> str | None:
+    if source.startswith("docs/"):
+        return source.removeprefix("docs/")
+    return (PAGES | _pictures()).get(source)
+
+
+def _pictures() -> dict[str, str]:
+    """Paths on the site of the pictures that result pages show."""
+    found = [*ROOT.glob("benchmarks/results/*.png"), *ROOT.glob("experiments/results/**/*.png")]
+    paths = [path.relative_to(ROOT).as_posix() for path in found]
+    return {path: f"results/{path.removeprefix('benchmarks/').removeprefix('experiments/').removeprefix('results/')}" for path in paths}
