@@ -1,8 +1,15 @@
-# The two commands: `make demo` trains, evaluates and draws; `make test` runs the tests. Both install into .venv first.
+# Commands of the project; each installs what it needs into .venv first.
+#   make demo         trains, evaluates and draws
+#   make test         runs the fast tests; make test-slow runs the slow ones
+#   make lint         checks style and types
+#   make docs         builds the documentation into build/site
+#   make coverage     runs the fast tests and reports the lines that they do not reach
+#   make durations    runs all tests and records the seconds of each file (tests/durations.json)
+#   make package      builds the wheel and the sdist into dist/
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test
+.PHONY: install demo lint test test-slow docs coverage durations package
 
 install: .venv/ready
 
@@ -11,8 +18,32 @@ install: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 demo: .venv/ready
 	$(BIN)/python -m mrcnn_jax train demo
 
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ty check --python .venv
+
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --strict
+
+coverage: .venv/ready
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term
+
+durations: .venv/ready
+	$(BIN)/python -m pytest --update-durations
+
+package: .venv/ready
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*

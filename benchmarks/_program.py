@@ -1,4 +1,5 @@
-"""What the programs of this folder have in common: options within bounds, and the notes on how figures came about."""
+"""Shared by the programs of benchmarks and experiments: bounds of options, command lines, versions, exit
+status."""
 
 import platform
 import shlex
@@ -11,50 +12,64 @@ from typing import Any
 
 import tyro
 
+from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.errors import InputError
 
 
-def check(options: Any, **least: float) -> None:
-    """InputError for an option below its least value, or an ``out`` that is no JSON file."""
-    for name, bound in least.items():
+def check(options: Any, **minimum: float) -> None:
+    """Raises InputError for an option below its minimum, or an ``out`` that is not a JSON file."""
+    for name, bound in minimum.items():
         if getattr(options, name) < bound:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be {bound} or more")
+            given = getattr(options, name)
+            raise InputError(f"--{name.replace('_', '-')} is {given}, but must be {bound} or more")
     if options.out.suffix != ".json":
         raise InputError(f"--out is {options.out}, but must end in .json")
 
 
+def option_words(name: str, value: Any) -> list[str]:
+    """Returns the words that set an option, dotted or not, on a command line."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        group, dot, last = option.rpartition(".")
+        return [f"--{option}" if value else f"--{group}{dot}no-{last}"]
+    return [f"--{option}", *map(str, value if isinstance(value, tuple | list) else (value,))]
+
+
 def command_line(program: str, options: Any, leave: Sequence[str] = ()) -> str:
-    """How a program was called: without paths, without what has its default, and without the options to leave."""
-    words = []
-    for field in fields(options):
-        value, name = getattr(options, field.name), field.name.replace("_", "-")
-        if value == field.default or isinstance(value, Path) or field.name in leave:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    """Returns the command that a program was called with.
+
+    Paths, options with their default and those named in ``leave`` are left out.
+    """
+    given = [
+        (field.name, value)
+        for field in fields(options)
+        if (value := getattr(options, field.name)) != field.default
+        and not isinstance(value, Path)
+        and field.name not in leave
+    ]
+    words = [word for name, value in given for word in option_words(name, value)]
     return " ".join([program, shlex.join(words)]).strip()
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of Python and of packages."""
+    """Returns the versions of Python and of packages."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def processor() -> str:
-    """Its model."""
+    """Returns the processor's model name."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
 def write_files(program: str, options: type, run: Callable[[Any], list[Path]], arguments: list[str]) -> int:
-    """A program that measures and writes files; returns the exit status."""
+    """Runs a program that measures and writes files; returns its exit status."""
     try:
         files = run(tyro.cli(options, prog=program, args=arguments))
     except (InputError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.INVALID_INPUT
     print(f"Wrote {', '.join(map(str, files))}.")
-    return 0
+    return exit_codes.OK

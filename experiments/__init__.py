@@ -1,1 +1,1 @@
-"""The paper's tables: rows, scales, runs, results and the pages made of them. Not installed with the library."""
+"""The paper's tables: rows, scales, runs, result files, and the pages made from them. Not installed."""

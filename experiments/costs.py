@@ -1,12 +1,14 @@
-"""python -m experiments.costs [--systems ...]: what the systems of the paper's tables cost at full size.
+"""python -m experiments.costs [--systems ...]: cost of the systems of the paper's tables at full size, on
+TPUs.
 
-Compiles the whole train step of each for the eight chips of a slice of TPUs, on a machine without one (pip install "jax[tpu]"), as benchmarks.tpu.compile_train_step does, and
-adds a row to a result file, which `python -m experiments.report` renders. Rows that are there, of the same settings, are left alone. Nothing runs on a TPU.
+Compiles each training step for a slice of eight chips, on a machine without a TPU (pip install "jax[tpu]"),
+and adds a row to the result file that `python -m experiments.report` renders. Existing rows with the same
+settings are kept. Nothing runs on a TPU.
 """
 
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: libtpu shall compile, not look for a TPU
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: libtpu only compiles
 
 import json
 import sys
@@ -19,52 +21,58 @@ import tyro
 from rich.console import Console
 
 from benchmarks._program import check, versions
-from benchmarks.tpu._estimate import chip_of, estimate_step, used_bytes
+from benchmarks.tpu._compile_step import compile_step
+from benchmarks.tpu._estimate import estimate_step, free_bytes, used_bytes
 from benchmarks.tpu._programs import GIB, topology
-from benchmarks.tpu.compile_train_step import compile_step
-from experiments.results_io import COSTS, settings_of
-from experiments.rows import systems
+from experiments._results import COSTS, settings_of
+from experiments.rows import all_systems
 from experiments.scales import SCALES, experiment_of, fit_to_devices
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.cli.exit_codes import exit_status
-from mrcnn_jax.config import to_dict
+from mrcnn_jax.cli.exit_codes import FAILED, OK, exit_status
+from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.errors import InputError
 
 PROGRAM = "python -m experiments.costs"
+KEPT = ("topology", "chips", "images_per_chip", "accumulate", "dtype", "effort", "product_flops")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Compile the train steps of the paper's tables for TPUs, and say what they cost."""
+    """Compile the training steps of the paper's tables for TPUs, and estimate their cost."""
 
     systems: tuple[str, ...] = ()
     """Names of systems, as in the names of their runs; by default all."""
     topology: str = "v5e:2x4"
-    """The slice, with as many chips as the paper had GPUs."""
+    """TPU slice, with as many chips as the paper had GPUs."""
     effort: float = -1.0
-    """Of the compiler: -1 takes a third of the time of a run's 0, and gives the memory of a slower program."""
+    """Compiler effort: -1 takes a third of the time of a run's 0, for a slower program."""
     out: Path = COSTS
-    """The result file."""
+    """Result file."""
 
 
 def cost(system: str, options: Options) -> dict[str, Any]:
-    """A row: what a step needs of a chip, and how many there are. A program that does not fit has the compiler's reason as ``unavailable``."""
-    one = _at_full_size(system)
-    experiment = fit_to_devices(one, len(topology(options.topology)))
-    figures, _ = compile_step(replace(experiment, train=replace(experiment.train, dtype="bfloat16")), options.topology, options.effort)
-    kept = {name: figures[name] for name in ("topology", "chips", "images_per_chip", "accumulate", "dtype", "effort", "product_flops")}
-    row = {"system": system} | kept | {"steps": experiment.train.steps, "settings": settings_of(to_dict(one)), "versions": versions("jax", "libtpu")}
+    """Returns a row of the result file; a program that does not fit has the compiler's reason as
+    ``unavailable``."""
+    single = _at_full_size(system)
+    experiment = fit_to_devices(single, len(topology(options.topology)))
+    experiment = replace(experiment, train=replace(experiment.train, dtype="bfloat16"))
+    figures, _ = compile_step(experiment, options.topology, options.effort)
+    row = {"system": system} | {name: figures[name] for name in KEPT} | {
+        "steps": experiment.train.steps,
+        "settings": settings_of(to_dict(single)),
+        "versions": versions("jax", "libtpu"),
+    }  # fmt: skip
     if "unavailable" in figures:
         return row | {"unavailable": figures["unavailable"]}
-    used = used_bytes(figures)
-    return row | {"used_bytes": used, "free_bytes": int(chip_of(figures).available - used), "least_ms": round(estimate_step(figures).least_ms, 2)}
+    least = round(estimate_step(figures).least_ms, 2)
+    return row | {"used_bytes": used_bytes(figures), "free_bytes": free_bytes(figures), "least_ms": least}
 
 
-def _at_full_size(system):
-    return experiment_of(systems()[system], SCALES["paper"])
+def _at_full_size(system: str) -> Experiment:
+    return experiment_of(all_systems()[system], SCALES["paper"])
 
 
-def _rows(path):
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
     try:
         return {row["system"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     except (ValueError, KeyError, TypeError) as error:
@@ -72,34 +80,41 @@ def _rows(path):
 
 
 def run(options: Options, console: Console) -> int:
-    """Compiles what there is no row of; returns how many programs were refused."""
+    """Compiles the systems without a row; returns how many programs were refused."""
     check(options, effort=-1)
-    if unknown := set(options.systems) - systems().keys():
-        raise InputError(f"--systems has {', '.join(sorted(unknown))}; choose from {', '.join(systems())}")
-    refused, wanted = 0, options.systems or tuple(systems())
-    for number, name in enumerate(wanted, start=1):
-        there = _rows(options.out).get(name)
-        if there and (there["topology"], there["settings"]) == (options.topology, settings_of(to_dict(_at_full_size(name)))):
+    systems = all_systems()
+    if unknown := set(options.systems) - systems.keys():
+        raise InputError(f"--systems has {', '.join(sorted(unknown))}; choose from {', '.join(systems)}")
+    refused, names = 0, options.systems or tuple(systems)
+    for number, name in enumerate(names, start=1):
+        old, settings = _rows(options.out).get(name), settings_of(to_dict(_at_full_size(name)))
+        if old and (old["topology"], old["settings"]) == (options.topology, settings):
             continue
         row = cost(name, options)
-        jax.clear_caches()  # each program would keep some hundred MiB, or more than 1 GiB
+        jax.clear_caches()  # each program would keep hundreds of MiB
         rows = _rows(options.out) | {name: row}  # read again: another process may have added some
-        write_json(options.out, {"rows": [rows[system] for system in systems() if system in rows]})
+        write_json(options.out, {"rows": [rows[system] for system in systems if system in rows]})
         refused += "unavailable" in row
-        said = row.get("unavailable") or f"{row['used_bytes'] / GIB:.2f} GiB of a chip, {row['free_bytes'] / GIB:.2f} free; at least {row['least_ms']:.1f} ms a step"
-        console.print(f"{number} of {len(wanted)}: {name}: {said}", highlight=False, soft_wrap=True)
+        text = row.get("unavailable") or _describe(row)
+        console.print(f"{number} of {len(names)}: {name}: {text}", highlight=False, soft_wrap=True)
     return refused
 
 
+def _describe(row: dict[str, Any]) -> str:
+    used, free = row["used_bytes"] / GIB, row["free_bytes"] / GIB
+    return f"{used:.2f} GiB per chip, {free:.2f} free; at least {row['least_ms']:.1f} ms per step"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The program; returns the exit status."""
+    """Compiles; returns the exit status, 1 if a program was refused."""
+    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
     try:
-        return 1 if run(tyro.cli(Options, prog=PROGRAM, args=arguments, description=__doc__.partition("\n")[2].strip()), Console()) else 0
+        return FAILED if run(options, Console()) else OK
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return exit_status(error)
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a machine that sees the program for the first time
+    jax.config.update("jax_enable_compilation_cache", False)  # so that compile times are measured
     sys.exit(main())

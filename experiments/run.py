@@ -1,12 +1,9 @@
-"""python -m experiments.run TABLE [--scale SCALE] [--rows ...] [--seeds N]: the rows of a table of the paper, trained and scored.
+"""python -m experiments.run TABLE [--scale SCALE] [--rows ...] [--seeds N]: trains and scores the rows of a
+table.
 
-A row whose result is in experiments/results/tables already, with the same settings, is skipped; what was cut short goes on where it was.
-`python -m experiments.report` makes a page of what there is.
+A row whose result file exists, with the same settings, is skipped; an interrupted run is resumed.
+`python -m experiments.report` renders the results.
 """
-
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
 
 import gc
 import json
@@ -14,17 +11,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import tyro
 from rich.console import Console
 
-from experiments.export_result import result
-from experiments.page import agreement, results_of
-from experiments.results_io import FOLDER, result_file, same_settings
-from experiments.rows import TABLES, System
+from experiments._results import TABLES_FOLDER, load_rows, result_file, same_settings
+from experiments._tables_page import agreement, shown_scales
+from experiments.export_result import result_of
+from experiments.rows import TABLES
 from experiments.scales import SCALES, experiment_of, fit_to_devices
+from experiments.systems import RECIPE, System
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
@@ -41,116 +39,142 @@ class Options:
     """Train and score the rows of a table of the paper."""
 
     table: Annotated[Literal[tuple(TABLES)], tyro.conf.Positional]
+    """Table of the paper."""
     scale: Literal[tuple(SCALES)] = "shapes"
-    """paper: as in the paper, for accelerators; the others are small enough for two CPU cores, and shapes and shapes-long need no data."""
+    """Scale: paper is for accelerators, the others for two CPU cores; shapes and shapes-long need no data."""
     rows: tuple[str, ...] = ()
-    """Names of rows, as in the paper; by default all that can be run."""
+    """Names of rows, as in the paper; by default all that can be trained."""
     seeds: int = 1
-    """Runs of each row: of seeds 0, 1, ..."""
+    """Runs per row, with seeds 0, 1, ..."""
     directory: Path = Path("runs/tables")
-    """Where the runs are kept, in a folder for the scale."""
-    results: Path = FOLDER
-    """Where their results are written."""
+    """Folder of the runs, which are kept in a subfolder named by the scale."""
+    results: Path = TABLES_FOLDER
+    """Folder of the result files."""
     plan: bool = False
-    """Only say what there is and what would be run."""
+    """Only list which results exist and which runs would be started."""
 
 
 class Job(NamedTuple):
     """A run of a system."""
 
-    row: str  # that it is for
+    row: str
+    """Row that it is for."""
     system: System
     seed: int
-    experiment: Experiment  # as one device would train it
+    experiment: Experiment
+    """Experiment for a single device."""
     directory: Path
-    file: Path  # of its result
+    file: Path
+    """Result file."""
 
     @property
     def is_done(self) -> bool:
+        """Whether a result with the same settings exists."""
         return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
 
 
-def jobs(options: Options) -> list[Job]:
-    """A run for each row and seed, all rows of a seed before those of the next. InputError for rows that there are not, or that cannot be run."""
+def requested_jobs(options: Options) -> list[Job]:
+    """Returns a job for each row and seed, seed by seed; InputError for rows that cannot be trained."""
     table, systems = TABLES[options.table], TABLES[options.table].systems()
     rows = {row.name: row for row in table.rows}
     for name in options.rows:
         if name not in systems:
-            why = f"is only reported ({rows[name].note})" if name in rows else "does not exist"
-            raise InputError(f"row {name!r} of {table.key} {why}; choose from {', '.join(map(repr, systems))}")
+            reason = f"is quoted from the paper ({rows[name].note})" if name in rows else "does not exist"
+            choices = ", ".join(map(repr, systems))
+            raise InputError(f"row {name!r} of {table.key} {reason}; choose from {choices}")
     if options.seeds < 1:
         raise InputError(f"--seeds is {options.seeds}, but must be 1 or more")
-    return [_job(options, row, systems[row], seed) for seed in range(options.seeds) for row in options.rows or systems]
+    seeds, names = range(options.seeds), options.rows or systems
+    return [_job(options, row, systems[row], seed) for seed in seeds for row in names]
 
 
-def _job(options, row, system, seed):
+def _job(options: Options, row: str, system: System, seed: int) -> Job:
     folder = options.directory / options.scale
-    runs = {other.name: str(folder / f"{other.name}_{seed}") for other in system.needs()}
+    runs = {other.name: str(folder / f"{other.name}_{seed}") for other in system.prerequisites()}
     experiment = experiment_of(system, SCALES[options.scale], seed, runs)
-    return Job(row, system, seed, experiment, folder / f"{system.name}_{seed}", result_file(options.scale, system.name, seed, options.results))
+    file = result_file(options.scale, system.name, seed, options.results)
+    return Job(row, system, seed, experiment, folder / f"{system.name}_{seed}", file)
 
 
-def to_do(options: Options, wanted: list[Job]) -> list[Job]:
-    """Those of the wanted runs that have no result yet, each after the runs that it needs."""
+def pending_jobs(options: Options, requested: list[Job]) -> list[Job]:
+    """Returns the requested jobs without a result, each after its prerequisites."""
     found: dict[Path, Job] = {}
-    for job in wanted:
+    for job in requested:
         if not job.is_done:
-            for system in job.system.needs():
-                needed = _job(options, job.row, system, job.seed)
-                found.setdefault(needed.directory, needed)
+            for system in job.system.prerequisites():
+                prerequisite = _job(options, job.row, system, job.seed)
+                found.setdefault(prerequisite.directory, prerequisite)
             found.setdefault(job.directory, job)
     return list(found.values())
 
 
 def run(options: Options, console: Console) -> list[str]:
-    """Runs what there is to do; returns a sentence for each run that failed."""
-    wanted = jobs(options)
-    todo, failures, failed = to_do(options, wanted), [], set()
-    for job in wanted:
-        console.print(f"{options.table}, {job.row}, seed {job.seed}: {'is in ' + str(job.file) if job.is_done else 'to be run'}", highlight=False, soft_wrap=True)
-    for number, job in enumerate([] if options.plan else todo, start=1):
-        console.rule(f"{number} of {len(todo)}: {job.system.name}, seed {job.seed}, for {options.table}, {job.row}")
+    """Runs the pending jobs; returns a message for each that failed."""
+    requested = requested_jobs(options)
+    pending, failures, failed = pending_jobs(options, requested), [], set()
+    for job in requested:
+        state = f"result in {job.file}" if job.is_done else "to be run"
+        text = f"{options.table}, {job.row}, seed {job.seed}: {state}"
+        console.print(text, highlight=False, soft_wrap=True)
+    for number, job in enumerate([] if options.plan else pending, start=1):
+        console.rule(f"{number} of {len(pending)}: {job.system.name}, seed {job.seed}, for {job.row}")
         try:
-            if missing := [other.name for other in job.system.needs() if (other.name, job.seed) in failed]:
-                raise TrainingError(f"it needs {missing[0]}, which failed")
-            begun, anew = time.monotonic(), not job.directory.exists()
+            for other in job.system.prerequisites():
+                if (other.name, job.seed) in failed:
+                    raise TrainingError(f"{other.name}, which must be trained before, failed")
+            start, is_new = time.monotonic(), not job.directory.exists()
             train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
-        except TrainingError as error:  # the rows that do not need it go on
+        except TrainingError as error:  # rows that do not need this run continue
             failed.add((job.system.name, job.seed))
             failures.append(f"{job.system.name}, seed {job.seed}: {error}")
             console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
             continue
-        if distributed.is_primary() and not job.is_done:  # what only had to be there for another run keeps its result
-            command = f"{PROGRAM} {options.table} --scale {options.scale}" + (f" --seeds {options.seeds}" if options.seeds > 1 else "")
-            about = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": job.system.recipe}
-            if anew:  # with compiling and scoring
-                about["seconds"] = round(time.monotonic() - begun)
-            content = about | result(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)}
-            for experiment in (content["config"], content["experiment_of_one_device"]):  # where a machine keeps its runs is of no use elsewhere
-                experiment["train"]["init_from"] = Path(experiment["train"]["init_from"]).name
-                experiment["model"]["rpn"]["proposals_from"] = Path(experiment["model"]["rpn"]["proposals_from"]).name
-            write_json(job.file, content)
-        jax.clear_caches()  # nothing of one row is of use to the next
+        if distributed.is_primary() and not job.is_done:  # a mere prerequisite keeps the result it has
+            seconds = round(time.monotonic() - start) if is_new else None
+            write_json(job.file, result_of_job(options, job, seconds))
+        jax.clear_caches()  # other rows have other programs
         gc.collect()
     return failures
 
 
-def say(options: Options, console: Console) -> None:
-    """What the results say by now, and how a page of them is made."""
-    if found := results_of(TABLES[options.table], SCALES[options.scale], options.results):
-        where = "" if options.results == FOLDER else f" --results {options.results}"
-        console.print(f"{options.table}: {agreement(TABLES[options.table], found)}", highlight=False, soft_wrap=True)
-        console.print(f"python -m experiments.report{where} makes a page of them.", highlight=False, soft_wrap=True)
+def result_of_job(options: Options, job: Job, seconds: int | None) -> dict[str, Any]:
+    """Returns the content of a job's result file.
+
+    Args:
+        options: of this program.
+        job: a finished one.
+        seconds: its time with compilation and evaluation; None for a resumed run.
+    """
+    seeds = f" --seeds {options.seeds}" if options.seeds > 1 else ""
+    command = f"{PROGRAM} {options.table} --scale {options.scale}{seeds}"
+    content = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": RECIPE}
+    content |= {} if seconds is None else {"seconds": seconds}
+    content |= result_of(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)}
+    for experiment in (content["config"], content["experiment_of_one_device"]):
+        train, rpn = experiment["train"], experiment["model"]["rpn"]
+        train["init_from"] = Path(train["init_from"]).name  # the folder is of no use elsewhere
+        rpn["proposals_from"] = Path(rpn["proposals_from"]).name
+    return content
+
+
+def summarise(options: Options, console: Console) -> None:
+    """Prints how the results so far compare with the paper, and how to render them."""
+    table, scale = TABLES[options.table], SCALES[options.scale]
+    folder = "" if options.results == TABLES_FOLDER else f" --results {options.results}"
+    if scale in shown_scales(table, options.results):
+        text = agreement(table, load_rows(table, scale.name, options.results))
+        console.print(f"{options.table}: {text}.", highlight=False, soft_wrap=True)
+        console.print(f"Render them: python -m experiments.report{folder}", highlight=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program; returns the exit status."""
+    """Runs the rows; returns the exit status."""
     options, console = tyro.cli(Options, prog=PROGRAM, args=arguments), Console()
     try:
         distributed.initialize()
         console = console if distributed.is_primary() else Console(quiet=True)
         failures = run(options, console)
-        say(options, console)
+        summarise(options, console)
     except (InputError, Interrupted) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return exit_status(error)

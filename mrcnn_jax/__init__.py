@@ -1,32 +1,72 @@
-"""Mask R-CNN in JAX and Flax: boxes, classes and masks of objects, from a laptop to a TPU pod.
+"""Mask R-CNN in JAX and Flax: boxes, classes, masks and keypoints of objects, from a laptop to a TPU pod.
 
-``load(directory)`` gives a detector, ``detector(image)`` its detections; ``import_weights`` and ``export_weights`` exchange weights with other
-libraries; ``mrcnn_jax.ops`` holds the operations.
+Names are imported on first use, so that importing the package takes milliseconds.
+
+- ``prepare(folder)`` converts images and annotations into a data set to train on.
+- ``train(experiment, directory)`` trains an ``Experiment``; ``presets`` has named ones, ``config`` their parts.
+- ``load(directory)`` returns a detector; ``detector(image)`` returns ``Detections``.
+- ``evaluate(directory)`` computes the COCO metrics; ``predict_files(directory, images, out)`` draws detections.
+- ``import_weights`` and ``export_weights`` exchange weights with torchvision, Detectron2 and Detectron.
+- ``ops`` and ``models`` hold the operations (pure functions of arrays) and the networks (Flax Linen).
+
+An experiment is a frozen dataclass, to be changed with ``dataclasses.replace``:
+
+>>> import mrcnn_jax
+>>> from dataclasses import replace
+>>> demo = mrcnn_jax.presets.get("demo")
+>>> short = replace(demo, train=replace(demo.train, steps=20, decay_steps=()))
+>>> short.train.steps, short.model.backbone.name
+(20, 'resnet18')
+
+Operations accept NumPy and JAX arrays; boxes are (x1, y1, x2, y2) in pixels:
+
+>>> import numpy as np
+>>> boxes = np.float32([[0, 0, 4, 4], [0, 0, 4, 2], [8, 8, 9, 9]])
+>>> mrcnn_jax.ops.iou(boxes, boxes)[0].tolist()
+[1.0, 0.5, 0.0]
+>>> mrcnn_jax.ops.roi_align(np.ones((8, 8, 1), np.float32), boxes[:1] * 2, output_size=2)[0, :, :, 0].tolist()
+[[1.0, 1.0], [1.0, 1.0]]
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-__all__ = ["export_weights", "import_weights", "load", "ops"]
+from mrcnn_jax.runtime import set_xla_flags as _set_xla_flags
 
 if TYPE_CHECKING:
-    from mrcnn_jax import ops
+    from mrcnn_jax import config, models, ops, presets
+    from mrcnn_jax.config import Experiment
+    from mrcnn_jax.data.prepare import prepare
     from mrcnn_jax.inference.detector import load
+    from mrcnn_jax.inference.evaluate import evaluate
+    from mrcnn_jax.inference.predict import predict_files
+    from mrcnn_jax.structures import Detections
+    from mrcnn_jax.training.loop import train
     from mrcnn_jax.weights import export_weights, import_weights
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Detections": "structures", "Experiment": "config", "evaluate": "inference.evaluate",
+    "export_weights": "weights", "import_weights": "weights", "load": "inference.detector",
+    "predict_files": "inference.predict", "prepare": "data.prepare", "train": "training.loop",
+}  # fmt: skip
+_SUBPACKAGES = ("config", "models", "ops", "presets")
+__all__ = [
+    "Detections", "Experiment", "config", "evaluate", "export_weights", "import_weights", "load", "models",
+    "ops", "predict_files", "prepare", "presets", "train",
+]  # fmt: skip
+
+_set_xla_flags()  # before a device is used
 
 
 def __getattr__(name: str):
-    # on first use: a bare accelerator machine may lack what a detector needs, and the command line's --help should not wait for jax
-    if name == "ops":
-        import importlib
+    if name in _SUBPACKAGES:
+        return _import_module(f"{__name__}.{name}")
+    if name in _MODULES:
+        return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-        return importlib.import_module("mrcnn_jax.ops")
-    if name in ("export_weights", "import_weights"):
-        from mrcnn_jax import weights
 
-        return getattr(weights, name)
-    if name == "load":
-        from mrcnn_jax.inference.detector import load
-
-        return load
-    raise AttributeError(f"module 'mrcnn_jax' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

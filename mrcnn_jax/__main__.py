@@ -1,5 +1,6 @@
-"""python -m mrcnn_jax"""
+"""Runs the command line: ``python -m mrcnn_jax``."""
 
 from mrcnn_jax.cli.main import console
 
-console()
+if __name__ == "__main__":
+    console()

@@ -1,8 +1,10 @@
-"""Several processes as one run: how they find each other, and what they tell each other."""
+"""Several processes as one run: joining them, waiting for each other, exchanging small values."""
 
 import glob
-import json
 import os
+import pickle
+import zlib
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -11,69 +13,83 @@ from jax.experimental import multihost_utils
 
 from mrcnn_jax.errors import InputError, Interrupted
 
+DEVICE_AXIS = "devices"
+"""Name of the mapped axis over all devices of all processes."""
 
-def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the processes of a run; call it before anything is computed.
+
+def initialize(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins the processes of a run; must precede the first computation.
 
     Args:
-        coordinator: HOST:PORT of process 0, on a port that is free there; None recognises Slurm's srun, Open MPI's mpirun and TPU pods by themselves, and otherwise
-            leaves this process alone; "none" always does.
-        processes: how many there are.
-        process: which one this is, from 0.
+        coordinator: HOST:PORT of process 0, a free port there. None recognises Slurm (srun), Open MPI
+            (mpirun) and TPU pods, and does nothing elsewhere; "none" never joins anything.
+        processes: number of processes.
+        process: index of this process, from 0.
 
     Raises:
-        InputError: the three do not go together.
-        StartAgain: the others are not there.
+        InputError: the arguments are incomplete or out of range.
+        Interrupted: the other processes cannot be reached.
     """
-    if coordinator == "none" or (coordinator is None and (processes, process) == (None, None) and not _one_of_many()):
+    by_hand = (processes, process) != (None, None)
+    if coordinator == "none" or (coordinator is None and not by_hand and not _launched_as_one_of_many()):
         return
-    if coordinator is None and (processes, process) != (None, None) or coordinator is not None and None in (processes, process):
-        raise InputError("--coordinator HOST:PORT, --processes N and --process I belong together: give all three, or none where Slurm, Open MPI or a TPU pod says")
+    if (coordinator is None and by_hand) or (coordinator is not None and None in (processes, process)):
+        raise InputError(
+            "--coordinator HOST:PORT, --processes N and --process I must be given together, or not at all "
+            "under Slurm, Open MPI and on TPU pods"
+        )
     if coordinator is not None and not (":" in coordinator and processes > 0 and 0 <= process < processes):
-        raise InputError(f"--coordinator must be HOST:PORT, and --process from 0 to --processes - 1, not {coordinator}, {process} and {processes}")
+        raise InputError(
+            "--coordinator must be HOST:PORT, and --process from 0 to --processes - 1, "
+            f"not {coordinator}, {process} and {processes}"
+        )
     try:
         jax.distributed.initialize(coordinator, processes, process)
-        barrier()  # connects the devices now, while no process keeps another waiting with compiling
+        barrier()  # connects the devices now, before some processes compile longer than others wait
     except (RuntimeError, ValueError) as error:
-        raise Interrupted(f"the processes of the run cannot find each other: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise Interrupted(f"the processes of the run cannot reach each other: {reason}") from error
 
 
-def _one_of_many() -> bool:
-    """Whether a launcher has started this process as one of several, or it runs on a TPU, which may be part of a pod."""
+def _launched_as_one_of_many() -> bool:
+    """Returns whether a launcher started several processes, or a TPU is here that may be part of a pod."""
     tasks = max(int(os.environ.get(name) or 1) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-    on_tpu = (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")) and "TPU_SKIP_MDS_QUERY" not in os.environ
-    return tasks > 1 or bool(on_tpu and _has_libtpu() and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu"))
+    has_tpu = bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")) and _has_libtpu()
+    uses_tpu = os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    return tasks > 1 or (has_tpu and uses_tpu and "TPU_SKIP_MDS_QUERY" not in os.environ)
 
 
 def _has_libtpu():
-    from importlib.util import find_spec
-
     return find_spec("libtpu") is not None
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes logs, metrics and pictures."""
+    """Returns whether this process writes logs, metrics and pictures."""
     return jax.process_index() == 0
 
 
 def spans_processes(leaf: Any) -> bool:
-    """Whether an array lies on devices of other processes too."""
+    """Returns whether an array also lies on devices of other processes."""
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def barrier() -> None:
-    """Returns when all processes have come this far."""
+    """Blocks until all processes have called this."""
     if jax.process_count() > 1:
-        jax.pmap(lambda x: jax.lax.psum(x, "all"), axis_name="all")(np.ones(jax.local_device_count())).block_until_ready()
+        ones = np.ones(jax.local_device_count())
+        jax.pmap(lambda x: jax.lax.psum(x, "all"), axis_name="all")(ones).block_until_ready()
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """What each process has, in all of them, in their order; anything that JSON holds."""
+    """Returns the values of all processes, in their order; a value is anything that pickle holds."""
     if jax.process_count() == 1:
         return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array([text.size]), tiled=True)
+    encoded = np.frombuffer(zlib.compress(pickle.dumps(value), level=1), np.uint8)  # masks are mostly zeros
+    sizes = multihost_utils.process_allgather(np.array([encoded.size]), tiled=True)
     padded = np.zeros(sizes.max(), np.uint8)
-    padded[: text.size] = text
-    texts = multihost_utils.process_allgather(padded[None], tiled=True)
-    return [json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes, strict=True)]
+    padded[: encoded.size] = encoded
+    everyone = multihost_utils.process_allgather(padded[None], tiled=True)
+    texts = (zlib.decompress(row[:size].tobytes()) for row, size in zip(everyone, sizes, strict=True))
+    return [pickle.loads(text) for text in texts]

@@ -1,4 +1,4 @@
-"""Errors with one-sentence messages that need no traceback. The command line maps them to exit statuses (``cli.exit_codes``)."""
+"""Errors with one-sentence messages that need no traceback; ``cli.exit_codes`` maps them to exit statuses."""
 
 
 class InputError(ValueError):
@@ -6,7 +6,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot continue, and would fail again if restarted. The message says why and what to change."""
+    """A run that would fail again if restarted. The message says why and what to change."""
 
 
 class Interrupted(RuntimeError):

@@ -1,35 +1,40 @@
-"""Process-wide settings of XLA: compiler flags, the compilation cache, and the platform that programs are traced for."""
+"""Process-wide settings of XLA: compiler flags, compilation cache, and the platform to trace for."""
 
+import gc
 import mmap
 import os
 import platform
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 # XLA's convolutions on CPU train 1.7 to 3 times as fast without this fusion; other platforms ignore the flag
-_CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type": ""}
+_FLAGS = MappingProxyType({"--xla_cpu_experimental_ynn_fusion_type": ""})
 DEFAULT_COMPILATION_CACHE = "~/.cache/mrcnn_jax"
 
 
-def set_xla_flags() -> None:
-    """Adds this project's flags to XLA_FLAGS, leaving those that are set; must precede the first use of a device.
+def set_xla_flags(flags: Mapping[str, str] = _FLAGS) -> None:
+    """Adds flags to XLA_FLAGS, keeping those that are set; must precede the first use of a device.
 
-    A flag that the installed jaxlib does not know would end the process, so it is left out.
+    XLA ends the process for an unknown flag, so flags that the installed jaxlib lacks are left out.
     """
     given = os.environ.get("XLA_FLAGS", "")
-    added = [f"{name}={value}" for name, value in _CPU_FLAGS.items() if name not in given and _is_known(name)]
+    names = {word.partition("=")[0] for word in given.split()}
+    added = [f"{name}={value}" for name, value in flags.items() if name not in names and _is_known(name)]
     if added:
         os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
 def _is_known(flag: str) -> bool:
-    """Whether jaxlib's binary contains a flag's name; found in a few hundredths of a second."""
+    """Returns whether a library of jaxlib contains the name of a flag; takes hundredths of a second."""
     spec = find_spec("jaxlib")
-    libraries = [path for folder in (spec.submodule_search_locations if spec else ()) for path in Path(folder).glob("*.so*")]
+    folders = spec.submodule_search_locations if spec else ()
+    libraries = [path for folder in folders for path in Path(folder).glob("*.so*")]
     for library in sorted(libraries, key=lambda path: -path.stat().st_size):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content.find(flag.removeprefix("--").encode()) >= 0:
@@ -37,32 +42,48 @@ def _is_known(flag: str) -> bool:
     return False
 
 
-def enable_compilation_cache(directory: str = DEFAULT_COMPILATION_CACHE) -> None:
-    """Keeps compiled programs in a directory for later processes, unless a cache is configured already (JAX_COMPILATION_CACHE_DIR).
+def enable_compilation_cache(directory: str = DEFAULT_COMPILATION_CACHE) -> Any:
+    """Keeps compiled programs for later processes, unless JAX_COMPILATION_CACHE_DIR configures a cache.
 
     Args:
         directory: local path or bucket, such as gs://bucket/compiled; "" enables nothing.
+
+    Returns:
+        The directory for this kind of machine, or None if nothing was enabled.
     """
     import jax
     from etils import epath
 
     if not directory or jax.config.jax_compilation_cache_dir:
-        return
-    place = epath.Path(directory).expanduser() / jax.default_backend()
-    if jax.default_backend() == "cpu":  # such programs are compiled for the instructions of one kind of processor
+        return None
+    path = epath.Path(directory).expanduser() / jax.default_backend()
+    if jax.default_backend() == "cpu":  # programs are compiled for the instructions of one kind of processor
         cpu = Path("/proc/cpuinfo")
         lines = cpu.read_text().splitlines() if cpu.exists() else []
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        place /= f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
-    jax.config.update("jax_compilation_cache_dir", str(place))
+        path /= f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up in a start
+    return path
+
+
+@contextmanager
+def fewer_collections() -> Iterator[None]:
+    """Makes Python collect garbage rarely inside: tracing makes millions of objects that stay alive."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
 def compiling_for(target: str) -> Iterator[None]:
-    """Programs traced inside are for a platform that may not be this process's own.
+    """Makes programs that are traced inside be for a platform, which may not be this process's own.
 
-    Ahead-of-time compilers and exporters need it: implementations are chosen when a program is traced. Programs traced outside are
-    not reused, as the platform is part of jit's cache key.
+    Ahead-of-time compilers and exporters need it, as implementations are chosen when a program is traced. The
+    platform is part of jit's cache key: programs traced outside are not reused.
 
     Args:
         target: "cpu", "gpu" or "tpu".

@@ -21,35 +21,57 @@ Boxes are float32 (x1, y1, x2, y2) in pixels of the resized image, in continuous
 its centre is i + 0.5 and the width of a box is x2 - x1. Classes inside the model are 0..K-1.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import numpy as np
 
 from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
 
 
 @flax.struct.dataclass
-class Batch:
-    """What the device sees of B images: fixed shapes, whatever the images hold."""
+class Example:
+    """One image and its objects as the model trains on them, in fixed shapes; ``Batch`` has the same fields for B images."""
 
-    # RGB, 0 to 255, resized, zero-padded at the right and at the bottom; float32 where resizing does not round to whole levels
+    images: UInt8[Array, "H W 3"] | Float[Array, "H W 3"]
+    sizes: Int[Array, "2"]
+    boxes: Float[Array, "G 4"]
+    classes: Int[Array, "G"]
+    valid: Bool[Array, "G"]
+    crowd: Bool[Array, "G"]
+    masks: UInt8[Array, "G M M"]
+    keypoints: Float[Array, "G J 3"]
+
+
+@flax.struct.dataclass
+class Batch:
+    """B training images and their objects, in fixed shapes however many objects there are."""
+
+    # RGB, 0 to 255, resized, zero-padded at the right and at the bottom; float32 where resizing does not round
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
     sizes: Int[Array, "B 2"]  # height and width before padding
     boxes: Float[Array, "B G 4"]
     classes: Int[Array, "B G"]
-    valid: Bool[Array, "B G"]  # which object slots are real
+    valid: Bool[Array, "B G"]  # object slots that hold an object
     crowd: Bool[Array, "B G"]  # regions of many objects: neither positive nor negative examples
     masks: UInt8[Array, "B G M M"]  # 0 or 1, each cropped to its own box
     keypoints: Float[Array, "B G J 3"]  # x, y, visibility (0 unlabelled, 1 hidden, 2 visible); J may be 0
 
+    @property
+    def examples(self) -> Example:
+        """The same arrays as an ``Example`` with a leading axis, to be mapped over with ``jax.vmap``."""
+        return Example(**vars(self))
+
 
 class BatchInfo(NamedTuple):
-    """What the host keeps of a batch: where each image came from."""
+    """Origin of the images of a batch; it stays on the host."""
 
-    image_ids: Int[np.ndarray, "B"]  # the data set's own ids
+    image_ids: Int[np.ndarray, "B"]  # ids of the data set
     original_sizes: Int[np.ndarray, "B 2"]  # height and width before resizing
-    real: Bool[np.ndarray, "B"]  # False for images that only fill up the last batch of an evaluation
+    valid: Bool[np.ndarray, "B"]  # False for the padding of an evaluation's last batch
 
 
 @flax.struct.dataclass
@@ -63,34 +85,107 @@ class Proposals:
 
 @flax.struct.dataclass
 class Predictions:
-    """What the model says of a batch, still on the device and in pixels of the resized image, best first."""
+    """Output of the model for a batch, in pixels of the resized image, best first."""
 
     boxes: Float[Array, "B D 4"]
     scores: Float[Array, "B D"]
     classes: Int[Array, "B D"]
     valid: Bool[Array, "B D"]
-    masks: Float[Array, "B D M M"] | None = None  # probability of the predicted class's mask inside the box; None without a mask branch
-    keypoints: Float[Array, "B D J m m"] | None = None  # logits over the positions of the box, for each keypoint; None without that branch
+    # probability of the predicted class's mask inside the box; None without a mask branch
+    masks: Float[Array, "B D M M"] | None = None
+    # logits over positions inside the box, per keypoint; None without a keypoint branch
+    keypoints: Float[Array, "B D J m m"] | None = None
+
+    def image(self, index: int) -> "Predictions":
+        """Returns the predictions of one image, without the batch axis."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-class Detections(NamedTuple):
-    """What a user gets for one image, in pixels of the image as given, best first."""
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes from training step to step; equal on all devices."""
+
+    step: Int[Array, ""]
+    params: Any
+    model_state: Any  # collections "frozen" or "batch_stats", by the kind of normalisation
+    opt_state: Any
+    failures: Int[Array, ""]  # steps skipped so far (train.max_loss)
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """One detected object, in pixels of the image as given."""
+
+    box: Float[np.ndarray, "4"]
+    score: float
+    class_id: int
+    class_name: str | None = None  # None if the detections carry no names
+    mask: Bool[np.ndarray, "H W"] | None = None
+    keypoints: Float[np.ndarray, "J 3"] | None = None
+
+    def __repr__(self) -> str:
+        name = f"class {self.class_id}" if self.class_name is None else self.class_name
+        return f"Detection({name} {self.score:.2f} at {', '.join(f'{side:.1f}' for side in self.box)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detected objects of one image, in pixels of the image as given, best first.
+
+    ``len`` is the number of objects. Iterating and indexing with an integer give a ``Detection``; a slice, an
+    array of indices or a boolean mask, such as ``detections[detections.scores > 0.5]``, gives ``Detections``.
+
+    Raises:
+        ValueError: the arrays hold different numbers of objects.
+    """
 
     boxes: Float[np.ndarray, "D 4"]
     scores: Float[np.ndarray, "D"]
-    class_ids: Int[np.ndarray, "D"]  # 0..K-1; the names and the data set's own ids stand in DatasetInfo
+    class_ids: Int[np.ndarray, "D"]  # 0..K-1; the data set's own ids are in DatasetInfo
     masks: Bool[np.ndarray, "D H W"] | None = None  # None from a model without a mask branch
-    keypoints: Float[np.ndarray, "D J 3"] | None = None  # x, y, score; 0 for classes that have none; None without a keypoint branch
+    # x, y, score; zeros for classes without keypoints; None from a model without a keypoint branch
+    keypoints: Float[np.ndarray, "D J 3"] | None = None
+    class_names: tuple[str, ...] = ()  # name of each class id, if known
+
+    def __post_init__(self):
+        lengths = {name: len(array) for name, array in self._arrays().items() if array is not None}
+        if len(set(lengths.values())) > 1:
+            given = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"all arrays of Detections must hold the same number of objects, not {given}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index):
+        chosen = {name: None if array is None else array[index] for name, array in self._arrays().items()}
+        if np.ndim(chosen["scores"]):
+            return Detections(**chosen, class_names=self.class_names)
+        class_id = int(chosen["class_ids"])
+        return Detection(
+            box=chosen["boxes"], score=float(chosen["scores"]), class_id=class_id,
+            class_name=self.class_names[class_id] if self.class_names else None,
+            mask=chosen["masks"], keypoints=chosen["keypoints"],
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = [f"\n  {detection!r}" for detection in self[:10]] + ["\n  ..."] * (len(self) > 10)
+        return f"Detections({len(self)} objects{''.join(shown)})"
+
+    def _arrays(self) -> dict[str, np.ndarray | None]:
+        return {name: getattr(self, name) for name in ("boxes", "scores", "class_ids", "masks", "keypoints")}
 
 
 class DatasetInfo(NamedTuple):
-    """What the classes and keypoints of a data set are called. Position i is class (or keypoint) i of the model."""
+    """Names and ids of a data set's classes and keypoints; position i is class (or keypoint) i of the model."""
 
     name: str
     category_ids: tuple[int, ...]  # the data set's own ids, gaps allowed
     category_names: tuple[str, ...]
     keypoint_names: tuple[str, ...] = ()
-    keypoint_flip: tuple[int, ...] = ()  # which keypoint takes each one's place in the mirrored image
+    keypoint_flip: tuple[int, ...] = ()  # index of each keypoint's counterpart in the mirrored image
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints to join in pictures, counted from 0
     keypoint_classes: tuple[int, ...] = ()  # classes whose objects have keypoints
     keypoint_sigmas: tuple[float, ...] = ()  # tolerance of each keypoint in the object keypoint similarity (OKS)

@@ -16,7 +16,8 @@ M     side of a mask (in a batch: of the mask cropped to its object's box)
 J     keypoints of an object
 ====  ===========================================================================
 
-Functions accept NumPy arrays wherever they accept JAX arrays. The tests check these types at every call (jaxtyping's import hook).
+Functions accept NumPy arrays wherever they accept JAX arrays. The tests check these types at every call
+(jaxtyping's import hook).
 """
 
 import jax

@@ -1,7 +1,7 @@
-"""Checkpoints: everything comes back, only what is complete is seen, and another model is refused."""
+"""Checkpoints: round trips, damage, agreement of processes, and write errors."""
 
 import shutil
-import zlib
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,44 +10,50 @@ import pytest
 import tiny
 
 from mrcnn_jax import checkpoint
-from mrcnn_jax.checkpoint import DAMAGED, Checkpoints, DamagedCheckpointError
+from mrcnn_jax.checkpoint import DAMAGED, CheckpointStore, DamagedCheckpointError
 from mrcnn_jax.data.shapes import INFO
 from mrcnn_jax.errors import InputError, TrainingError
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state
 
 
+@cache
 def state_of(model, seed: int = 0, **train):
-    """A state as after some steps, with momentum."""
+    """Returns a state as after some steps, with momentum."""
     optimizer = make_optimizer(tiny.experiment(model, **train).train, model, 8)
     state = create_state(tiny.variables(model, seed), optimizer)
     rng = np.random.default_rng(seed)
-    moments = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype) if leaf.ndim else leaf + 7, state.opt_state)
-    return state.replace(step=jnp.int32(7), opt_state=moments)
+
+    def moment(leaf):
+        return jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype) if leaf.ndim else leaf + 7
+
+    return state.replace(step=jnp.int32(7), opt_state=jax.tree.map(moment, state.opt_state))
 
 
 FROZEN, BATCH = tiny.model_config(norm="frozen", freeze_stages=2), tiny.model_config(norm="batch")
 
 
+def save(store, step):
+    """Saves the state of FROZEN whose seed is the step."""
+    store.save(step, state_of(FROZEN, seed=step), 8 * step, tiny.experiment(FROZEN), INFO)
+
+
 class Reopened:
-    """The checkpoints of a directory, opened anew for every use as by another process."""
+    """A store that is opened anew for every call, as by another process."""
 
     def __init__(self, directory):
         self.directory = directory
 
     def __getattr__(self, name):
         def call(*args):
-            checkpoints = Checkpoints(self.directory, keep=2)
-            result = getattr(checkpoints, name)(*args)
-            checkpoints.wait()
-            checkpoints.close()
-            return result
+            with CheckpointStore(self.directory, keep=2) as store:
+                return getattr(store, name)(*args)
 
         return call
 
     @property
     def steps(self):
-        return Checkpoints(self.directory).steps
+        return CheckpointStore(self.directory).steps
 
 
 @pytest.fixture
@@ -56,167 +62,175 @@ def checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("model, settings", [(FROZEN, {}), (BATCH, {}), (BATCH, {"optimizer": "adamw"})])
-def test_everything_comes_back_to_the_last_bit(checkpoints, model, settings):
+def test_restored_state_equals_the_saved_one_bit_for_bit(checkpoints, model, settings):
     state, experiment = state_of(model, **settings), tiny.experiment(model, **settings)
-    assert checkpoints.newest() is None
+    assert checkpoints.restore_latest() is None
     checkpoints.save(7, state, 56, experiment, INFO)
-    saved = checkpoints.newest()
+    saved = checkpoints.restore_latest()
     assert saved[:4] == (7, experiment, INFO, 56) and checkpoints.steps == [7]
-    restored = saved.state(jax.eval_shape(lambda: state))
+    restored = saved.restore_state(jax.eval_shape(lambda: state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     tiny.assert_same(restored, state)
-    assert [leaf.dtype for leaf in jax.tree.leaves(restored)] == [leaf.dtype for leaf in jax.tree.leaves(state)]
+    assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(lambda leaf: leaf.dtype, state)
 
 
-@pytest.mark.parametrize("model, collections", [(FROZEN, {"params", "frozen"}), (BATCH, {"params", "batch_stats"})])
-def test_inference_takes_the_variables_alone(checkpoints, model, collections):
+@pytest.mark.parametrize("model, collection", [(FROZEN, "frozen"), (BATCH, "batch_stats")])
+def test_variables_are_parameters_and_model_state(checkpoints, model, collection):
     state = state_of(model)
     checkpoints.save(7, state, 56, tiny.experiment(model), INFO)
-    variables = checkpoints.newest().variables
-    assert set(variables) == collections
+    variables = checkpoints.restore_latest().variables
+    assert set(variables) == {"params", collection}
     tiny.assert_same(variables, {"params": state.params, **state.model_state})
 
 
-def test_the_state_may_change_while_it_is_written(tmp_path):
+def test_save_copies_the_state(tmp_path):
     """On CPU a NumPy view of a donated buffer shows what the next step writes into it."""
     state = jax.tree.map(np.array, state_of(BATCH))
     expected = jax.tree.map(np.copy, state)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = CheckpointStore(tmp_path / "checkpoints")
     checkpoints.save(7, state, 56, tiny.experiment(BATCH), INFO)
     for leaf in jax.tree.leaves(state):
         leaf.fill(0)
     checkpoints.wait()
-    tiny.assert_same(checkpoints.read(7).state(state), expected)
+    tiny.assert_same(checkpoints.restore(7).restore_state(state), expected)
     checkpoints.close()
 
 
-def test_the_newest_are_kept(checkpoints, tmp_path):
+def test_store_keeps_the_newest_checkpoints(checkpoints, tmp_path):
     for step in (3, 6, 9):
-        checkpoints.save(step, state_of(FROZEN, seed=step), 8 * step, tiny.experiment(FROZEN), INFO)
+        save(checkpoints, step)
     assert checkpoints.steps == [6, 9]
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [6, 9]
-    tiny.assert_same(checkpoints.read(6).state(state_of(FROZEN)), state_of(FROZEN, seed=6))
+    tiny.assert_same(checkpoints.restore(6).restore_state(state_of(FROZEN)), state_of(FROZEN, seed=6))
 
 
-def test_what_is_not_complete_is_not_seen(checkpoints, tmp_path):
-    """What a process leaves behind that is killed while it writes: Orbax renames a checkpoint when it is complete."""
-    checkpoints.save(3, state_of(FROZEN), 24, tiny.experiment(FROZEN), INFO)
+def test_incomplete_checkpoint_is_ignored(checkpoints, tmp_path):
+    """A killed process leaves a temporary directory; Orbax renames a checkpoint when it is complete."""
+    save(checkpoints, 3)
     (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    assert checkpoints.newest().step == 3
-    checkpoints.save(6, state_of(FROZEN, seed=6), 48, tiny.experiment(FROZEN), INFO)
-    tiny.assert_same(checkpoints.read(6).state(state_of(FROZEN)), state_of(FROZEN, seed=6))
+    assert checkpoints.restore_latest().step == 3
+    save(checkpoints, 6)
+    tiny.assert_same(checkpoints.restore(6).restore_state(state_of(FROZEN)), state_of(FROZEN, seed=6))
 
 
-def test_another_model_is_refused_by_the_name_of_an_array(checkpoints):
+def test_restore_state_rejects_another_model(checkpoints):
     checkpoints.save(7, state_of(BATCH), 56, tiny.experiment(BATCH), INFO)
-    saved = checkpoints.newest()
-    with pytest.raises(InputError) as refusal:
-        saved.state(state_of(tiny.model_config(num_classes=5, norm="batch")))
-    message = str(refusal.value)
-    assert "is of another model: 12 arrays differ, the first is " in message  # three layers' kernels and biases, and their momentum
+    saved = checkpoints.restore_latest()
+    with pytest.raises(InputError) as error:
+        saved.restore_state(state_of(tiny.model_config(num_classes=5, norm="batch")))
+    message = str(error.value)
+    # kernels and biases of three layers, and their momentum
+    assert "is of another model: 12 arrays differ, the first is " in message
     assert "classes.bias, (4,) in the checkpoint and (6,) in the experiment" in message
     with pytest.raises(InputError, match=r"is of another model: .* absent in the experiment$"):
-        saved.state(state_of(FROZEN))
+        saved.restore_state(state_of(FROZEN))
 
 
 # ---- damage ----
 
-# reads that Orbax has not waited for when another failed
-of_orbax = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Orbax does not await its other reads when one of them fails
+ignore_unawaited_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def largest(directory):
-    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 def flip(directory):
-    """A bit in the middle of the largest file, which holds arrays."""
+    """Flips a bit in the middle of the largest file, which holds arrays."""
     file = largest(directory)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def cut(directory):
+def truncate(directory):
     file = largest(directory)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def lose(directory):
+def remove_largest(directory):
     largest(directory).unlink()
 
 
-def lose_about(directory):
+def remove_about(directory):
     shutil.rmtree(directory / "about")
 
 
-@of_orbax
-@pytest.mark.parametrize("damage", [flip, cut, lose, lose_about])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, tmp_path, damage):
+@ignore_unawaited_reads
+@pytest.mark.parametrize("damage", [flip, truncate, remove_largest, remove_about])
+def test_damaged_checkpoint_is_moved_and_the_previous_one_used(checkpoints, tmp_path, damage):
     for step in (3, 6):
-        checkpoints.save(step, state_of(FROZEN, seed=step), 8 * step, tiny.experiment(FROZEN), INFO)
+        save(checkpoints, step)
     damage(tmp_path / "checkpoints" / "6")
-    looking = Checkpoints(tmp_path / "checkpoints", read_only=True)
-    assert looking.newest().step == 3 and looking.steps == [3, 6]  # who only looks leaves it where it is
+    looking = CheckpointStore(tmp_path / "checkpoints", read_only=True)
+    assert looking.restore_latest().step == 3 and looking.steps == [3, 6]  # and nothing is moved
     looking.close()
     warnings = []
-    saved = checkpoints.newest(warnings.append)
-    tiny.assert_same(saved.state(state_of(FROZEN)), state_of(FROZEN, seed=3))
+    saved = checkpoints.restore_latest(warnings.append)
+    tiny.assert_same(saved.restore_state(state_of(FROZEN)), state_of(FROZEN, seed=3))
     (warning,) = warnings
-    assert str(tmp_path / "checkpoints" / "6") in warning and warning.endswith("; step 3 is used") and "\n" not in warning
+    assert str(tmp_path / "checkpoints" / "6") in warning
+    assert warning.endswith("; using step 3") and "\n" not in warning
     assert checkpoints.steps == [3] and (tmp_path / DAMAGED / "6").is_dir()
-    checkpoints.save(6, state_of(FROZEN, seed=6), 48, tiny.experiment(FROZEN), INFO)  # the run comes to this step once more
-    tiny.assert_same(checkpoints.newest().state(state_of(FROZEN)), state_of(FROZEN, seed=6))
+    save(checkpoints, 6)  # the resumed run reaches this step again
+    tiny.assert_same(checkpoints.restore_latest().restore_state(state_of(FROZEN)), state_of(FROZEN, seed=6))
 
 
-def test_a_bit_that_the_storage_does_not_miss_is_found_by_the_digests(checkpoints, monkeypatch):
-    """As if another array had come back, whatever Orbax checks itself."""
-    checkpoints.save(6, state_of(FROZEN), 48, tiny.experiment(FROZEN), INFO)
-    monkeypatch.setattr(checkpoint, "_digest", lambda leaf: zlib.crc32(leaf.tobytes()) ^ (leaf.shape == (7, 7, 3, 8)))
-    with pytest.raises(DamagedCheckpointError, match=r"6 is damaged: \d arrays are not what was saved, the first is .*stem"):
-        checkpoints.read(6)
+def test_digests_detect_what_the_storage_does_not(checkpoints, monkeypatch):
+    """Makes one array's digest differ, as if it had been read wrongly."""
+    save(checkpoints, 6)
+    digest = checkpoint._digest
+    monkeypatch.setattr(checkpoint, "_digest", lambda leaf: digest(leaf) ^ (leaf.shape == (7, 7, 3, 8)))
+    message = r"6 is damaged: \d arrays differ from what was saved, the first is .*stem"
+    with pytest.raises(DamagedCheckpointError, match=message):
+        checkpoints.restore(6)
 
 
-@of_orbax
+@ignore_unawaited_reads
 @pytest.mark.parametrize("mine, theirs", [(True, False), (False, True), (True, True)])
 def test_processes_agree_on_a_checkpoint_that_all_can_read(checkpoints, tmp_path, monkeypatch, mine, theirs):
-    """What one process cannot read (``mine``, or the other's, whose view is made up) is used by none, and set aside once."""
+    """A checkpoint that one process cannot read (this one, or another whose view is made up) is used by none."""
     for step in (3, 6):
-        checkpoints.save(step, state_of(FROZEN, seed=step), 8 * step, tiny.experiment(FROZEN), INFO)
+        save(checkpoints, step)
     if mine:
         flip(tmp_path / "checkpoints" / "6")
-    other = {"step": 3, "damaged": {"6": "checkpoint 6 is damaged over there"}} if theirs else {"step": 6, "damaged": {}}
-    monkeypatch.setattr(checkpoint.processes, "gather", lambda view: [view, other])
+    other = {"step": 6, "damaged": {}}
+    if theirs:
+        other = {"step": 3, "damaged": {"6": "checkpoint 6 is damaged over there"}}
+    monkeypatch.setattr(checkpoint.distributed, "all_gather_object", lambda view: [view, other])
     warnings = []
-    saved = checkpoints.newest(warnings.append)
-    tiny.assert_same(saved.state(state_of(FROZEN)), state_of(FROZEN, seed=3))
+    saved = checkpoints.restore_latest(warnings.append)
+    tiny.assert_same(saved.restore_state(state_of(FROZEN)), state_of(FROZEN, seed=3))
     assert len(warnings) == 1 and (tmp_path / DAMAGED / "6").is_dir() and checkpoints.steps == [3]
 
 
-@of_orbax
-def test_nothing_is_started_anew_over_a_run_whose_checkpoints_are_all_damaged(checkpoints, tmp_path):
-    checkpoints.save(3, state_of(FROZEN), 24, tiny.experiment(FROZEN), INFO)
-    cut(tmp_path / "checkpoints" / "3")
+@ignore_unawaited_reads
+def test_restore_latest_raises_if_all_checkpoints_are_damaged(checkpoints, tmp_path):
+    save(checkpoints, 3)
+    truncate(tmp_path / "checkpoints" / "3")
     with pytest.raises(InputError, match="no checkpoint in .* can be read; the newest: checkpoint .*3 "):
-        checkpoints.newest()
+        checkpoints.restore_latest()
     assert checkpoints.steps == [3]
 
 
-@of_orbax
-def test_a_checkpoint_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
+@ignore_unawaited_reads
+def test_write_error_is_one_sentence_and_keeps_earlier_checkpoints(tmp_path):
     resource = pytest.importorskip("resource")
-    written = Checkpoints(tmp_path / "checkpoints")
-    written.save(3, state_of(FROZEN), 24, tiny.experiment(FROZEN), INFO)
+    written = CheckpointStore(tmp_path / "checkpoints")
+    save(written, 3)
     written.wait()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond this, as on a disk that is full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # limits files, like a full disk
     try:
-        with pytest.raises(TrainingError, match=r"^a checkpoint cannot be written to .*checkpoints \(.*\): make room there") as failure:
-            written.save(6, state_of(FROZEN), 48, tiny.experiment(FROZEN), INFO)
+        message = r"^a checkpoint cannot be written to .*checkpoints \(.*\): free space or fix the cause"
+        with pytest.raises(TrainingError, match=message) as failure:
+            save(written, 6)
             written.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(failure.value)
     written.close()
-    again = Checkpoints(tmp_path / "checkpoints")
-    tiny.assert_same(again.newest().state(state_of(FROZEN)), state_of(FROZEN))
+    again = CheckpointStore(tmp_path / "checkpoints")
+    tiny.assert_same(again.restore_latest().restore_state(state_of(FROZEN)), state_of(FROZEN, seed=3))

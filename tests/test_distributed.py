@@ -1,7 +1,8 @@
-"""How the processes of a run find each other, and what is said where they cannot. Real ones, two of them, are started by tests/test_scaling.py and tests/test_faults.py."""
+"""How the processes of a run find each other. Real processes are started in tests/slow."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mrcnn_jax import distributed
@@ -9,65 +10,79 @@ from mrcnn_jax.errors import InputError, Interrupted
 
 
 @pytest.fixture
-def joined(monkeypatch):
-    """What would be given to jax.distributed.initialize, call by call, on a machine that nothing is known of."""
+def initialize_calls(monkeypatch):
+    """Records the arguments of jax.distributed.initialize, on a machine without launcher and TPU."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
-    monkeypatch.setattr(processes.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(distributed.glob, "glob", lambda pattern: [])
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     return calls
 
 
-def test_a_process_alone_joins_nobody(joined):
+def test_single_process_joins_nothing(initialize_calls):
     distributed.initialize()
-    assert joined == []
+    assert initialize_calls == []
 
 
 @pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
 @pytest.mark.parametrize("tasks, joins", [("1", False), ("16", True)])
-def test_launchers_are_recognised(joined, monkeypatch, name, tasks, joins):
+def test_launchers_are_recognised(initialize_calls, monkeypatch, name, tasks, joins):
     monkeypatch.setenv(name, tasks)
     distributed.initialize()
-    assert joined == [(None, None, None)] * joins
+    assert initialize_calls == [(None, None, None)] * joins
     distributed.initialize("none")
-    assert len(joined) == joins
+    assert len(initialize_calls) == joins
 
 
-def test_the_host_of_a_tpu_asks_whether_it_is_part_of_a_pod(joined, monkeypatch):
-    monkeypatch.setattr(processes.glob, "glob", lambda pattern: ["/dev/accel0"] * ("accel" in pattern))
-    monkeypatch.setattr(processes, "_has_libtpu", lambda: True)
+def test_tpu_hosts_may_be_part_of_a_pod(initialize_calls, monkeypatch):
+    monkeypatch.setattr(distributed.glob, "glob", lambda pattern: ["/dev/accel0"] * ("accel" in pattern))
+    monkeypatch.setattr(distributed, "_has_libtpu", lambda: True)
     distributed.initialize()
-    assert joined == [(None, None, None)]
+    assert initialize_calls == [(None, None, None)]
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     distributed.initialize()
-    assert len(joined) == 1
+    assert len(initialize_calls) == 1
 
 
-def test_processes_are_given_by_hand(joined):
+def test_explicit_arguments_are_passed_on(initialize_calls):
     distributed.initialize("host:1234", 4, 0)
-    assert joined == [("host:1234", 4, 0)]
+    assert initialize_calls == [("host:1234", 4, 0)]
 
 
 @pytest.mark.parametrize(
-    "given", [("host:1234", None, None), (None, 2, None), (None, None, 1), ("host:1234", 2, None), ("host", 2, 0), ("host:1234", 2, 2), ("host:1234", 2, -1)]
-)
-def test_what_does_not_go_together_is_refused(joined, given):
+    "given",
+    [
+        ("host:1234", None, None), (None, 2, None), (None, None, 1), ("host:1234", 2, None), ("host", 2, 0),
+        ("host:1234", 2, 2), ("host:1234", 2, -1),
+    ],
+)  # fmt: skip
+def test_incomplete_arguments_are_rejected(initialize_calls, given):
     with pytest.raises(InputError, match="--coordinator .*HOST:PORT.*--process"):
         distributed.initialize(*given)
-    assert not joined
+    assert not initialize_calls
 
 
-def test_processes_that_do_not_come_are_worth_another_start(joined, monkeypatch):
+def test_unreachable_processes_interrupt_the_run(initialize_calls, monkeypatch):
     def fail(*_):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody there\nand more")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(Interrupted, match="cannot find each other: DEADLINE_EXCEEDED: nobody there$"):
+    with pytest.raises(Interrupted, match="cannot reach each other: DEADLINE_EXCEEDED: nobody there$"):
         distributed.initialize("host:1234", 2, 0)
 
 
-def test_one_process_is_all_there_are():
+def test_single_process_gathers_its_own_value():
     assert distributed.is_primary() and distributed.all_gather_object({"a": [1.5, None]}) == [{"a": [1.5, None]}]
     assert not distributed.spans_processes(jnp.ones(3)) and not distributed.spans_processes(3.0)
     distributed.barrier()
+
+
+def test_objects_of_several_processes_are_gathered_in_order(monkeypatch):
+    """Exchanges with itself, as if both processes had sent the same bytes."""
+    exchanged = lambda array, tiled: np.concatenate([array, array])
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", exchanged)
+    first, second = distributed.all_gather_object({1: np.arange(3), "empty": None})
+    for gathered in (first, second):
+        assert gathered[1].tolist() == [0, 1, 2] and gathered["empty"] is None

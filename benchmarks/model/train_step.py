@@ -1,11 +1,8 @@
-"""python -m benchmarks.model.train_step [EXPERIMENT] [--steps N] [--objects N]: the real train step on made-up images, without any data set.
+"""python -m benchmarks.model.train_step [EXPERIMENT] [--steps N] [--objects N]: times the training step.
 
-Prints one JSON object: compile seconds, the median step time without warm-up, images a second, and the compiler's memory figures.
+Runs on synthetic images, without a data set. Prints one JSON object: compilation time, median step time after
+warm-up, images per second, and the compiler's memory figures.
 """
-
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
 
 import json
 import time
@@ -20,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mrcnn_jax import presets
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import padded_size
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.models.norm import DEVICE_AXIS
+from mrcnn_jax.distributed import DEVICE_AXIS
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
@@ -29,30 +26,39 @@ from mrcnn_jax.training.step import create_state, make_train_step
 
 @dataclass(frozen=True)
 class Options:
-    """Time the train step of an experiment on made-up landscape images."""
+    """Time the training step of an experiment on synthetic landscape images."""
 
     experiment: tyro.conf.Positional[str] = "demo"
+    """Name of a preset."""
     steps: int = 10
-    """Steps that are timed."""
+    """Number of timed steps."""
     objects: int = 8
-    """Objects of an image."""
+    """Objects per image."""
 
 
-def standalone(experiment: Experiment) -> Experiment:
-    """The experiment without a data set or a trained RPN behind it: what it would take from these is made up."""
+def standalone(experiment: Experiment, classes: int = 8, keypoints: int = 7) -> Experiment:
+    """Returns the experiment with the numbers of classes and keypoints that its data set would give it."""
     model = experiment.model
-    keypoint = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or 7)
-    return replace(experiment, model=replace(model, num_classes=model.num_classes or 8, keypoint=keypoint))
+    keypoint = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or keypoints)
+    return replace(experiment, model=replace(model, num_classes=model.num_classes or classes, keypoint=keypoint))
 
 
-def made_up_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:
-    """Noise images with random boxes, [devices, images_per_device, ...]."""
+def synthetic_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:
+    """Returns noise images with random boxes.
+
+    Args:
+        experiment: with numbers of classes and keypoints.
+        devices: leading dimension; the second is images_per_device.
+        objects: valid objects of each image.
+        seed: of the random numbers.
+    """
     random, data = np.random.default_rng(seed), experiment.data
     lead = (devices, experiment.train.images_per_device)
     height, width = padded_size(data, portrait=False)
     slots, side = data.max_objects, data.mask_size
     corner = random.uniform(0, 0.7, (*lead, slots, 2))
-    boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, corner.shape)], axis=-1) * [width, height, width, height]
+    boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, corner.shape)], axis=-1)
+    boxes *= [width, height, width, height]
     return Batch(
         images=random.integers(0, 256, (*lead, height, width, 3), dtype=np.uint8),
         sizes=np.broadcast_to(np.array([height, width], np.int32), (*lead, 2)),
@@ -61,27 +67,27 @@ def made_up_batch(experiment: Experiment, devices: int, objects: int, seed: int 
         valid=np.broadcast_to(np.arange(slots) < objects, (*lead, slots)),
         crowd=np.zeros((*lead, slots), bool),
         masks=np.ones((*lead, slots, side, side), np.uint8),
-        keypoints=made_up_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
+        keypoints=synthetic_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
     )
 
 
-def made_up_keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
-    """Visible keypoints anywhere in their boxes, [..., number, 3]."""
+def synthetic_keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
+    """Returns visible keypoints at random places in their boxes, [..., number, 3]."""
     place = random.uniform(size=(*boxes.shape[:-1], number, 2))
     points = boxes[..., None, :2] + place * (boxes[..., None, 2:] - boxes[..., None, :2])
     return np.concatenate([points, np.full_like(points[..., :1], 2)], axis=-1).astype(np.float32)
 
 
 def measure(options: Options) -> dict[str, object]:
-    """The figures that are printed."""
+    """Compiles and times the step; returns the figures."""
     experiment = standalone(presets.get(options.experiment))
     devices = jax.local_device_count()
     images = devices * experiment.train.images_per_device
     model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype), experiment.train.remat)
     optimizer = make_optimizer(experiment.train, experiment.model, images)
-    state = create_state(initialise(model, jax.random.key(0)), optimizer)
+    state = create_state(init_variables(model, jax.random.key(0)), optimizer)
     state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICE_AXIS,)), PartitionSpec()))
-    batch = made_up_batch(experiment, devices, options.objects)
+    batch = synthetic_batch(experiment, devices, options.objects)
     step = make_train_step(model, optimizer, experiment)
     begin = time.perf_counter()
     memory = step.lower(state, batch).compile().memory_analysis()

@@ -1,10 +1,11 @@
-"""RoIAlign as matrix products, the form that much other JAX code has: from every level all RoIs are read, with dense one-hot weights."""
+"""RoIAlign by dense one-hot weight matrices, as in much other JAX code: all RoIs are read from every level."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+
+from mrcnn_jax.typing import Array, Float, Int
 
 
 def one_hot_align(
@@ -15,36 +16,35 @@ def one_hot_align(
     bins: int,
     samples: int = 2,
 ) -> Float[Array, "B N bins bins C"]:
-    """The average of samples x samples points in each bin: ``mrcnn_jax.ops.pool_rois`` of operation "align", aligned, in another way.
+    """Computes what ``mrcnn_jax.ops.pool_rois`` computes for "align" with half a pixel, without gathers.
 
-    Nothing is gathered. Each level costs the same whether many RoIs lie on it or none, because those of other levels are read with weights of 0;
-    the levels are added up. Matrix products are done in the precision that XLA takes by default.
+    Each level costs the same whatever number of RoIs lie on it: those of other levels have weights of 0, and the
+    levels are summed. Matrix products use XLA's default precision.
     """
-    read = jax.vmap(_read, in_axes=(0, 0, 0, None, None))
+    pool = jax.vmap(_pool, in_axes=(0, 0, 0, None, None))
     return sum(
-        read(features, boxes / stride - 0.5, levels == level, bins, samples)
+        pool(features, boxes / stride - 0.5, levels == level, bins, samples)
         for level, (features, stride) in enumerate(zip(pyramid, strides, strict=True))
     )
 
 
-def _read(
-    features: Float[Array, "H W C"], boxes: Float[Array, "N 4"], own: Bool[Array, "N"], bins: int, samples: int
-) -> Float[Array, "N bins bins C"]:
-    """What all RoIs read from one level, 0 for those that are not its own."""
+def _pool(features, boxes, on_level, bins, samples):
+    """Pools all RoIs from one level; 0 for those of other levels."""
     height, width, _ = features.shape
-    down = _weights(boxes[:, 1], boxes[:, 3], height, bins, samples) * own[:, None, None]
-    across = _weights(boxes[:, 0], boxes[:, 2], width, bins, samples)
-    return jnp.einsum("nph,hwc,nqw->npqc", down.astype(features.dtype), features, across.astype(features.dtype))
+    rows = _weights(boxes[:, 1], boxes[:, 3], height, bins, samples) * on_level[:, None, None]
+    columns = _weights(boxes[:, 0], boxes[:, 2], width, bins, samples)
+    return jnp.einsum("nph,hwc,nqw->npqc", rows.astype(features.dtype), features, columns.astype(features.dtype))
 
 
-def _weights(begin: Float[Array, "N"], end: Float[Array, "N"], cells: int, bins: int, samples: int) -> Float[Array, "N bins cells"]:
-    """How much of each cell along one axis the samples of a bin take on average."""
-    sample = (jnp.arange(bins * samples, dtype=begin.dtype) + 0.5) / samples  # in bins
+def _weights(begin, end, cells, bins, samples):
+    """Mean weight of each cell along one axis in the samples of each bin, [N, bins, cells]."""
+    sample = ((jnp.arange(bins * samples, dtype=begin.dtype) + 0.5) / samples)[None]  # in bins
     position = begin[:, None] + sample * ((end - begin) / bins)[:, None]
     inside = (position >= -1) & (position <= cells)
     position = jnp.clip(position, 0, cells - 1)
     low = jnp.floor(position)
     fraction = (position - low)[..., None]
     low, high = low.astype(jnp.int32), jnp.minimum(low.astype(jnp.int32) + 1, cells - 1)
-    weights = jax.nn.one_hot(low, cells, dtype=begin.dtype) * (1 - fraction) + jax.nn.one_hot(high, cells, dtype=begin.dtype) * fraction
-    return jnp.where(inside[..., None], weights, 0).reshape(-1, bins, samples, cells).mean(axis=2)
+    low, high = (jax.nn.one_hot(index, cells, dtype=begin.dtype) for index in (low, high))
+    weights = jnp.where(inside[..., None], low * (1 - fraction) + high * fraction, 0)
+    return weights.reshape(-1, bins, samples, cells).mean(axis=2)

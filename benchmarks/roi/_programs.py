@@ -1,4 +1,4 @@
-"""The programs of the RoI benchmarks: which operations there are, their inputs, and the function of each form."""
+"""Programs of the RoI benchmarks: the operations, their inputs, and a function for each implementation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.roi._one_hot import one_hot_align
-from benchmarks.roi._workloads import Workload
+from benchmarks.roi._workloads import TINY, WORKLOADS, Workload
 from mrcnn_jax import ops
+from mrcnn_jax.errors import InputError
 
 ONE_HOT, TORCHVISION = "one-hot einsum", "torchvision"
 FORWARD, BACKWARD = "forward", "forward+backward"
 DTYPES = ("float32", "bfloat16")
+BY_NAME = WORKLOADS | {TINY.name: TINY}
 
 
 class Operation(NamedTuple):
-    """Arguments of ``ops.pool_rois``, and the name of the same operation in torchvision.ops, if it is there."""
+    """Arguments of ``ops.pool_rois``, and the name of the operation in torchvision.ops if it exists."""
 
     operation: str
     reduction: str
-    samples: int
-    theirs: str | None = None
+    sampling_ratio: int
+    torchvision: str | None = None
+
+    @property
+    def implementations(self) -> tuple[str, ...]:
+        """The fast implementations, and for RoIAlign the one-hot matrices."""
+        fast = (name for name in ops.roi_implementations(*self[:3]) if name != "reference")
+        return (*fast, *((ONE_HOT,) if self == OPERATIONS["align"] else ()))
 
 
 OPERATIONS = {
@@ -38,14 +46,14 @@ OPERATIONS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Programs that do the same thing, whose rounds are interleaved."""
+    """Implementations of the same computation, whose rounds are interleaved."""
 
     workload: Workload
     batch: int
     dtype: str
     name: str  # of the operation
     direction: str
-    forms: tuple[str, ...]
+    implementations: tuple[str, ...]
 
     @property
     def kind(self) -> Operation:
@@ -53,10 +61,12 @@ class Group:
 
     @property
     def key(self) -> dict[str, Any]:
-        """The fields by which a row of the result file says what was measured."""
-        samples = None if self.kind.operation == "pool" else self.kind.samples
-        what = {"operation": self.kind.operation, "reduction": self.kind.reduction, "samples": samples}
-        return what | {"workload": self.workload.name, "batch": self.batch, "dtype": self.dtype, "direction": self.direction}
+        """Fields of the result file that identify the computation."""
+        samples = None if self.kind.operation == "pool" else self.kind.sampling_ratio
+        return {
+            "operation": self.kind.operation, "reduction": self.kind.reduction, "samples": samples,
+            "workload": self.workload.name, "batch": self.batch, "dtype": self.dtype, "direction": self.direction,
+        }  # fmt: skip
 
 
 class Inputs(NamedTuple):
@@ -66,28 +76,41 @@ class Inputs(NamedTuple):
     cotangent: jax.Array
 
 
-def default_implementation(kind: Operation) -> str:
-    """What ``ops.pool_rois`` takes on this machine if it is not told."""
-    return ops.default_implementation(*kind[:3], jax.default_backend())
+def check_names(options: Any, *extra: str) -> None:
+    """Raises InputError for operations, workloads, implementations or dtypes in options that do not exist."""
+    implementations = {name for kind in OPERATIONS.values() for name in kind.implementations} | set(extra)
+    known = {
+        "operations": OPERATIONS, "workloads": BY_NAME, "implementations": sorted(implementations), "dtypes": DTYPES
+    }  # fmt: skip
+    for option, allowed in known.items():
+        for name in getattr(options, option):
+            if name not in allowed:
+                names = ", ".join(map(repr, allowed))
+                raise InputError(f"--{option} does not know {name!r}: choose from {names}")
 
 
 @lru_cache(maxsize=1)
 def make_inputs(workload: Workload, batch: int, dtype: str) -> Inputs:
-    """Arguments of every program of a workload, on the device."""
+    """Makes the arguments of all programs of a workload, on the device."""
     boxes = workload.boxes(batch)
-    cotangent = np.random.default_rng(2).standard_normal((*boxes.shape[:2], workload.bins, workload.bins, workload.channels), dtype=np.float32)
-    inputs = Inputs(workload.features(batch, dtype), jnp.asarray(boxes), jnp.asarray(workload.levels(boxes)), jnp.asarray(cotangent, dtype))
-    return jax.block_until_ready(inputs)
+    shape = (*boxes.shape[:2], workload.bins, workload.bins, workload.channels)
+    cotangent = jnp.asarray(np.random.default_rng(2).standard_normal(shape, dtype=np.float32), dtype)
+    levels = jnp.asarray(workload.levels(boxes))
+    return jax.block_until_ready(Inputs(workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent))
 
 
-def program(group: Group, form: str) -> Callable[..., Any]:
-    """A function of features, RoIs and levels that gives the pooled features; backward also of their cotangent, adding the features' gradient."""
+def program(group: Group, implementation: str) -> Callable[..., Any]:
+    """Returns a function of features, RoIs and levels that pools; backward, also of the cotangent, with the gradient."""
     workload, kind = group.workload, group.kind
-    if form == ONE_HOT:
-        pool = partial(one_hot_align, strides=workload.strides, bins=workload.bins, samples=kind.samples)
+    if implementation == ONE_HOT:
+        pool = partial(
+            one_hot_align, strides=workload.strides, bins=workload.bins, samples=kind.sampling_ratio
+        )
     else:
-        settings = {"operation": kind.operation, "reduction": kind.reduction, "sampling_ratio": kind.samples}
-        pool = partial(ops.pool_rois, strides=workload.strides, output_size=workload.bins, **settings, form=form)
+        pool = partial(
+            ops.pool_rois, strides=workload.strides, output_size=workload.bins, operation=kind.operation,
+            reduction=kind.reduction, sampling_ratio=kind.sampling_ratio, implementation=implementation,
+        )  # fmt: skip
     if group.direction == FORWARD:
         return lambda features, boxes, levels: pool(features, boxes, levels)
 
@@ -99,13 +122,13 @@ def program(group: Group, form: str) -> Callable[..., Any]:
 
 
 def bounds(group: Group) -> dict[str, int]:
-    """Bytes that the operation cannot do without, and those it should not need besides.
+    """Returns the bytes that must be read and written, and a bound on temporary memory.
 
-    ``necessary_bytes``: every argument read once and every result written once, as if each cell of each level were read: features, RoIs, their
-    levels and the pooled features; backward also the cotangent and the features' gradient. ``bound_bytes``: twice the pooled features and all the
-    features.
+    ``necessary_bytes``: every argument read once and every result written once. ``bound_bytes``: twice the pooled
+    features and all feature maps.
     """
     inputs = make_inputs(group.workload, group.batch, group.dtype)
     features, pooled = sum(level.nbytes for level in inputs.features), inputs.cotangent.nbytes
     times = 2 if group.direction == BACKWARD else 1
-    return {"necessary_bytes": times * (features + pooled) + inputs.boxes.nbytes + inputs.levels.nbytes, "bound_bytes": 2 * pooled + features}
+    necessary = times * (features + pooled) + inputs.boxes.nbytes + inputs.levels.nbytes
+    return {"necessary_bytes": necessary, "bound_bytes": 2 * pooled + features}

@@ -1,4 +1,4 @@
-"""torchvision's RoI operations, timed by torchvision_side.py in a process of their own, on the inputs of ours."""
+"""Process of ``_torchvision_side.py``, which times the RoI operations of torchvision on the same inputs."""
 
 import json
 import os
@@ -31,13 +31,12 @@ class Side:
 
 @contextmanager
 def start(python: str) -> Iterator[Side]:
-    """Starts the process, on the same kind of device as ours; InputError if the interpreter has no torchvision, or no such device."""
+    """Starts the process on the kind of device that JAX uses; InputError if torchvision does not run there."""
     script = Path(__file__).with_name("_torchvision_side.py")
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # torch's threads sleep, rather than spin, while ours are timed
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # torch's threads sleep while JAX is timed
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     try:
-        process = subprocess.Popen(
-            [python, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-        )
+        process = subprocess.Popen([python, "-I", script], env=environment, **pipes)
     except OSError as error:
         raise InputError(f"{python} cannot be run: {error.strerror}") from error
 
@@ -58,7 +57,8 @@ def start(python: str) -> Iterator[Side]:
             try:
                 versions = call("versions", device="cuda" if jax.default_backend() == "gpu" else "cpu")
             except RuntimeError as error:
-                raise InputError(f"{python} does not run torchvision on this kind of device: {error}") from error
+                message = f"{python} does not run torchvision on this kind of device: {error}"
+                raise InputError(message) from error
             yield Side(call, versions, Path(folder))
         finally:
             _send.cache_clear()
@@ -66,12 +66,18 @@ def start(python: str) -> Iterator[Side]:
                 process.stdin.close()
 
 
-def theirs(side: Side, group: Group) -> tuple[dict[str, Any], Callable[[], float]]:
-    """As ``ours``; RuntimeError with the reason if torchvision cannot."""
+def prepare(side: Side, group: Group) -> tuple[dict[str, Any], Callable[[], float]]:
+    """Returns fields of the result file, and a function that runs a group and returns seconds.
+
+    Raises:
+        RuntimeError: with the reason, if torchvision cannot.
+    """
     workload, kind = group.workload, group.kind
     _send(side, workload, group.batch, group.dtype)
-    settings = {"samples": kind.samples, "bins": workload.bins, "strides": workload.strides, "backward": group.direction == BACKWARD}
-    side.call("prepare", operation=kind.theirs, **settings)
+    side.call(
+        "prepare", operation=kind.torchvision, samples=kind.sampling_ratio, bins=workload.bins,
+        strides=workload.strides, backward=group.direction == BACKWARD,
+    )  # fmt: skip
     fields = {"is_default": False}
 
     def call() -> float:
@@ -85,10 +91,11 @@ def theirs(side: Side, group: Group) -> tuple[dict[str, Any], Callable[[], float
 
 @lru_cache(maxsize=1)
 def _send(side: Side, workload: Workload, batch: int, dtype: str) -> None:
-    """Has the other side hold the inputs, unless it does."""
+    """Sends the inputs, unless the process has them."""
     inputs, file = make_inputs(workload, batch, dtype), side.folder / "inputs.npz"
     arrays = {f"features{level}": features for level, features in enumerate(inputs.features)}
-    arrays |= {"boxes": inputs.boxes, "cotangent": inputs.cotangent}  # NumPy knows no bfloat16
-    np.savez(file, levels=inputs.levels, **{name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()})
+    arrays |= {"boxes": inputs.boxes, "cotangent": inputs.cotangent}
+    arrays = {name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()}  # no bfloat16 in NumPy
+    np.savez(file, levels=inputs.levels, **arrays)
     side.call("load", file=file, dtype=dtype)
     file.unlink()

@@ -1,7 +1,7 @@
-"""torchvision's side of torchvision_process.py, run by an interpreter that has torchvision: its RoI operations over a pyramid, timed call by call.
+"""RoI operations of torchvision over a pyramid, timed call by call in an interpreter that has torchvision.
 
-Reads commands from standard input, a JSON object a line, ``{"do": name of a function below, ...its arguments}``, and answers each with a line, an
-object too; one with "error" where torchvision cannot do what was asked.
+Reads commands from standard input, one JSON object a line, ``{"do": function name, ...arguments}``, and answers each
+with an object; one with "error" where torchvision cannot do what was requested.
 """
 
 import json
@@ -12,48 +12,54 @@ import numpy as np
 import torch
 import torchvision
 
-STATE = {}  # what "load" and "prepare" leave for "run"
+STATE = {}  # set by "load" and "prepare", used by "run"
 
 
 def versions(device):
-    """Settles the device, "cpu" or "cuda", and says what runs there."""
+    """Selects the device, "cpu" or "cuda", and returns versions."""
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("this torch finds no CUDA device")
     STATE["device"] = device
-    return {"torch": torch.__version__, "torchvision": torchvision.__version__, "torch_threads": torch.get_num_threads()}
+    return {
+        "torch": torch.__version__, "torchvision": torchvision.__version__, "torch_threads": torch.get_num_threads()
+    }  # fmt: skip
 
 
 def load(file, dtype):
-    """Features, RoIs and a cotangent from the arrays of ``torchvision_process._send``, channels first as torchvision wants them."""
-    device, dtype = STATE["device"], getattr(torch, dtype)
+    """Loads features, RoIs and a cotangent, channels first."""
     with np.load(file) as arrays:
-        maps = [arrays[f"features{level}"] for level in range(sum(name.startswith("features") for name in arrays))]
+        maps = [arrays[name] for name in sorted(arrays) if name.startswith("features")]
         boxes, levels, cotangent = arrays["boxes"], arrays["levels"].reshape(-1), arrays["cotangent"]
     image = np.repeat(np.arange(len(boxes)), boxes.shape[1]).astype(np.float32)
     boxes = np.concatenate([image[:, None], boxes.reshape(-1, 4)], axis=1)
-    STATE["maps"] = [torch.from_numpy(features.transpose(0, 3, 1, 2)).to(device, dtype).contiguous() for features in maps]
-    STATE["boxes"] = torch.from_numpy(boxes).to(device, dtype)  # torchvision wants them in the features' numbers
-    STATE["levels"] = torch.from_numpy(levels).to(device)
-    STATE["cotangent"] = torch.from_numpy(cotangent.reshape(-1, *cotangent.shape[2:]).transpose(0, 3, 1, 2)).to(device, dtype).contiguous()
+    cotangent = cotangent.reshape(-1, *cotangent.shape[2:])
+
+    def tensor(array):
+        return torch.from_numpy(array).to(STATE["device"], getattr(torch, dtype)).contiguous()
+
+    STATE["maps"] = [tensor(features.transpose(0, 3, 1, 2)) for features in maps]
+    STATE["boxes"] = tensor(boxes)  # must be of the features' dtype
+    STATE["levels"] = torch.from_numpy(levels).to(STATE["device"])
+    STATE["cotangent"] = tensor(cotangent.transpose(0, 3, 1, 2))
     return {}
 
 
 def prepare(operation, samples, bins, strides, backward):
-    """Settles what "run" does: ``roi_align`` or ``roi_pool``, with the features' gradient or without."""
+    """Selects ``roi_align`` or ``roi_pool``, with the gradient of the features or without."""
 
-    def read(features, boxes, stride):
+    def pool(features, boxes, stride):
         if operation == "roi_pool":
             return torchvision.ops.roi_pool(features, boxes, bins, 1 / stride)
         return torchvision.ops.roi_align(features, boxes, bins, 1 / stride, samples, aligned=True)
 
-    STATE.update(read=read, strides=strides, backward=backward)
+    STATE.update(pool=pool, strides=strides, backward=backward)
     for features in STATE["maps"]:
         features.requires_grad_(backward)
     return {}
 
 
 def run():
-    """One call and its seconds; peak bytes besides arguments and results where the device counts them."""
+    """Times one call; on CUDA also measures peak bytes besides arguments and results."""
     maps, cuda = STATE["maps"], STATE["device"] == "cuda"
     STATE["pooled"] = None
     for features in maps:
@@ -61,44 +67,42 @@ def run():
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    synchronise()
+        torch.cuda.synchronize()
     start = time.perf_counter()
     with torch.set_grad_enabled(STATE["backward"]):
-        pooled = pool()
+        pooled = pool_levels()
     if STATE["backward"]:
         pooled.backward(STATE["cotangent"])
-    synchronise()
+    if cuda:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     STATE["pooled"] = pooled.detach()
     if not cuda:
         return {"seconds": seconds}
-    results = sum(array.numel() * array.element_size() for array in [pooled, *(features.grad for features in maps if features.grad is not None)])
-    return {"seconds": seconds, "temp_bytes": max(0, torch.cuda.max_memory_allocated() - before - results)}
+    results = [pooled, *(features.grad for features in maps if features.grad is not None)]
+    size = sum(array.numel() * array.element_size() for array in results)
+    return {"seconds": seconds, "temp_bytes": max(0, torch.cuda.max_memory_allocated() - before - size)}
 
 
 def result(out):
-    """What the last run made, pooled and gradients, as a file of arrays, channels last."""
-    arrays = {"pooled": STATE["pooled"].float().permute(0, 2, 3, 1)}
-    arrays |= {f"gradient{level}": features.grad.float().permute(0, 2, 3, 1) for level, features in enumerate(STATE["maps"]) if STATE["backward"]}
-    np.savez(out, **{name: array.cpu().numpy() for name, array in arrays.items()})
+    """Writes the pooled features and gradients of the last run, channels last."""
+    arrays = {"pooled": STATE["pooled"]}
+    if STATE["backward"]:
+        arrays |= {f"gradient{level}": features.grad for level, features in enumerate(STATE["maps"])}
+    np.savez(out, **{name: array.float().permute(0, 2, 3, 1).cpu().numpy() for name, array in arrays.items()})
     return {}
 
 
-def pool():
-    """RoIs from the levels, as torchvision.ops.MultiScaleRoIAlign goes about it: level by level, each into its places of the result."""
-    maps, boxes, read = STATE["maps"], STATE["boxes"], STATE["read"]
+def pool_levels():
+    """Pools level by level into the places of the result, as torchvision.ops.MultiScaleRoIAlign does."""
+    maps, boxes, pool = STATE["maps"], STATE["boxes"], STATE["pool"]
     if len(maps) == 1:
-        return read(maps[0], boxes, STATE["strides"][0])
+        return pool(maps[0], boxes, STATE["strides"][0])
     pooled = torch.zeros_like(STATE["cotangent"])
     for level, (features, stride) in enumerate(zip(maps, STATE["strides"], strict=True)):
         index = torch.where(STATE["levels"] == level)[0]
-        pooled[index] = read(features, boxes[index], stride)
+        pooled[index] = pool(features, boxes[index], stride)
     return pooled
-
-
-def synchronise():
-    if STATE["device"] == "cuda":
-        torch.cuda.synchronize()
 
 
 COMMANDS = {function.__name__: function for function in (versions, load, prepare, run, result)}
@@ -108,6 +112,6 @@ if __name__ == "__main__":
         arguments = json.loads(line)
         try:
             answer = COMMANDS[arguments.pop("do")](**arguments)
-        except RuntimeError as error:  # NotImplementedError and OutOfMemoryError too
+        except RuntimeError as error:  # including NotImplementedError and OutOfMemoryError
             answer = {"error": str(error).strip().splitlines()[0]}
         print(json.dumps(answer), flush=True)

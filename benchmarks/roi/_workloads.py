@@ -1,4 +1,4 @@
-"""What the RoI operations are measured on: feature maps, and RoIs as detectors meet them."""
+"""Feature maps and RoIs, as detectors meet them, on which the RoI operations are measured."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ class Workload:
 
     Attributes:
         name: as in the tables.
-        use: where detectors meet it.
+        use: part of a detector it comes from.
         maps: height and width of each level.
         strides: image pixels per cell of each level.
         channels: of the features.
         rois: of each image.
         bins: along each side of a RoI.
-        sizes: the square root of the RoIs' areas, in image pixels, is spread from here to here; evenly, or by its logarithm over a pyramid.
-        training: whether it is differentiated.
+        sizes: range of the square root of the RoIs' areas in image pixels, uniform or, over a pyramid, log-uniform.
+        training: whether the gradient is measured, too.
     """
 
     name: str
@@ -37,37 +37,40 @@ class Workload:
     training: bool = True
 
     def features(self, batch: int, dtype: jnp.dtype, seed: int = 0) -> list[jnp.ndarray]:
-        """Standard normal features of each level, [batch, height, width, channels]."""
+        """Draws standard normal features of each level, [batch, height, width, channels]."""
         random = np.random.default_rng(seed)
-        return [jnp.asarray(random.standard_normal((batch, *side, self.channels), dtype=np.float32), dtype) for side in self.maps]
+        shapes = [(batch, *side, self.channels) for side in self.maps]
+        return [jnp.asarray(random.standard_normal(shape, dtype=np.float32), dtype) for shape in shapes]
 
     def boxes(self, batch: int, seed: int = 1) -> np.ndarray:
-        """RoIs within the image, with aspect ratios from 1/2 to 2, [batch, rois, 4] in image pixels."""
+        """Draws RoIs within the image with aspect ratios from 1/2 to 2, [batch, rois, 4] in image pixels."""
         random = np.random.default_rng(seed)
         height, width = (side * self.strides[0] for side in self.maps[0])
         low, high = self.sizes
         share = random.uniform(size=(batch, self.rois))
         size = low + share * (high - low) if len(self.maps) == 1 else low * (high / low) ** share
         aspect = 2.0 ** random.uniform(-1, 1, size.shape)
-        sides = np.stack([np.minimum(size * np.sqrt(aspect), width), np.minimum(size / np.sqrt(aspect), height)], axis=-1)
+        sides = [np.minimum(size * np.sqrt(aspect), width), np.minimum(size / np.sqrt(aspect), height)]
+        sides = np.stack(sides, axis=-1)
         corner = random.uniform(size=sides.shape) * (np.array([width, height]) - sides)
         return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
     def levels(self, boxes: np.ndarray) -> np.ndarray:
-        """The level of each RoI, counted from 0."""
+        """Assigns the level of each RoI, counted from 0."""
         if len(self.maps) == 1:
             return np.zeros(boxes.shape[:-1], np.int32)
         return np.asarray(assign_levels(boxes, 2, 1 + len(self.maps))) - 2
 
 
+STRIDES = (4, 8, 16, 32)
 WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("one map", "512 RoIs of 20 to 320 pixels on P2 alone", PYRAMID[:1], (4,), 256, 512, 7, (20, 320)),
         Workload("C4", "box head on C4, Faster R-CNN's 300 proposals", PYRAMID[2:3], (16,), 1024, 300, 14, (20, 640)),
-        Workload("FPN inference", "box head, 1,000 proposals", PYRAMID, (4, 8, 16, 32), 256, 1000, 7, (16, 800), training=False),
-        Workload("FPN box training", "box head, 512 RoIs", PYRAMID, (4, 8, 16, 32), 256, 512, 7, (16, 800)),
-        Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, (4, 8, 16, 32), 256, 128, 14, (16, 800)),
+        Workload("FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, (16, 800), False),
+        Workload("FPN box training", "box head, 512 RoIs", PYRAMID, STRIDES, 256, 512, 7, (16, 800)),
+        Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, STRIDES, 256, 128, 14, (16, 800)),
     )
 }
 TINY = Workload("tiny", "for tests", ((12, 16), (6, 8)), (4, 8), 8, 6, 3, (8, 48))

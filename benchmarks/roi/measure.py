@@ -1,18 +1,19 @@
-"""python -m benchmarks.roi.measure [--quick] [--operations ...] [--workloads ...] ...: how fast the RoI operations are, in each of their forms.
+"""Measures the speed of the RoI operations, in each of their implementations: python -m benchmarks.roi.measure [...].
 
-Compared with torchvision's C++ and CUDA where an interpreter has it (--torchvision-python, the environment variable MRCNN_TORCHVISION_PYTHON,
-or the one that runs this), and with RoIAlign as dense one-hot matrix products. Leaves a JSON file, tables and pictures in benchmarks/results/,
-named after the platform.
+Compares with torchvision's C++ and CUDA, in an interpreter that has it (--torchvision-python, the environment variable
+MRCNN_TORCHVISION_PYTHON, or this one), and with RoIAlign as dense one-hot matrix products. Writes a JSON file, tables
+and plots to benchmarks/results/, named after the platform.
 
-A whole run takes every form of RoIAlign and RoIPool on three workloads with one image in float32, and every form of the other operations on one.
-The rest, bfloat16 and two images too, it takes in the default form and torchvision's, and only in part: the whole product, --all, would take many
-times as long. What --minutes do not suffice for is listed in the file as not measured.
+A whole run measures every implementation of RoIAlign and RoIPool on three workloads with one image in float32, and of
+the other operations on one. The rest, including bfloat16 and two images, it measures in part, with the default
+implementation and torchvision's; --all measures the whole product, which takes many times as long. Groups that
+--minutes do not suffice for are listed as not measured.
 """
 
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU has to hold torch's arrays beside ours
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU must also hold torch's arrays
 
 import importlib.util
 import platform
@@ -27,108 +28,83 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from benchmarks._program import command_line, processor
+from benchmarks._program import command_line, processor, write_files
 from benchmarks.roi import _torchvision_process as torchvision_process
-from benchmarks.roi import report as roi_report
+from benchmarks.roi import report
 from benchmarks.roi._programs import (
-    BACKWARD,
-    DTYPES,
-    FORWARD,
-    ONE_HOT,
-    OPERATIONS,
-    TORCHVISION,
-    Group,
-    bounds,
-    default_implementation,
-    make_inputs,
-    program,
-)
+    BACKWARD, BY_NAME, DTYPES, FORWARD, OPERATIONS, TORCHVISION, Group, bounds, check_names, make_inputs, program
+)  # fmt: skip
 from benchmarks.roi._torchvision_process import Side
-from benchmarks.roi._workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.errors import InputError
 
+PROGRAM = "python -m benchmarks.roi.measure"
 SLOW = 1.0  # seconds of a first call after which a single further one is enough
 COPIED = 2**25  # float32 numbers of the copy that bandwidth is measured by: 128 MiB
 
 
 class Stage(NamedTuple):
-    """A part of the plan; the more important ones come first, lest time run out."""
+    """A part of the plan; more important ones come first, in case time runs out."""
 
     operations: Sequence[str]
-    workloads: Sequence[str] = ("FPN box training", "FPN mask training", "FPN inference", "C4", "one map")
+    workloads: Sequence[str]
     batch: int = 1
     dtype: str = "float32"
-    every_form: bool = True  # or the default one and torchvision's
+    complete: bool = False  # every implementation, or only the default one and torchvision's
 
 
-USUAL, OTHERS = ("align", "pool"), ("align-adaptive", "align-max", "warp")
-DETECTORS, PYRAMIDS = ("FPN box training", "FPN mask training", "FPN inference", "C4"), ("FPN box training", "FPN mask training", "FPN inference")
+MAIN, OTHERS = ("align", "pool"), ("align-adaptive", "align-max", "warp")
+PYRAMIDS = ("FPN box training", "FPN mask training", "FPN inference")
 PLAN = (
-    Stage(USUAL, ("FPN box training", "one map", "C4")),
-    Stage(USUAL, ("FPN mask training", "FPN inference"), every_form=False),
-    Stage(OTHERS, ("FPN box training",)),
-    Stage(USUAL, DETECTORS, dtype="bfloat16", every_form=False),
-    Stage(USUAL, PYRAMIDS, batch=2, every_form=False),
-    Stage(USUAL, ("FPN box training",), batch=2, dtype="bfloat16", every_form=False),
-    Stage(OTHERS, ("C4", "one map"), every_form=False),
+    Stage(MAIN, ("FPN box training", "one map", "C4"), complete=True),
+    Stage(MAIN, ("FPN mask training", "FPN inference")),
+    Stage(OTHERS, ("FPN box training",), complete=True),
+    Stage(MAIN, (*PYRAMIDS, "C4"), dtype="bfloat16"),
+    Stage(MAIN, PYRAMIDS, batch=2),
+    Stage(MAIN, ("FPN box training",), batch=2, dtype="bfloat16"),
+    Stage(OTHERS, ("C4", "one map")),
 )
-QUICK = (Stage(USUAL, ("FPN box training", "one map"), every_form=False),)
-EVERYTHING = tuple(Stage(tuple(OPERATIONS), batch=batch, dtype=dtype) for batch in (1, 2) for dtype in DTYPES)
+QUICK = (Stage(MAIN, ("FPN box training", "one map")),)
+EVERYTHING = tuple(
+    Stage((*MAIN, *OTHERS), (*PYRAMIDS, "C4", "one map"), batch, dtype, complete=True)
+    for batch in (1, 2) for dtype in DTYPES
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """Time the RoI operations and write a result file, its tables and its pictures."""
+    """Measure the RoI operations and write a result file, its tables and its plots."""
 
     quick: bool = False
     """RoIAlign and RoIPool on two workloads, in float32 and few rounds: less than a minute on two cores."""
     all: bool = False
-    """Every form of every operation on every workload in both dtypes, with one image and with two; give it more --minutes."""
+    """Everything: all operations, implementations, workloads, dtypes, and one and two images; increase --minutes."""
     operations: tuple[str, ...] = ()
-    """Of align, pool, align-adaptive, align-max, warp; by default what the plan has, as with the options below."""
+    """Of align, pool, align-adaptive, align-max, warp; by default those of the plan, as in the options below."""
     workloads: tuple[str, ...] = ()
     """Of "FPN box training", "FPN mask training", "FPN inference", "C4", "one map"; "tiny" is for tests."""
-    forms: tuple[str, ...] = ()
-    """Those of mrcnn_jax.ops.roi_forms, "one-hot einsum" and "torchvision", wherever they exist."""
+    implementations: tuple[str, ...] = ()
+    """Those of mrcnn_jax.ops.roi_implementations, "one-hot einsum" and "torchvision", wherever they exist."""
     dtypes: tuple[str, ...] = ()
     """Of float32 and bfloat16."""
     torchvision_python: Path | None = None
     """A Python interpreter that has torch and torchvision."""
     out: Path | None = None
-    """The result file; tables and pictures are drawn beside it. By default benchmarks/results/roi_ops_PLATFORM.json for a whole run, and the same
-    name under runs/roi_ops for --quick or a selection."""
+    """Result file, with tables and plots beside it. By default benchmarks/results/roi_ops_PLATFORM.json for a whole
+    run, and the same name under runs/roi_ops for --quick or a selection."""
     minutes: float = 9.0
-    """After this time no further group of measurements begins."""
+    """Time after which no further group of measurements begins."""
     rounds: int = 7
-    """How often each program is timed, at most; 3 times at most with --quick."""
+    """Maximum number of times that each program is timed; 3 with --quick."""
     seconds: float = 0.7
-    """Programs are timed fewer times, but at least 3, where all rounds of one would take longer than this."""
-
-
-# ---------------------------------------------------------------- the plan
+    """Time for all rounds of one program, which is timed fewer times, but at least 3, where it takes longer."""
 
 
 def plan(options: Options, torchvision: bool) -> list[Group]:
-    """The groups to measure, the more important ones first; InputError for names that do not exist, or if nothing is left of the plan."""
-    known_forms = {form for kind in OPERATIONS.values() for form in (*ops.roi_implementations(*kind[:3]), ONE_HOT, TORCHVISION)}
-    workloads = WORKLOADS | {TINY.name: TINY}
-    for option, known in (("operations", OPERATIONS), ("workloads", workloads), ("forms", sorted(known_forms)), ("dtypes", DTYPES)):
-        for name in getattr(options, option):
-            if name not in known:
-                raise InputError(f"--{option} does not know {name!r}: choose from {', '.join(map(repr, known))}")
+    """Returns the groups to measure; InputError for unknown names, or if nothing is selected."""
+    check_names(options, TORCHVISION)
     for option in ("minutes", "rounds", "seconds"):
         if getattr(options, option) <= 0:
             raise InputError(f"--{option} must be more than 0, not {getattr(options, option)}")
@@ -136,58 +112,54 @@ def plan(options: Options, torchvision: bool) -> list[Group]:
     for stage in QUICK if options.quick else EVERYTHING if options.all else PLAN:
         if options.dtypes and stage.dtype not in options.dtypes:
             continue
-        for workload in (workloads[name] for name in options.workloads or stage.workloads):
+        for workload in (BY_NAME[name] for name in options.workloads or stage.workloads):
             for name in stage.operations:
-                forms = _forms(name, stage.every_form, options.forms, torchvision)
-                if forms and (not options.operations or name in options.operations):
-                    for direction in (FORWARD, BACKWARD) if workload.training else (FORWARD,):
-                        group = Group(workload, stage.batch, stage.dtype, name, direction, forms)
-                        groups.setdefault(tuple(group.key.values()), group)  # the first stage that has it decides on the forms
+                selected = _implementations(name, stage.complete, options.implementations, torchvision)
+                if not selected or (options.operations and name not in options.operations):
+                    continue
+                for direction in (FORWARD, BACKWARD) if workload.training else (FORWARD,):
+                    group = Group(workload, stage.batch, stage.dtype, name, direction, selected)
+                    groups.setdefault(tuple(group.key.values()), group)  # the first stage decides
     if not groups:
-        raise InputError("Nothing that these options select is in the plan; --all has every combination, and --help says which forms there are")
+        raise InputError("Nothing that these options select is in the plan; --all has every combination")
     return list(groups.values())
 
 
-def _forms(name: str, every: bool, selected: Sequence[str], torchvision: bool) -> tuple[str, ...]:
+def _implementations(name, complete, selected, torchvision):
     kind = OPERATIONS[name]
-    forms = [*ops.roi_implementations(*kind[:3])]
-    if name == "align":
-        forms.append(ONE_HOT)
-    if kind.theirs and torchvision:
-        forms.append(TORCHVISION)
-    if not every and not selected:
-        selected = (default_implementation(kind), TORCHVISION)
-    return tuple(form for form in forms if not selected or form in selected)
-
-
-# ---------------------------------------------------------------- measuring
+    own = (*kind.implementations, *((TORCHVISION,) if kind.torchvision and torchvision else ()))
+    if not complete and not selected:
+        selected = (ops.default_implementation(*kind[:3]), TORCHVISION)
+    return tuple(implementation for implementation in own if not selected or implementation in selected)
 
 
 def torchvision_interpreter(options: Options) -> str | None:
-    """A Python that has, or is said to have, torch and torchvision; None if there is none, or nothing to ask it."""
-    if jax.default_backend() == "tpu" or (options.forms and TORCHVISION not in options.forms):
+    """Returns a Python that has torchvision; None if there is none or it is not needed."""
+    unwanted = options.implementations and TORCHVISION not in options.implementations
+    if jax.default_backend() == "tpu" or unwanted:
         return None
     given = options.torchvision_python or os.environ.get("MRCNN_TORCHVISION_PYTHON")
     own = sys.executable if importlib.util.find_spec("torchvision") else None
     return str(given) if given else own
 
 
-def ours(group: Group, form: str) -> tuple[dict[str, Any], Callable[[], float]]:
-    """A compiled program: its fields of the result file, and a function that runs it and returns the seconds."""
+def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable[[], float]]:
+    """Compiles a program; returns its fields of the result file, and a function that runs it and returns seconds."""
     arguments = make_inputs(group.workload, group.batch, group.dtype)
     arguments = arguments if group.direction == BACKWARD else arguments[:3]
     start = time.perf_counter()
-    compiled = jax.jit(program(group, form)).lower(*arguments).compile()
+    compiled = jax.jit(program(group, implementation)).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     fields = {
-        "compile_seconds": round(seconds, 3), "temp_bytes": memory.temp_size_in_bytes, "output_bytes": memory.output_size_in_bytes,
-        "bytes_accessed": costs.get("bytes accessed"), "flops": costs.get("flops"), "is_default": form == default_implementation(group.kind),
+        "compile_seconds": round(seconds, 3), "temp_bytes": memory.temp_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes, "bytes_accessed": costs.get("bytes accessed"),
+        "flops": costs.get("flops"), "is_default": implementation == ops.default_implementation(*group.kind[:3]),
     }  # fmt: skip
 
     def call() -> float:
         start = time.perf_counter()
-        results = jax.block_until_ready(compiled(*arguments))  # named, lest the clock see them freed
+        results = jax.block_until_ready(compiled(*arguments))  # freed after the time is taken
         seconds = time.perf_counter() - start
         del results
         return seconds
@@ -195,29 +167,30 @@ def ours(group: Group, form: str) -> tuple[dict[str, Any], Callable[[], float]]:
     return fields, call
 
 
-def measure(group: Group, side: Side | None, most: int, seconds: float) -> list[dict[str, Any]]:
-    """Rows of the result file: every form of a group, warmed up by two calls, then timed in turn, each round beginning with another form."""
-    rows, calls, rounds = [], [], []
-    for form in group.forms:
-        row = group.key | {"form": form, "is_default": False, **bounds(group)}
+def measure(group: Group, side: Side | None, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Returns the rows of a group: two calls to warm up, then timed in turn, each round in another order."""
+    rows, timed = [], []
+    for implementation in group.implementations:
+        row = group.key | {"implementation": implementation, "is_default": False, **bounds(group)}
         rows.append(row)
         try:
-            fields, call = torchvision_process.theirs(side, group) if form == TORCHVISION else ours(group, form)
+            is_torchvision = implementation == TORCHVISION
+            prepared = torchvision_process.prepare(side, group) if is_torchvision else prepare(group, implementation)
+            fields, call = prepared
             first = call()
-            number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, most), most))
-        except (RuntimeError, ValueError) as error:  # not for this dtype or platform, or out of memory
+            number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, rounds), rounds))
+        except (RuntimeError, ValueError) as error:  # unsupported dtype or platform, or out of memory
             row["unavailable"] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             continue
-        calls.append((row, fields, call, []))
-        rounds.append(number)
-    for turn in range(max(rounds, default=0)):
-        start = turn % len(calls)
-        for index in (*range(start, len(calls)), *range(start)):
-            if turn < rounds[index]:
-                *_, call, taken = calls[index]
+        timed.append((row, fields, call, number, []))
+    for turn in range(max((number for *_, number, _ in timed), default=0)):
+        start = turn % len(timed)
+        for _, _, call, number, taken in (*timed[start:], *timed[:start]):
+            if turn < number:
                 taken.append(call())
-    for row, fields, _, taken in calls:
-        row |= fields | {"median_ms": _short(1e3 * np.median(taken)), "min_ms": _short(1e3 * min(taken)), "rounds": len(taken)}
+    for row, fields, _, _, taken in timed:
+        times = {"median_ms": _short(1e3 * np.median(taken)), "min_ms": _short(1e3 * min(taken))}
+        row |= fields | times | {"rounds": len(taken)}
     return rows
 
 
@@ -225,8 +198,8 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def copy_speed(rounds: int = 5) -> list[float]:
-    """Bytes a second, read and written, of copies of a large array."""
+def copy_speeds(rounds: int = 5) -> list[float]:
+    """Measures the bytes per second, read and written, of copies of a large array."""
     array = jnp.zeros(COPIED, jnp.float32)
     copy = jax.jit(jnp.copy).lower(array).compile()
     jax.block_until_ready(copy(array))
@@ -240,58 +213,57 @@ def copy_speed(rounds: int = 5) -> list[float]:
 
 
 def machine(side: Side | None) -> dict[str, Any]:
-    """What was measured on, without names of hosts, users or folders."""
+    """Describes the machine, without names of hosts, users or folders."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
     return {
-        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind, "processor": processor(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "jax": jax.__version__, "xla_flags": " ".join(flags), **(side.versions if side else {"torchvision": None}),
+        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind, "processor": processor(),
+        "cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__,
+        "xla_flags": " ".join(flags), **(side.versions if side else {"torchvision": None}),
     }  # fmt: skip
 
 
-def run(options: Options, console: Console) -> Path:
-    """Measures, and writes the result file again after every group; returns its path."""
+def run(options: Options) -> list[Path]:
+    """Measures, writing the result file after every group, and renders it; returns the files."""
     python = torchvision_interpreter(options)
     groups = plan(options, torchvision=python is not None)
-    out, begin, place = options.out or default_out(options), time.monotonic(), None
-    if not out.match(roi_report.PATTERN):
-        raise InputError(f"--out must be named {roi_report.PATTERN}, for the tables are made from files of such names, not {out.name}")
-    if python is None and not options.forms:
-        console.print("torchvision is not measured: neither --torchvision-python nor MRCNN_TORCHVISION_PYTHON names an interpreter that has it.")
-    rounds, seconds = (min(3, options.rounds), 0.5 * options.seconds) if options.quick else (options.rounds, options.seconds)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    with torchvision_process.start(python) if python else nullcontext() as side, bars:
-        content = {"machine": machine(side), "command": command_line("python -m benchmarks.roi.measure", options), "copy_gigabytes_per_second": None, "rows": [], "not_measured": []}
-        copies = copy_speed()
-        task = bars.add_task("", total=len(groups))
-        for group in groups:
+    out, begin, inputs = options.out or default_out(options), time.monotonic(), None
+    if not out.match(report.PATTERN):
+        raise InputError(f"--out must be named {report.PATTERN}, from which the tables are made, not {out.name}")
+    rounds = min(3, options.rounds) if options.quick else options.rounds
+    seconds = 0.5 * options.seconds if options.quick else options.seconds
+    with torchvision_process.start(python) if python else nullcontext() as side:
+        content = {
+            "machine": machine(side), "command": command_line(PROGRAM, options), "copy_gigabytes_per_second": None,
+            "rows": [], "not_measured": [],
+        }  # fmt: skip
+        copies = copy_speeds()
+        for number, group in enumerate(groups, start=1):
             if time.monotonic() - begin > 60 * options.minutes:
-                content["not_measured"].append(group.key | {"forms": group.forms, "reason": f"{options.minutes:g} minutes were over"})
+                reason = f"{options.minutes:g} minutes were over"
+                fields = {"implementations": group.implementations, "reason": reason}
+                content["not_measured"].append(group.key | fields)
                 continue
-            bars.update(task, description=f"{group.workload.name}, {group.batch} x {group.dtype}: {group.name} {group.direction}")
-            if place != (group.workload, group.batch, group.dtype):
-                place = group.workload, group.batch, group.dtype
-                copies += copy_speed()
+            name, what = group.workload.name, f"{group.batch} x {group.dtype}"
+            print(f"{number}/{len(groups)} {name}, {what}: {group.name} {group.direction}")
+            if inputs != (inputs := (group.workload, group.batch, group.dtype)):
+                copies += copy_speeds()
             content["rows"] += measure(group, side, rounds, seconds)
-            write(out, content, copies)
-            bars.advance(task)
-        write(out, content, copies)
+            _write(out, content, copies)
+        _write(out, content, copies)
     make_inputs.cache_clear()
-    if content["not_measured"]:
-        console.print(f"{len(content['not_measured'])} of {len(groups)} groups were not measured: {options.minutes:g} minutes were over.")
-    return out
+    return [out, *report.render(out.parent)]
 
 
 def default_out(options: Options) -> Path:
-    """A whole run renews the published results; anything less leaves them alone."""
-    whole = not (options.quick or options.operations or options.workloads or options.forms or options.dtypes)
-    folder = roi_report.RESULTS if whole else Path("runs/roi_ops")
-    # roi_ops_tpu.json is what was compiled for a TPU elsewhere
-    return folder / {"tpu": "roi_ops_tpu_measured.json"}.get(jax.default_backend(), f"roi_ops_{jax.default_backend()}.json")
+    """Returns the published result file for a whole run, otherwise one under runs/."""
+    partial = options.operations or options.workloads or options.implementations or options.dtypes
+    folder = Path("runs/roi_ops") if options.quick or partial else report.RESULTS
+    # roi_ops_tpu.json holds programs compiled for a TPU on another machine
+    suffix = {"tpu": "tpu_measured"}.get(jax.default_backend(), jax.default_backend())
+    return folder / f"roi_ops_{suffix}.json"
 
 
-def write(out: Path, content: dict[str, Any], copies: Sequence[float]) -> None:
-    """The result file, whole or not at all, with each row's share of the bandwidth of a copy."""
+def _write(out, content, copies):
     speed = float(np.median(copies))
     content["copy_gigabytes_per_second"] = _short(speed / 1e9)
     for row in content["rows"]:
@@ -301,19 +273,10 @@ def write(out: Path, content: dict[str, Any], copies: Sequence[float]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program; returns the exit status."""
-    options = tyro.cli(Options, prog="python -m benchmarks.roi.measure", args=arguments)
-    console = Console(stderr=True)
-    try:
-        out = run(options, console)
-        roi_report.render(out.parent)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    console.print(f"The figures are in {out}, tables and pictures in {out.parent / roi_report.TABLES}.", highlight=False, soft_wrap=True)
-    return 0
+    """Runs the program; returns the exit status."""
+    return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a machine that sees the program for the first time
+    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a first compilation
     sys.exit(main())

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import tyro
 
-from benchmarks.model.train_step import made_up_batch, standalone
+from benchmarks.model.train_step import synthetic_batch, standalone
 from benchmarks.tpu._hlo import all_reduces
 from mrcnn_jax import distributed, presets
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.sharding import Sharding
@@ -26,7 +26,7 @@ from mrcnn_jax.training.step import create_state, make_train_step
 def made_up(experiment: Experiment, objects: Sequence[int], portrait: bool = False, seed: int = 0) -> Batch:
     """Noise images, ``objects[i]`` objects in image i, [images, ...]."""
     one = replace(experiment, train=replace(experiment.train, images_per_device=len(objects), accumulate=1))
-    batch = jax.tree.map(lambda leaf: leaf[0], made_up_batch(one, 1, experiment.data.max_objects, seed))
+    batch = jax.tree.map(lambda leaf: leaf[0], synthetic_batch(one, 1, experiment.data.max_objects, seed))
     batch = batch.replace(valid=np.arange(experiment.data.max_objects) < np.asarray(objects)[:, None])
     if portrait:
         batch = batch.replace(images=batch.images.swapaxes(1, 2), sizes=batch.sizes[:, ::-1], boxes=batch.boxes[..., [1, 0, 3, 2]])
@@ -49,8 +49,8 @@ class Step:
         train = replace(experiment.train, parallel=parallel, images_per_device=images // jax.device_count())
         experiment = replace(experiment, train=train)
         optimizer = make_optimizer(train, experiment.model, images)
-        self.placement = Sharding(parallel)
-        self.state = self.placement.state(jax.tree.map(np.asarray, create_state(variables, optimizer)))
+        self.sharding = Sharding(parallel)
+        self.state = self.sharding.replicate(jax.tree.map(np.asarray, create_state(variables, optimizer)))
         self.call = make_train_step(MaskRCNN(experiment.model), optimizer, experiment)
         self.events, self.compiled = [], {}
         jax.monitoring.register_event_duration_secs_listener(
@@ -58,7 +58,7 @@ class Step:
         )
 
     def __call__(self, batch: Batch) -> dict[str, float]:
-        placed = jax.block_until_ready(self.placement.batch(mine(batch)))
+        placed = jax.block_until_ready(self.sharding.shard(mine(batch)))
         self.events.clear()
         self.state, metrics = self.call(self.state, placed)
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -89,7 +89,7 @@ def programs(step: Step, experiment: Experiment, images: int) -> dict[str, Any]:
     slots = experiment.data.max_objects
     for turn, portrait in enumerate((True, False, True, True, False)):
         step(made_up(experiment, [[0, slots, turn][turn % 3]] * images, portrait, seed=10 + turn))
-    batch = step.placement.batch(mine(made_up(experiment, [1] * images)))
+    batch = step.sharding.shard(mine(made_up(experiment, [1] * images)))
     reduced = all_reduces(step.call.lower(step.state, batch).compile().as_text())
     return {"compiled": step.compiled, "all_reduces": len(reduced), "bytes": sum(one.bytes for one in reduced)}
 
@@ -119,7 +119,7 @@ def main(settings: dict[str, Any]) -> None:
     base, images = presets.get("demo"), settings["images"]
     base = replace(base, train=replace(base.train, optimizer="sgd", weight_decay=0.0, warmup_steps=0, learning_rate=0.02, reference_batch=images))
     experiment = standalone(tyro.cli(Experiment, default=base, args=settings["arguments"]))
-    variables = initialise(MaskRCNN(experiment.model), jax.random.key(0))
+    variables = init_variables(MaskRCNN(experiment.model), jax.random.key(0))
     sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
     arrays, figures = {}, {"processes": jax.process_count(), "devices": jax.device_count(), "parameters": sum(sizes)}
     for parallel in ("pmap", "shard_map"):

@@ -1,4 +1,5 @@
-"""What a row of tpu_train_step.json leads one to expect: memory that is left, how long a step takes at least, how much of it is left on many chips."""
+"""Estimates from a row of tpu_train_step.json: memory that is left, bounds of the step time, scaling to
+many chips."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,69 +7,90 @@ from typing import Any, NamedTuple
 from benchmarks.tpu._programs import CHIPS, Chip
 
 ASSUMPTIONS = """\
-- HBM used is arguments + outputs - what outputs share with arguments + temporaries + the program itself, as the compiler has laid them out for one chip; HBM
-  available is what the compiler lets programs have (it says so when it refuses one).
-- "At least" is the time of the products' FLOPs at the chip's published bfloat16 peak: a lower bound that no program reaches. FLOPs are those of convolutions and matrix
-  products, every turn of loops counted, with RoIs of 16 to 800 pixels spread evenly by the logarithm of their size; XLA's own count has all operations, but the body
-  of a loop once.
-- "By cycles" is the sum of the cycles that the compiler expects of its operations, at the clock that follows from the chip's peak rate. Custom gathers and scatters,
-  sorting, waiting for memory and every turn but the first of loops whose length data decide are not in it: a better guess than the lower bound, not a measurement. It is
-  given for programs compiled with effort 0, as a run's are; others are slower.
-- Adding up B bytes of gradients over n chips, each chip sends 2 (n - 1) / n B. "All-reduce" is from the time over all links of a chip at once to that over one link (a
-  single ring), at the published rates of links ({links}), and without latencies.
-- Scaling is the share of a step that is not spent on the all-reduce: at its lowest if the rest runs at peak and the all-reduce over one link, at its highest if the rest
-  takes the compiler's cycles (or runs at peak, where they are not given) and the all-reduce uses all links; in both none of it is hidden behind computation. Reading
-  data, slow hosts and evaluation are not in it.
+- HBM used: arguments + outputs - the part that outputs share with arguments + temporaries + the program
+  itself, as the compiler has laid them out for one chip. HBM available: what the compiler lets programs
+  use, from its message when it refuses one.
+- "At least": the time of the FLOPs at the chip's published bfloat16 peak, a lower bound that no program
+  reaches. FLOPs are those of convolutions and matrix products with every iteration of loops counted, for
+  RoIs of 16 to 800 pixels spread evenly by the logarithm of their size; XLA's own count has all operations,
+  but the body of a loop once.
+- "By cycles": the sum of the cycles that the compiler expects of its operations, at the clock that follows
+  from the chip's peak rate. Custom gathers and scatters, sorting, waiting for memory and all but the first
+  iteration of loops whose length data decide are not included: better than the lower bound, but not a
+  measurement. Given for programs compiled with effort 0, as in a run; others are slower.
+- "All-reduce": summing B bytes of gradients over n chips, each chip sends 2 (n - 1) / n B. From the time
+  over all links of a chip at once to that over a single link (one ring), at the published rates ({links}),
+  without latency.
+- Scaling: share of a step that is not spent on the all-reduce, none of which is assumed to overlap with
+  computation. Lower end: the rest runs at peak, and the all-reduce over one link. Upper end: the rest takes
+  the compiler's cycles (at peak where they are not given), and the all-reduce uses all links. Data loading,
+  slow hosts and evaluation are not included.
 """
 
 
 class Reduction(NamedTuple):
-    """What travels in a step: bytes of each chip."""
+    """All-reduces of a step, and their bytes on each chip."""
 
     gradient_operations: int
     gradient_bytes: int
-    other_operations: int  # counts of losses, metrics, sums of batch norm
+    other_operations: int
+    """Small ones: counts of losses, metrics, sums of batch norm."""
     other_bytes: int
 
 
 class Estimate(NamedTuple):
-    """Milliseconds of a step and shares of it."""
+    """Times of a step in milliseconds, and its scaling."""
 
-    least_ms: float  # a lower bound
-    cycles_ms: float | None  # by the compiler's cycles; None where it has noted none, or was told to take less trouble than for a run
-    reduce_ms: tuple[float, float]  # over all links, over one
-    scaling: tuple[float, float]  # from, to
+    least_ms: float
+    """Lower bound."""
+    cycles_ms: float | None
+    """By the compiler's cycles; None where there are none, or the effort was less than a run's."""
+    reduce_ms: tuple[float, float]
+    """All-reduce over all links, and over one."""
+    scaling: tuple[float, float]
+    """Lower and upper end."""
 
 
 def assumptions() -> str:
-    """What the estimates are made of, in a list."""
-    links = ", ".join(f"{name}: {chip.links} of {chip.link / 1e9:.0f} GB/s each way" for name, chip in CHIPS.items())
+    """Returns what the estimates rest on, as a Markdown list."""
+    links = ", ".join(
+        f"{name}: {chip.links} links of {chip.link / 1e9:.0f} GB/s in each direction"
+        for name, chip in CHIPS.items()
+    )
     return ASSUMPTIONS.format(links=links)
 
 
 def chip_of(row: Mapping[str, Any]) -> Chip:
-    """The kind of chip that a row's program is for."""
+    """Returns the chip that a row's program is for."""
     return CHIPS[row["topology"].partition(":")[0]]
 
 
 def used_bytes(row: Mapping[str, Any]) -> int:
-    """HBM of a chip while a step runs."""
-    return row["argument_bytes"] + row["output_bytes"] - row["alias_bytes"] + row["temp_bytes"] + row["code_bytes"]
+    """Returns the HBM of a chip that a step uses."""
+    parts = ("argument_bytes", "output_bytes", "temp_bytes", "code_bytes")
+    return sum(row[part] for part in parts) - row["alias_bytes"]
+
+
+def free_bytes(row: Mapping[str, Any]) -> int:
+    """Returns the HBM of a chip that a step leaves free."""
+    return chip_of(row).available - used_bytes(row)
 
 
 def reduction(row: Mapping[str, Any]) -> Reduction:
-    """The all-reduces of gradients, with a hundredth or more of all bytes, and the small ones."""
-    everything = sum(size for _, size in row["all_reduces"])
-    large = [size for _, size in row["all_reduces"] if size >= everything / 100]
-    return Reduction(len(large), sum(large), len(row["all_reduces"]) - len(large), everything - sum(large))
+    """Splits the all-reduces into those of gradients, at least a hundredth of all bytes, and small ones."""
+    total = sum(size for _, size in row["all_reduces"])
+    large = [size for _, size in row["all_reduces"] if size >= total / 100]
+    return Reduction(len(large), sum(large), len(row["all_reduces"]) - len(large), total - sum(large))
 
 
 def estimate_step(row: Mapping[str, Any]) -> Estimate:
-    """Bounds and guesses, as ``assumptions`` says."""
-    chip, travels = chip_of(row), reduction(row)
-    sent = 2 * (row["chips"] - 1) / row["chips"] * (travels.gradient_bytes + travels.other_bytes)
+    """Returns bounds and estimates, as ``assumptions`` says."""
+    chip, reduced, chips = chip_of(row), reduction(row), row["chips"]
+    sent = 2 * (chips - 1) / chips * (reduced.gradient_bytes + reduced.other_bytes)
     least = 1e3 * row["product_flops"] / chip.flops
-    cycles = None if row["cycles"] is None or row["effort"] < 0 else max(least, 1e3 * row["cycles"] / chip.clock)
-    best, ring = 1e3 * sent / (chip.links * chip.link), 1e3 * sent / chip.link
+    has_cycles = row["cycles"] is not None and row["effort"] >= 0
+    cycles = max(least, 1e3 * row["cycles"] / chip.clock) if has_cycles else None
+    all_links, one_link = 1e3 * sent / (chip.links * chip.link), 1e3 * sent / chip.link
     longest = least if cycles is None else cycles
-    return Estimate(least, cycles, (best, ring), (least / (least + ring), longest / (longest + best)))
+    scaling = least / (least + one_link), longest / (longest + all_links)
+    return Estimate(least, cycles, (all_links, one_link), scaling)

@@ -1,31 +1,32 @@
 """Experiments as data: frozen dataclasses, validated where they are built.
 
-The defaults are Mask R-CNN with ResNet-50-FPN on COCO as the paper trains it (section 3.1 and the released code), with two deliberate
-deviations: RoIAlign samples features at half-pixel centres (``conventions.roi_half_pixel``), and proposals are selected per image rather
-than per batch. Every other published system is a small ``dataclasses.replace`` of this one.
+The defaults are Mask R-CNN with ResNet-50-FPN on COCO as the paper trains it (section 3.1 and the released
+code), with two deliberate
+deviations: RoIAlign samples features at half-pixel centres (``conventions.roi_half_pixel``), and proposals
+are selected per image rather than per batch. Every other published system is a small ``dataclasses.replace``
+of this one.
 """
 
 from mrcnn_jax.config.conventions import DETECTRON, DETECTRON2, OURS, TORCHVISION, Conventions
 from mrcnn_jax.config.data import DataConfig
 from mrcnn_jax.config.evaluation import EvaluationConfig
 from mrcnn_jax.config.experiment import Experiment
-from mrcnn_jax.config.model import (
-    BackboneConfig,
+from mrcnn_jax.config.heads import (
     BoxHeadConfig,
     BranchPoolConfig,
     KeypointHeadConfig,
     MaskHeadConfig,
-    ModelConfig,
     PoolConfig,
     RoIConfig,
     RoIPooling,
-    RPNConfig,
 )
+from mrcnn_jax.config.model import BackboneConfig, ModelConfig, RPNConfig
 from mrcnn_jax.config.serialization import from_dict, read_experiment, to_dict, with_changes
 from mrcnn_jax.config.train import TrainConfig
 
 __all__ = [
-    "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig",
-    "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig", "RPNConfig", "RoIConfig",
-    "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "to_dict", "with_changes",
+    "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig",
+    "Conventions", "DataConfig", "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig",
+    "ModelConfig", "PoolConfig", "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict",
+    "read_experiment", "to_dict", "with_changes",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ class DataConfig:
     """Data set, image sizes and data loading."""
 
     dataset: str = "shapes"
-    """Data set: "shapes" or "puppets", which are generated on first use, or a directory written by `mrcnn dataset`."""
+    """Data set: "shapes" or "puppets", which are generated on first use, or a directory written by `mrcnn
+    dataset`."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -28,8 +29,9 @@ class DataConfig:
     flip: bool = True
     """Flip half of the training images horizontally."""
     padding_divisor: NonNegativeInt = 0
-    """Padding at inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads each to multiples of n, which
-    reproduces other libraries exactly (32; 1 without a pyramid) but compiles a program for each size. Training always uses the two sizes."""
+    """Padding at inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads
+    each to multiples of n, which reproduces other libraries exactly (32; 1 without a pyramid) but compiles a
+    program for each size. Training always uses the two sizes."""
     threads: PositiveInt = 8
     """Threads that decode and resize images."""
     max_unreadable_images: NonNegativeInt = 10
@@ -39,4 +41,5 @@ class DataConfig:
         require(bool(self.short_edge), "data.short_edge must have at least one length")
         check_fields("data", self)
         longest = max(*self.short_edge, self.short_edge_test)
-        require(self.long_edge >= longest, f"data.long_edge must be at least the shorter edge {longest}, not {self.long_edge}")
+        require(self.long_edge >= longest,
+                f"data.long_edge must be at least the shorter edge {longest}, not {self.long_edge}")

@@ -21,4 +21,4 @@ class EvaluationConfig:
     def __post_init__(self):
         check_fields("evaluation", self)
         require(list(self.max_detections) == sorted(self.max_detections) and self.max_detections[0] > 0,
-                f"evaluation.max_detections must increase from at least 1, not {self.max_detections}")  # fmt: skip
+                f"evaluation.max_detections must increase from at least 1, not {self.max_detections}")

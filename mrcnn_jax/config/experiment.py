@@ -14,6 +14,7 @@ class Experiment:
     """The complete configuration of a run."""
 
     name: str = "mask_rcnn_r50_fpn"
+    """Name of the experiment, for logs and titles."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -22,4 +23,5 @@ class Experiment:
     def __post_init__(self):
         pyramid, divisor = self.model.backbone.features == "fpn", self.data.padding_divisor
         require(not pyramid or divisor % 32 == 0,
-                f"data.padding_divisor must be 0 or a multiple of 32 with model.backbone.features fpn, not {divisor}")  # fmt: skip
+                "data.padding_divisor must be 0 or a multiple of 32 with model.backbone.features fpn, not "
+                f"{divisor}")

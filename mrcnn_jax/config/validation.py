@@ -52,13 +52,14 @@ def check_fields(owner: str, config: Any) -> None:
         values, kind = (given,), hint
         if get_origin(hint) is tuple:
             values, kind = given, get_args(hint)[0]
-        elif type(None) in get_args(hint):  # None leaves a field to something else
+        elif type(None) in get_args(hint):  # None inherits the value of another field
             values, kind = () if given is None else (given,), get_args(hint)[0]
+        choices = get_args(kind) if get_origin(kind) is Literal else None
         bounds = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)]
-        allowed = get_args(kind) if get_origin(kind) is Literal else None
         for value in values:
-            if allowed is not None:
-                require(value in allowed, f"{owner}.{name} must be one of {', '.join(allowed)}, not {value!r}")
+            if choices is not None:
+                require(value in choices,
+                        f"{owner}.{name} must be one of {', '.join(choices)}, not {value!r}")
             for bound in bounds:
                 require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given}")
 

@@ -1,20 +1,25 @@
-"""Where the data set of an experiment is found."""
+"""Lookup of an experiment's data set: an embedded one by name, or a prepared directory."""
 
 from pathlib import Path
 
 from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data import dataset as records
 from mrcnn_jax.data import shapes
+from mrcnn_jax.data.dataset import DatasetSplit, open_dataset
 
 EMBEDDED = {"shapes": shapes.ShapesConfig(), "puppets": shapes.ShapesConfig(kinds=("puppet",))}
-"""What is drawn on first use."""
-PLACE = Path("data")
-"""Where, below the working directory."""
+"""Data sets that are drawn on first use."""
+DATA_FOLDER = Path("data")
+"""Folder of prepared sets, below the working directory."""
 
 
-def open_split(config: DataConfig, split: str) -> records.DatasetSplit:
-    """Opens a split of the experiment's data set; draws an embedded set if that is what is asked for and it is not there yet."""
-    if config.dataset in EMBEDDED:
-        shapes.prepare(PLACE / config.dataset, EMBEDDED[config.dataset], progress=True)
-        return records.open_dataset(PLACE / config.dataset, split)
-    return records.open_dataset(Path(config.dataset).expanduser(), split)
+def open_split(config: DataConfig, split: str) -> DatasetSplit:
+    """Opens a split of the experiment's data set, drawing an embedded set that does not exist yet.
+
+    Raises:
+        InputError: the directory is no prepared data set, or has no such split.
+    """
+    if config.dataset not in EMBEDDED:
+        return open_dataset(Path(config.dataset).expanduser(), split)
+    directory = DATA_FOLDER / config.dataset
+    shapes.prepare(directory, EMBEDDED[config.dataset], progress=True)
+    return open_dataset(directory, split)

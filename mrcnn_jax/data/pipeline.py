@@ -1,13 +1,12 @@
-"""Batches from a stored data set, with Grain: deterministic under a seed, sharded by process, resumable at any step."""
+"""Batches of a data set with Grain: deterministic under a seed, sharded by process, resumable at any step."""
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import grain
-import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -22,26 +21,28 @@ from mrcnn_jax.data.transforms import (
     training_example,
 )
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.structures import BatchInfo
+from mrcnn_jax.structures import Batch, BatchInfo, Example
 
 
 class BatchPlan:
-    """Which image stands where in every global batch, as a function of the seed alone.
+    """Assignment of images to global batches, a function of the seed alone.
 
-    All images of a batch share an orientation, so that they share a padded size, on every process: the devices of a pod must run the same
-    program at the same step. Landscape and portrait images are two endless streams, each a new permutation in every epoch, cut into batches;
-    an epoch is then a shuffled sequence of the batches that begin in it. Nothing is dropped and nothing is repeated to fill a batch.
+    All images of a batch share an orientation, so that they share a padded size on every process, because
+    the devices of a pod must run the same program at the same step. Landscape and portrait images are two
+    endless streams, each a new permutation in every epoch, cut into batches; an epoch is then a shuffled
+    sequence of the batches that begin in it. No image is dropped, and none is repeated to fill a batch.
     """
 
     def __init__(self, sizes: Int[np.ndarray, "N 2"], batch: int, seed: int):
         portrait = is_portrait(sizes)
-        self.streams = [indices for indices in (np.flatnonzero(~portrait), np.flatnonzero(portrait)) if len(indices)]
+        streams = np.flatnonzero(~portrait), np.flatnonzero(portrait)
+        self.streams = [indices for indices in streams if len(indices)]
         self.batch, self.seed, self.images = batch, seed, len(sizes)
         self._permutation = lru_cache(8)(self._permutation)
         self._order = lru_cache(8)(self._order)
 
     def record_index(self, step: int, position: int) -> int:
-        """The image at a position of a step's global batch."""
+        """Returns the image at a position of a step's global batch."""
         epoch = max(0, step * self.batch // self.images - 1)
         while self._batches_before(epoch + 1) <= step:
             epoch += 1
@@ -49,8 +50,8 @@ class BatchPlan:
         turn, place = divmod(number * self.batch + position, len(self.streams[stream]))
         return int(self._permutation(stream, turn)[place])
 
-    def candidates(self, record: int) -> Iterator[int]:
-        """The record, and what takes its place where it cannot be read: the next ones of its orientation, from the last on to the first."""
+    def with_replacements(self, record: int) -> Iterator[int]:
+        """Yields a record and its replacements if unreadable: the next of its orientation, cyclically."""
         yield record
         stream = next(indices for indices in self.streams if record in indices)
         yield from np.roll(stream, -1 - np.searchsorted(stream, record))[:-1].tolist()
@@ -64,97 +65,106 @@ class BatchPlan:
             for stream, indices in enumerate(self.streams)
             for number in range(epoch * len(indices) // self.batch, (epoch + 1) * len(indices) // self.batch)
         ]
-        return [batches[index] for index in np.random.default_rng([self.seed, 1, epoch]).permutation(len(batches))]
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(batches))
+        return [batches[index] for index in order]
 
     def _permutation(self, stream, turn):
         return np.random.default_rng([self.seed, 2, stream, turn]).permutation(self.streams[stream])
 
 
 class UnreadableImages:
-    """Training images that could not be read and gave way to others: the loading threads add them, the loop tells of them.
+    """Unreadable training images that were replaced; loading threads add them, the loop reports them.
 
     Attributes:
-        messages: what was wrong, by the index of the record.
+        limit: maximum number of them.
+        messages: error message by index of the record.
     """
 
     def __init__(self, limit: int):
         self.limit, self.messages = limit, {}
-        self._told, self._lock = 0, threading.Lock()
+        self._reported, self._lock = 0, threading.Lock()
 
     def add(self, record: int, error: InputError) -> None:
-        """Raises InputError where there are more than the limit, so that whoever waits for the batch halts."""
+        """Adds an image; raises InputError beyond the limit, which ends the iteration over batches."""
         with self._lock:
             self.messages.setdefault(record, str(error))
             count = len(self.messages)
         if count > self.limit:
-            raise InputError(f"{error}; training images that cannot be read: {count}, and data.max_unreadable_images is {self.limit}") from error
+            found = f"{count} training images are unreadable"
+            raise InputError(f"{error}; {found}, but data.max_unreadable_images is {self.limit}") from error
 
-    def news(self) -> list[str]:
-        """The messages that no call has returned yet."""
+    def new_messages(self) -> list[str]:
+        """Returns the messages that no call has returned yet."""
         with self._lock:
-            new = list(self.messages.values())[self._told :]
-            self._told += len(new)
+            new = list(self.messages.values())[self._reported :]
+            self._reported += len(new)
         return new
 
 
-class _TrainingSource:
-    """Random access to the examples of one process, in the order of the plan.
-
-    An image that cannot be read is replaced by the next one of its orientation that can: which one that is depends on the data set alone.
-    """
-
-    def __init__(
-        self, source: DatasetSplit, config: DataConfig, plan: BatchPlan, steps: int, images_per_process: int, process: int, masks: bool,
-        skipped: UnreadableImages, conventions: Conventions,
-    ):  # fmt: skip
-        self.source, self.config, self.plan = source, config, plan
-        self.steps, self.local, self.process = steps, images_per_process, process
-        self.masks, self.skipped, self.conventions = masks, skipped, conventions
-
-    def __len__(self):
-        return self.steps * self.local
-
-    def __getitem__(self, index):
-        step, position = divmod(int(index), self.local)
-        position += self.process * self.local
-        for candidate in self.plan.candidates(self.plan.record_index(step, position)):
-            random = np.random.default_rng([self.plan.seed, 3, step, position])
-            try:
-                record = self.source[candidate]
-                example = training_example(record, self.source.info, self.config, random, self.masks, self.conventions)
-            except InputError as error:
-                last = error
-                self.skipped.add(candidate, error)
-            else:
-                return example, BatchInfo(np.int64(record.image_id), np.array([record.height, record.width]), np.bool_(True))
-        raise InputError(f"{last}; no other training image of its orientation can be read either") from last
-
-
 def training_batches(
-    source: DatasetSplit, config: DataConfig, *, steps: int, images_per_process: int, seed: int, process: int = 0, processes: int = 1, start: int = 0,
-    masks: bool = True, skipped: UnreadableImages | None = None, conventions: Conventions = OURS,
+    source: DatasetSplit, config: DataConfig, *, steps: int, images_per_process: int, seed: int,
+    process: int = 0, processes: int = 1, start: int = 0, masks: bool = True,
+    unreadable: UnreadableImages | None = None, conventions: Conventions = OURS,
 ) -> grain.DatasetIterator:  # fmt: skip
-    """An iterator over (Batch, BatchInfo) of this process, for steps ``start`` to ``steps``.
+    """Returns an iterator over the (Batch, BatchInfo) of one process, for steps ``start`` to ``steps``.
 
-    A step's batch depends on the seed, the step and the size of the global batch alone, so the step is the whole state of the iterator: a
-    resumed run starts here where it stopped, on however many processes.
+    The batch of a step depends on the seed, the step and the size of the global batch alone, so the step is
+    the whole state of the iterator, and a resumed run may have another number of processes. An unreadable
+    image is replaced by the next readable one of its orientation, which depends on the data set alone.
 
     Args:
-        masks: False leaves the masks zero, which saves decoding them for a model that learns none.
-        skipped: collects the images that cannot be read and are replaced, up to its limit; without it the first one ends the iteration.
+        source: the split to train on.
+        config: image sizes, object slots and threads.
+        steps: number of steps of the whole run.
+        images_per_process: images of a step in this process.
+        seed: determines order and augmentation.
+        process, processes: index of this process and number of processes.
+        start: first step.
+        masks: False leaves masks zero, which saves decoding them for a model without a mask branch.
+        unreadable: collects unreadable images up to its limit; by default the first one ends the iteration.
+        conventions: how images are resized.
 
     Raises:
-        InputError: from the iterator, for more images that cannot be read.
+        InputError: from the iterator, for more unreadable images than allowed.
     """
+    unreadable = unreadable or UnreadableImages(0)
     plan = BatchPlan(source.sizes, images_per_process * processes, seed)
-    examples = _TrainingSource(source, config, plan, steps, images_per_process, process, masks, skipped or UnreadableImages(0), conventions)
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads))
-    remaining = grain.MapDataset.source(examples)[start * images_per_process :]
-    return iter(remaining.to_iter_dataset(options).batch(images_per_process, batch_fn=_stack))
+
+    def load(index: int) -> tuple[Example, int, tuple[int, int]]:
+        step, position = divmod(index, images_per_process)
+        position += process * images_per_process
+        for candidate in plan.with_replacements(plan.record_index(step, position)):
+            random = np.random.default_rng([seed, 3, step, position])
+            try:
+                record = source[candidate]
+                example = training_example(record, source.info, config, random, masks, conventions)
+            except InputError as error:
+                last = error
+                unreadable.add(candidate, error)
+            else:
+                return example, record.image_id, (record.height, record.width)
+        raise InputError(f"{last}; no other training image of its orientation is readable either") from last
+
+    options = grain.ReadOptions(
+        num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads)
+    )
+    indices = grain.MapDataset.range(start * images_per_process, steps * images_per_process)
+    return iter(indices.map(load).to_iter_dataset(options).batch(images_per_process, batch_fn=_collate))
+
+
+def stack_examples(examples: Sequence[Example]) -> Batch:
+    """Stacks examples of the same shapes to a batch."""
+    return Batch(**{name: np.stack([getattr(one, name) for one in examples]) for name in vars(examples[0])})
+
+
+def _collate(items: Sequence[tuple[Example, int, tuple[int, int]]]) -> tuple[Batch, BatchInfo]:
+    examples, image_ids, sizes = zip(*items, strict=True)
+    info = BatchInfo(np.array(image_ids, np.int64), np.array(sizes), np.ones(len(items), bool))
+    return stack_examples(examples), info
 
 
 class EvaluationBatch(NamedTuple):
-    """Images to be detected in; no annotations."""
+    """Images for detection, without annotations."""
 
     images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
     sizes: Int[np.ndarray, "B 2"]
@@ -162,10 +172,10 @@ class EvaluationBatch(NamedTuple):
 
 
 def evaluation_batches(
-    source: DatasetSplit, config: DataConfig, images_per_batch: int, *, limit: int | None = None, process: int = 0, processes: int = 1,
-    conventions: Conventions = OURS,
-) -> Iterator[EvaluationBatch]:
-    """Every image once (or the first ``limit``), grouped by padded size; the last batch of a group is filled up with zeros."""
+    source: DatasetSplit, config: DataConfig, images_per_batch: int, *, limit: int | None = None,
+    process: int = 0, processes: int = 1, conventions: Conventions = OURS,
+) -> Iterator[EvaluationBatch]:  # fmt: skip
+    """Yields every image once (or the first ``limit``), grouped by padded size; zeros fill up batches."""
     groups = defaultdict(list)
     for index, (height, width) in enumerate(source.sizes[:limit].tolist()):
         groups[inference_sizes(height, width, config, conventions)[1]].append(index)
@@ -175,22 +185,20 @@ def evaluation_batches(
         for start in range(0, len(indices), images_per_batch)
     ][process::processes]
 
-    def load(batch):
+    def load(batch: tuple[tuple[int, int], list[int]]) -> EvaluationBatch:
         padded, indices = batch
         images = np.zeros((images_per_batch, *padded, 3), image_type(conventions))
-        sizes = np.full((images_per_batch, 2), images.shape[1:3], np.int32)
-        info = BatchInfo(np.zeros(images_per_batch, np.int64), np.ones((images_per_batch, 2), np.int64), np.arange(images_per_batch) < len(indices))
+        sizes = np.full((images_per_batch, 2), padded, np.int32)
+        image_ids = np.zeros(images_per_batch, np.int64)
+        original_sizes = np.ones((images_per_batch, 2), np.int64)
         for slot, index in enumerate(indices):
             record = source[index]
             image = decode_record(record)
             sizes[slot], _ = inference_sizes(*image.shape[:2], config, conventions)
             images[slot] = resize_and_pad(image, tuple(sizes[slot]), padded, conventions)
-            info.image_ids[slot], info.original_sizes[slot] = record.image_id, image.shape[:2]
-        return EvaluationBatch(images, sizes, info)
+            image_ids[slot], original_sizes[slot] = record.image_id, image.shape[:2]
+        valid = np.arange(images_per_batch) < len(indices)
+        return EvaluationBatch(images, sizes, BatchInfo(image_ids, original_sizes, valid))
 
     options = grain.ReadOptions(num_threads=min(4, config.threads), prefetch_buffer_size=4)
     return iter(grain.MapDataset.source(batches).map(load).to_iter_dataset(options))
-
-
-def _stack(examples):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)

@@ -1,4 +1,4 @@
-"""How large an image becomes and how its pixels are resampled, by the rules of the libraries whose weights may be in use. On the host."""
+"""Sizes of resized images and resampling of their pixels, by the rules of several libraries."""
 
 from typing import Literal
 
@@ -11,10 +11,14 @@ Method = Literal["area", "antialiased", "bilinear"]
 Rounding = Literal["nearest", "down"]
 
 
-def resized_size(height: int, width: int, short_edge: int, long_edge: int, rounding: Rounding = "nearest") -> tuple[int, int]:
-    """Height and width with the shorter edge at ``short_edge``, or less where the longer one would pass ``long_edge``.
+def resized_size(
+    height: int, width: int, short_edge: int, long_edge: int, rounding: Rounding = "nearest"
+) -> tuple[int, int]:
+    """Returns height and width with the shorter edge at ``short_edge``, or less to keep to ``long_edge``.
 
-    ``rounding``: "nearest" is Detectron2's rule (halves up), "down" torchvision's; neither ever gives less than one pixel.
+    Args:
+        rounding: "nearest" is Detectron2's rule (halves up), "down" torchvision's; neither gives less than
+            1 pixel.
     """
     scale = min(short_edge / min(height, width), long_edge / max(height, width))
     half = 0.5 if rounding == "nearest" else 0.0
@@ -22,15 +26,20 @@ def resized_size(height: int, width: int, short_edge: int, long_edge: int, round
 
 
 def resize(
-    image: UInt8[np.ndarray, "h w 3"], height: int, width: int, method: Method = "area", out: np.ndarray | None = None
+    image: UInt8[np.ndarray, "h w 3"],
+    height: int,
+    width: int,
+    method: Method = "area",
+    out: np.ndarray | None = None,
 ) -> UInt8[np.ndarray, "{height} {width} 3"] | Float[np.ndarray, "{height} {width} 3"]:
-    """The image at another size; pixel centres stay where they are, and the border goes on outside.
+    """Resizes an image; pixel centres are at half-integers, and border pixels are repeated outside.
 
     Args:
-        method: "area" averages over whole pixels where the image shrinks and is bilinear where it grows (OpenCV).
-            "antialiased" is bilinear with a filter that widens as the image shrinks, in whole levels (Pillow; Detectron2's ResizeTransform).
-            "bilinear" reads four pixels whatever the scale and gives float32 levels, not rounded (torch's interpolate; torchvision).
-        out: where the result is written, of its size and type; it may be part of a larger image.
+        method: "area" averages over pixels if the image shrinks and is bilinear if it grows (OpenCV).
+            "antialiased" is bilinear with a filter that widens as the image shrinks, rounded to whole
+            levels (Pillow; Detectron2's ResizeTransform). "bilinear" reads four pixels at any scale and
+            gives float32 levels, not rounded (torch's interpolate; torchvision).
+        out: array of the result's size and type to write to; it may be part of a larger image.
     """
     if method == "antialiased":
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -39,6 +48,7 @@ def resize(
         out[:] = resized
         return out
     if method == "bilinear":
-        return cv2.resize(image.astype(np.float32, order="C"), (width, height), out, interpolation=cv2.INTER_LINEAR)
+        image = image.astype(np.float32, order="C")
     shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if method == "area" and shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), out, interpolation=interpolation)

@@ -1,4 +1,4 @@
-"""A trained model as a function from images to detections."""
+"""A trained model as a function from an image to its detections."""
 
 import os
 import sys
@@ -9,22 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import UInt8
 
-from mrcnn_jax.checkpoint import Checkpoints, run_directory
+from mrcnn_jax.checkpoint import CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.paste import paste_masks, paste_rles
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.ops.keypoints import decode_keypoints
-from mrcnn_jax.structures import DatasetInfo, Detections, Predictions
+from mrcnn_jax.inference.postprocess import to_detections
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.runtime import enable_compilation_cache
+from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.typing import UInt8
 
 
 class Detector:
-    """Detects objects in images; made by ``load``, or from variables at hand.
+    """Detects objects in images; ``load`` makes one.
 
-    Two programs are compiled, one for landscape and one for portrait images, or one for each padded size (``data.padding_divisor``).
+    Two programs are compiled, one for landscape and one for portrait images; or one for each padded size if
+    ``data.padding_divisor`` is set.
+
+    Attributes:
+        experiment: configuration that the model was trained with.
+        info: classes and keypoints of the data set that it was trained on.
+        variables: of the model, on the device.
     """
 
     def __init__(self, experiment: Experiment, info: DatasetInfo, variables: dict[str, Any]):
@@ -32,38 +38,66 @@ class Detector:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Name of each class id."""
-        return self.info.category_names
+        """Name of each class id; a region proposal network alone finds objects of class 0, "object"."""
+        return self.info.category_names if self.experiment.model.tasks else ("object",)
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
-        """Detections in an RGB image, in its own pixels, best first."""
+        """Detects objects in an RGB image.
+
+        Returns:
+            Detections in the image's own pixels, best first.
+
+        Raises:
+            InputError: the image is not a uint8 array of shape [H, W, 3].
+        """
         image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {image.dtype} of shape {list(image.shape)}")
-        data = self.experiment.data
-        conventions = self.experiment.model.conventions
-        size, padded = inference_sizes(*image.shape[:2], data, conventions)
-        canvas = resize_and_pad(image, size, padded, conventions)
-        predictions = compiled(self.experiment.model, self.experiment.train.dtype)(
-            self.variables, canvas[None], np.array([size], np.int32)
-        )
-        return to_detections(jax.tree.map(lambda leaf: np.asarray(leaf[0]), predictions), size, image.shape[:2], self.experiment.model)[0]
+        _check_image(image)
+        model, dtype = self.experiment.model, self.experiment.train.dtype
+        size, padded_size = inference_sizes(*image.shape[:2], self.experiment.data, model.conventions)
+        padded = resize_and_pad(image, size, padded_size, model.conventions)
+        predictions = compiled(model, dtype)(self.variables, padded[None], np.array([size], np.int32))
+        predictions = jax.device_get(predictions).image(0)
+        return to_detections(predictions, size, image.shape[:2], model, self.class_names)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    hints = {
+        "read the file with mrcnn_jax.data.image_io.read_image": image.dtype.kind in "US",
+        "pass the images of a batch one at a time": image.ndim == 4,
+        "repeat the channel of a gray image": image.ndim == 2 or image.shape[2:] == (1,),
+        "drop the alpha channel": image.ndim == 3 and image.shape[2] == 4,
+        "move the channels last": image.ndim == 3 and image.shape[0] in (1, 3, 4),
+        "levels are 0 to 255": image.dtype != np.uint8,
+    }
+    hint = next((f" ({hint})" for hint, applies in hints.items() if applies), "")
+    given = f"{image.dtype} of shape {list(image.shape)}"
+    raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {given}{hint}")
 
 
 def load(directory: str | os.PathLike) -> Detector:
-    """The detector of a run directory, from its newest checkpoint, or of imported weights. InputError where there is none, or only a part."""
+    """Loads the detector of a training run, from its newest checkpoint, or of imported weights.
+
+    Compiled programs are kept on disk for later processes (``runtime.enable_compilation_cache``).
+
+    Raises:
+        InputError: the directory holds no weights, or only a part of a model, such as a backbone.
+    """
+    enable_compilation_cache()
     weights = read_weights(directory)
-    missing = sorted(expected_arrays(weights.experiment.model) - flatten_dict(weights.variables, sep="/").keys())
+    held = flatten_dict(weights.variables, sep="/").keys()
+    missing = sorted(expected_arrays(weights.experiment.model) - held)
     if missing:
         raise InputError(
-            f"{directory} holds a part of a model only, such as a backbone, that training can start from (--train.init-from); "
-            f"{len(missing)} arrays are missing, the first is {missing[0]}"
+            f"{directory} holds a part of a model only, such as a backbone, that training can start from "
+            f"(--train.init-from); {len(missing)} arrays are missing, the first is {missing[0]}"
         )
     return Detector(weights.experiment, weights.info, jax.device_put(weights.variables))
 
 
 class Weights(NamedTuple):
-    """What a directory holds: all of a model, or a part such as a backbone."""
+    """Content of a directory of weights: all of a model, or a part such as a backbone."""
 
     experiment: Experiment
     info: DatasetInfo
@@ -71,51 +105,38 @@ class Weights(NamedTuple):
 
 
 def read_weights(directory: str | os.PathLike) -> Weights:
-    """The newest checkpoint of a run directory, or imported weights. InputError where there are none."""
-    checkpoints = run_directory(directory) / "checkpoints"
-    if not checkpoints.is_dir():
-        raise InputError(f"{directory} holds no checkpoints: give the directory of a training run, or of imported weights")
-    manager = Checkpoints(checkpoints, read_only=True)
-    saved = manager.newest(lambda message: print(f"Warning: {message}.", file=sys.stderr))
-    manager.close()
+    """Reads the newest checkpoint of a training run, or imported weights.
+
+    Raises:
+        InputError: the directory holds neither.
+    """
+    path = run_directory(directory) / "checkpoints"
+    if not path.is_dir():
+        needed = "give the directory of a training run or of imported weights"
+        raise InputError(f"{directory} holds no checkpoints: {needed}")
+    with CheckpointStore(path, read_only=True) as checkpoints:
+        saved = checkpoints.restore_latest(lambda message: print(f"Warning: {message}.", file=sys.stderr))
     if saved is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
     return Weights(saved.experiment, saved.info, saved.variables)
 
 
 def expected_arrays(model: ModelConfig) -> set[str]:
-    """Paths, "params/backbone/stem/kernel", of all arrays of a model's variables."""
-    return set(flatten_dict(jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0))), sep="/"))
+    """Returns the paths of all arrays of a model's variables, such as "params/backbone/stem/kernel"."""
+    variables = jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0)))
+    return set(flatten_dict(variables, sep="/"))
 
 
 @lru_cache(maxsize=8)
-def compiled(config: ModelConfig, dtype: str, all_devices: bool = False):
-    """(variables, images, sizes) -> Predictions, jitted for one device, or mapped over all devices of this process with a leading axis of devices."""
-    apply = MaskRCNN(config, jnp.dtype(dtype)).apply
-    return jax.pmap(apply, in_axes=(None, 0, 0), devices=jax.local_devices()) if all_devices else jax.jit(apply)
+def compiled(model: ModelConfig, dtype: str, all_devices: bool = False):
+    """Returns the model as a compiled function (variables, images, sizes) -> Predictions.
 
-
-def to_detections(
-    predictions: Predictions, size: tuple[int, int], original: tuple[int, int], config: ModelConfig, as_rle: bool = False
-) -> tuple[Detections, list[dict] | None]:
-    """Predictions of one image (no batch axis, NumPy) as Detections in pixels of the original image.
-
-    ``size``, ``original``: height and width of the resized and of the original image. With ``as_rle`` the masks come as COCO run-length
-    codes beside detections that have none themselves, which saves the full-size images.
+    Args:
+        model: configuration of the model.
+        dtype: precision of the computation, "float32" or "bfloat16".
+        all_devices: map it over all devices of this process; images and sizes have a leading axis of devices.
     """
-    valid = np.asarray(predictions.valid)
-    scale = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
-    boxes, classes = predictions.boxes[valid] * scale, predictions.classes[valid]
-    masks = rles = keypoints = None
-    if predictions.masks is not None:
-        paste = paste_rles if as_rle else paste_masks
-        pasted = paste(predictions.masks[valid], boxes, *original, convention=config.conventions.mask_paste)
-        masks, rles = (None, pasted) if as_rle else (pasted, None)
-    if predictions.keypoints is not None:
-        keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
-        of_class = np.isin(classes, config.keypoint.classes)
-        score = 3 if config.conventions.keypoint_score == "probability" else 2
-        # in pixels of the resized image, as in the libraries: a map is enlarged to the box that it was predicted for
-        found = decode_keypoints(predictions.keypoints[valid][of_class], predictions.boxes[valid][of_class])
-        keypoints[of_class] = found[..., [0, 1, score]] * np.append(scale[:2], np.float32(1))
-    return Detections(boxes=boxes, scores=predictions.scores[valid], class_ids=classes, masks=masks, keypoints=keypoints), rles
+    apply = MaskRCNN(model, jnp.dtype(dtype)).apply
+    if all_devices:
+        return jax.pmap(apply, in_axes=(None, 0, 0), devices=jax.local_devices())
+    return jax.jit(apply)

@@ -1,124 +1,105 @@
-"""Mask probabilities of a box -> pixels of the image, on the host in NumPy (paper section 3.1, "Inference").
+"""Pasting of predicted masks into the pixels of the image, on the host in NumPy (paper section 3.1,
+"Inference").
 
-Both conventions sample the M x M mask bilinearly, with zeros around it, at the centres of the pixels; they differ only
-in the box that the mask is stretched over. A bilinear sample is separable, so an object costs two small matrix products
-over the pixels of its own box, and an image full of small objects costs next to nothing.
+Both conventions sample the M x M mask bilinearly, with zeros around it, at the centres of the pixels; they
+differ only in the box that the mask is stretched over. A bilinear sample is separable, so an object costs two
+small matrix products over the pixels of its own box, and an image full of small objects costs next to
+nothing.
 """
 
 from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.results import encode_runs
+from mrcnn_jax.typing import Bool, Float, Int
 
 Convention = Literal["exact", "integer"]
+Masks = Float[np.ndarray, "N M M"]
+Boxes = Float[np.ndarray, "N 4"]
 Window = tuple[slice, slice]  # rows and columns of the image
 
 
 def paste_masks(
-    masks: Float[np.ndarray, "N M M"],
-    boxes: Float[np.ndarray, "N 4"],
-    height: int,
-    width: int,
-    threshold: float = 0.5,
+    masks: Masks, boxes: Boxes, height: int, width: int, threshold: float = 0.5,
     convention: Convention = "exact",
-) -> Bool[np.ndarray, "N {height} {width}"]:
-    """Paste masks into an image and binarise them.
+) -> Bool[np.ndarray, "N {height} {width}"]:  # fmt: skip
+    """Pastes masks into an image and binarises them.
 
     Args:
-      masks: probabilities inside each box.
-      boxes: xyxy pixels of the image; they may reach beyond it. Objects that cover no pixel centre, boxes outside,
-        without area or not finite give an empty mask.
-      height, width: size of the image.
-      threshold: probability that makes a pixel part of the object.
-      convention: "exact" stretches the mask over the real-valued box and keeps probabilities >= threshold (Detectron2);
-        "integer" pads the mask by one cell, expands the box likewise, truncates its corners to whole pixels and keeps
-        probabilities > threshold (Detectron, torchvision).
+        masks: probabilities inside each box.
+        boxes: xyxy pixels of the image; they may reach beyond it. Objects that cover no pixel centre, and
+            boxes outside, without area or not finite give an empty mask.
+        height: of the image.
+        width: of the image.
+        threshold: probability from which a pixel is part of the object.
+        convention: "exact" stretches the mask over the real-valued box and keeps probabilities >= threshold
+            (Detectron2); "integer" pads the mask by one cell, enlarges the box likewise, truncates its
+            corners to whole pixels and keeps probabilities > threshold (Detectron, torchvision).
 
     Raises:
-      InputError: unknown convention.
+        InputError: unknown convention.
     """
     pasted = np.zeros((len(masks), height, width), bool)
     keep = _comparison(convention)
-    for index, ((rows, columns), probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
-        keep(probabilities, threshold, out=pasted[index, rows, columns])
+    for index, (window, probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
+        keep(probabilities, threshold, out=pasted[index][window])
     return pasted
 
 
 def paste_probabilities(
-    masks: Float[np.ndarray, "N M M"],
-    boxes: Float[np.ndarray, "N 4"],
-    height: int,
-    width: int,
-    convention: Convention = "exact",
+    masks: Masks, boxes: Boxes, height: int, width: int, convention: Convention = "exact"
 ) -> Float[np.ndarray, "N {height} {width}"]:
-    """Paste masks into an image without a threshold: float32 probabilities, zero away from the box.
-
-    Arguments and errors are those of `paste_masks`.
-    """
+    """Pastes masks like ``paste_masks``, as float32 probabilities, which are zero away from the box."""
     _comparison(convention)
     pasted = np.zeros((len(masks), height, width), np.float32)
-    for index, ((rows, columns), probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
-        pasted[index, rows, columns] = probabilities
+    for index, (window, probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
+        pasted[index][window] = probabilities
     return pasted
 
 
 def paste_rles(
-    masks: Float[np.ndarray, "N M M"],
-    boxes: Float[np.ndarray, "N 4"],
-    height: int,
-    width: int,
-    threshold: float = 0.5,
+    masks: Masks, boxes: Boxes, height: int, width: int, threshold: float = 0.5,
     convention: Convention = "exact",
-) -> list[dict]:
-    """`encode_masks(paste_masks(...))` without the full-size images: only the pixels of each box are ever written."""
-    from pycocotools import mask as coco_mask  # a bare accelerator machine imports the ops without it
-
+) -> list[dict]:  # fmt: skip
+    """Computes ``encode_masks(paste_masks(...))`` without full-size images, from the pixels of each box."""
     keep = _comparison(convention)
-    runs = [
-        {"size": [height, width], "counts": _counts(keep(probabilities, threshold), window, height, width)}
-        for window, probabilities in _samples(masks, boxes, height, width, convention)
-    ]
-    return [_as_text(rle) for rle in coco_mask.frPyObjects(runs, height, width)] if runs else []
-
-
-def encode_masks(masks: Bool[np.ndarray, "N H W"]) -> list[dict]:
-    """Full-size masks -> COCO run-length codes: {"size": [H, W], "counts": text}, ready for JSON."""
-    from pycocotools import mask as coco_mask
-
-    return [_as_text(coco_mask.encode(np.asfortranarray(mask, np.uint8))) for mask in masks]
+    samples = _samples(masks, boxes, height, width, convention)
+    runs = [_runs(keep(probabilities, threshold), window, height, width) for window, probabilities in samples]
+    return encode_runs(runs, height, width)
 
 
 def _comparison(convention: str) -> np.ufunc:
     if convention not in ("exact", "integer"):
-        raise InputError(f'unknown mask pasting convention "{convention}": it is "exact" or "integer".')
+        raise InputError(f'unknown mask pasting convention "{convention}": it must be "exact" or "integer"')
     return np.greater_equal if convention == "exact" else np.greater
 
 
-def _stretched_boxes(boxes: Float[np.ndarray, "N 4"], cells: int, convention: str) -> Float[np.ndarray, "N 4"]:
-    """The real-valued boxes that the M x M masks are stretched over."""
+def _stretched_boxes(boxes: Boxes, cells: int, convention: str) -> Boxes:
+    """Returns the real-valued boxes that the M x M masks are stretched over."""
     if convention == "exact":
         return boxes
     centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5
     half = half * ((cells + 2) / cells)
-    first, last = np.trunc(centre - half), np.trunc(centre + half)  # the pixels at both ends belong to the box
-    # The padded mask fills these pixels, hence the mask itself what is left of them without the rim of one cell. What
-    # the rim would add is zero, so nothing else tells the two conventions apart.
+    first, last = np.trunc(centre - half), np.trunc(centre + half)  # pixels at both ends belong to the box
+    # The padded mask fills these pixels, so the mask itself fills them without the rim of one cell. The rim
+    # holds zeros, so nothing else distinguishes the two conventions.
     rim = (last + 1 - first) / np.float32(cells + 2)
     return np.concatenate([first + rim, last + 1 - rim], axis=1)
 
 
 def _samples(
-    masks: Float[np.ndarray, "N M M"], boxes: Float[np.ndarray, "N 4"], height: int, width: int, convention: str
+    masks: Masks, boxes: Boxes, height: int, width: int, convention: str
 ) -> Iterator[tuple[Window, Float[np.ndarray, "h w"]]]:
-    """Object by object: the pixels that its mask reaches, half a cell beyond the box, and the probabilities there."""
+    """Yields each object's window in the image, half a cell beyond its box, and the probabilities there."""
     masks = np.asarray(masks, np.float32)
     cells = masks.shape[-1]
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    drawn = np.isfinite(boxes).all(axis=1, keepdims=True) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1, keepdims=True)
-    boxes = np.where(drawn, boxes, np.float32([0, 0, 1, 1]))  # any box will do where nothing is drawn
+    has_area = (boxes[:, :2] < boxes[:, 2:]).all(axis=1, keepdims=True)
+    drawn = has_area & np.isfinite(boxes).all(axis=1, keepdims=True)
+    boxes = np.where(drawn, boxes, np.float32([0, 0, 1, 1]))  # an arbitrary box where nothing is drawn
     boxes = _stretched_boxes(boxes, cells, convention).astype(np.float64)
     scale = cells / (boxes[:, 2:] - boxes[:, :2])
     limits = np.array([width, height])
@@ -136,29 +117,25 @@ def _samples(
 def _weights(
     centres: Float[np.ndarray, "p"], start: float, scale: float, indices: Int[np.ndarray, "M"]
 ) -> Float[np.ndarray, "p M"]:
-    """How much each cell of the mask gives to each pixel along one axis: 1 at the cell's centre, 0 one cell away."""
+    """Computes each cell's weight in each pixel along one axis: 1 at the cell's centre, 0 one cell away."""
     positions = (centres - start) * scale - 0.5  # cell i has its centre at position i
     weights = np.abs(positions[:, None] - indices)
     np.subtract(1.0, weights, out=weights)
     return np.maximum(weights, 0.0, out=weights).astype(np.float32)
 
 
-def _counts(inside: Bool[np.ndarray, "h w"], window: Window, height: int, width: int) -> list[int]:
-    """Lengths of the alternating runs of zeros and ones, down the columns of the image, of a mask inside a window."""
+def _runs(inside: Bool[np.ndarray, "h w"], window: Window, height: int, width: int) -> list[int]:
+    """Computes the lengths of a mask's alternating runs of zeros and ones, down the columns of the image."""
     rows, columns = window
-    # Every column of the window starts and ends with a zero, so its runs begin and end within it.
+    # every column of the window starts and ends with a zero, so that its runs begin and end within it
     framed = np.zeros((inside.shape[1], inside.shape[0] + 2), bool)
     framed[:, 1:-1] = inside.T
     flat = framed.ravel()
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), framed.shape[1])
     edges = (column + columns.start) * height + row + rows.start
-    # A run that reaches the bottom goes on at the top of the next column: the end of one is the start of the other.
+    # a run that reaches the bottom continues at the top of the next column: one's end is the other's start
     meets = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([meets, meets + 1]))
     if len(edges) == 0 or edges[-1] < height * width:
         edges = np.append(edges, height * width)
     return np.diff(edges, prepend=0).tolist()
-
-
-def _as_text(rle: dict) -> dict:
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al., 2017): P2 to P6 of equal depth from C2 to C5."""
+"""Feature pyramid network (Lin et al., 2017)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,23 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mrcnn_jax.models.norm import normalisation
+from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.typing import Array, Float
 
 XAVIER = nn.initializers.xavier_uniform()
 
 
 class FPN(nn.Module):
-    """Lateral 1x1 convolutions, nearest-neighbour top-down additions, 3x3 output convolutions; P6 is P5 at every second cell."""
+    """Lateral 1x1 convolutions, nearest-neighbour top-down additions and 3x3 output convolutions.
+
+    P6 is every second cell of P5.
+
+    Attributes:
+        channels: of every level.
+        norm: normalisation of the convolutions; without one they have a bias.
+        norm_epsilon: added to the variance.
+        dtype: of the computation.
+    """
 
     channels: int
     norm: str = "none"
@@ -21,12 +30,17 @@ class FPN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Sequence[Float[Array, "B _h _w _c"]], train: bool = False) -> list[Float[Array, "B _h _w C"]]:
-        norm = normalisation(self.norm, self.norm_epsilon, train, self.dtype)
+    def __call__(
+        self, features: Sequence[Float[Array, "B _h _w _c"]], train: bool = False
+    ) -> list[Float[Array, "B _h _w C"]]:
+        """Computes P2 to P6 from C2 to C5."""
+        norm = make_norm(self.norm, self.norm_epsilon, train, self.dtype)
 
         def conv(name, x, size):
-            x = nn.Conv(self.channels, (size, size), padding=size // 2, use_bias=self.norm == "none", kernel_init=XAVIER, dtype=self.dtype, name=name)(x)
-            return norm(name=f"{name}_norm")(x)
+            bias = self.norm == "none"
+            conv = nn.Conv(self.channels, (size, size), padding=size // 2, use_bias=bias, kernel_init=XAVIER,
+                           dtype=self.dtype, name=name)  # fmt: skip
+            return norm(name=f"{name}_norm")(conv(x))
 
         pyramid, above = [], None
         for level, feature in reversed(list(enumerate(features, start=2))):

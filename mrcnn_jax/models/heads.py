@@ -1,6 +1,6 @@
-"""What is predicted for each RoI: class and box (Fast R-CNN), a mask (Mask R-CNN, figure 4), keypoints (section 5).
+"""Heads over the pooled features of RoIs: class and box (Fast R-CNN), mask (figure 4), keypoints (section 5).
 
-``real`` says which of the N slots hold a RoI; all do where it is not given.
+N counts RoI slots; ``valid`` tells batch norm which hold a RoI, and None is all of them.
 """
 
 from typing import Any
@@ -11,29 +11,23 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from mrcnn_jax.models.fpn import XAVIER
-from mrcnn_jax.models.norm import Identity, normalisation
+from mrcnn_jax.models.layers.transposed_convolution import interleave, transposed_convolution
+from mrcnn_jax.models.norm import Identity, make_norm
 from mrcnn_jax.models.resnet import MSRA
-from mrcnn_jax.typing import Array, Bool, Float
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
-
-def _convolutions(x, real, count, channels, norm, dtype):
-    """3x3 convolutions with ReLU: conv1, conv2, ... of the module that calls it."""
-    for index in range(1, count + 1):
-        x = nn.Conv(channels, (3, 3), padding=1, use_bias=norm is Identity, kernel_init=MSRA, dtype=dtype, name=f"conv{index}")(x)
-        x = nn.relu(norm(name=f"conv{index}_norm")(x, real))
-    return x
-
-
-def _fully_connected(x, count, channels, dtype):
-    """Fully connected layers with ReLU over all of a RoI's features: fc1, fc2, ... of the module that calls it."""
-    x = x.reshape(x.shape[0], -1)
-    for index in range(1, count + 1):
-        x = nn.relu(nn.Dense(channels, kernel_init=XAVIER, dtype=dtype, name=f"fc{index}")(x))
-    return x
+Valid = Bool[Array, "N"] | None
 
 
 class BoxHead(nn.Module):
-    """Convolutions and fully connected layers as configured, then K + 1 class logits (background last) and K x 4 deltas, in float32."""
+    """Convolutions and fully connected layers as configured, then class logits and class-specific box deltas.
+
+    Attributes:
+        config: the layers.
+        num_classes: K.
+        norm_epsilon: added to the variance.
+        dtype: of the computation.
+    """
 
     config: BoxHeadConfig
     num_classes: int
@@ -42,19 +36,30 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False
-    ) -> tuple[Float[Array, "N K+1"], Float[Array, "N K 4"]]:
-        config = self.config
-        norm = normalisation(config.norm, self.norm_epsilon, train, self.dtype)
-        x = _convolutions(rois, real, config.convolutions, config.convolution_channels, norm, self.dtype)
-        x = _fully_connected(x, config.fully_connected, config.channels, self.dtype) if config.fully_connected else x.mean(axis=(1, 2))
-        logits = nn.Dense(self.num_classes + 1, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="classes")(x)
-        deltas = nn.Dense(self.num_classes * 4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="deltas")(x)
+        self, rois: Float[Array, "N PH PW C"], valid: Valid = None, train: bool = False
+    ) -> tuple[Float[Array, "N K1"], Float[Array, "N K 4"]]:
+        """Computes logits of K classes and background (K1 = K + 1), and box deltas, in float32."""
+        config, dtype = self.config, self.dtype
+        norm = make_norm(config.norm, self.norm_epsilon, train, dtype)
+        x = _convolutions(rois, valid, config.convolutions, config.convolution_channels, norm, dtype)
+        if config.fully_connected:
+            x = _fully_connected(x, config.fully_connected, config.channels, dtype)
+        else:
+            x = x.mean(axis=(1, 2))
+        logits = _dense(self.num_classes + 1, 0.01, dtype, "classes")(x)
+        deltas = _dense(self.num_classes * 4, 0.001, dtype, "deltas")(x)
         return logits.astype(jnp.float32), deltas.reshape(-1, self.num_classes, 4).astype(jnp.float32)
 
 
 class MaskHead(nn.Module):
-    """Mask logits at twice the resolution of the RoI features, in float32: one map for each class, or for all, or for classes and background."""
+    """Mask logits at twice the resolution of the RoI's features.
+
+    Attributes:
+        config: kind of head, layers and loss.
+        num_classes: K.
+        norm_epsilon: added to the variance.
+        dtype: of the computation.
+    """
 
     config: MaskHeadConfig
     num_classes: int
@@ -62,60 +67,76 @@ class MaskHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False) -> Float[Array, "N M M k"]:
-        config = self.config
+    def __call__(
+        self, rois: Float[Array, "N PH PW C"], valid: Valid = None, train: bool = False
+    ) -> Float[Array, "N M M2 k"]:
+        """Computes k = K maps in float32; 1 if class-agnostic, K + 1 for the softmax loss."""
+        config, dtype = self.config, self.dtype
         maps = 1 if config.class_agnostic else self.num_classes + (config.loss == "softmax")
         number, height, width, _ = rois.shape
         if config.head == "mlp":
-            x = _fully_connected(rois, config.layers, config.channels, self.dtype)
-            logits = nn.Dense(4 * height * width * maps, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
+            x = _fully_connected(rois, config.layers, config.channels, dtype)
+            logits = _dense(4 * height * width * maps, 0.001, dtype, "logits")(x)
             return logits.reshape(number, 2 * height, 2 * width, maps).astype(jnp.float32)
-        norm = normalisation(config.norm, self.norm_epsilon, train, self.dtype)
-        x = _convolutions(rois, real, config.layers, config.channels, norm, self.dtype)
-        # a 2x2 transposed convolution of stride 2 is one matrix product, for its windows do not overlap; each cell's 2x2 outputs stay
-        # together until only the logits are left to rearrange
-        x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name="upsample")(x)
-        bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(self.dtype)
-        x = nn.relu(x + jnp.tile(bias, 4)).reshape(*x.shape[:3], 2, 2, config.channels)
-        logits = nn.Dense(maps, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="logits")(x)
-        return _interleave(logits).astype(jnp.float32)
+        norm = make_norm(config.norm, self.norm_epsilon, train, dtype)
+        x = _convolutions(rois, valid, config.layers, config.channels, norm, dtype)
+        # windows of a 2x2 transposed convolution of stride 2 do not overlap, so it is a matrix product; each
+        # cell's 2x2 outputs stay together until only the logits are left to rearrange
+        x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=dtype, name="upsample")(x)
+        bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(dtype)
+        x = nn.relu(x + jnp.tile(bias, 4).reshape(1, 1, 1, -1)).reshape(*x.shape[:3], 2, 2, config.channels)
+        return interleave(_dense(maps, 0.001, dtype, "logits")(x)).astype(jnp.float32)
 
 
 class KeypointHead(nn.Module):
-    """3x3 convolutions, a 4x4 transposed convolution of stride 2 to one map for each keypoint, and bilinear upsampling by 2, in float32."""
+    """3x3 convolutions, a 4x4 transposed convolution of stride 2 to a map per keypoint, bilinear upsampling.
+
+    Attributes:
+        config: the layers.
+        dtype: of the computation, but for the upsampling.
+    """
 
     config: KeypointHeadConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None) -> Float[Array, "N J m m"]:
+    def __call__(self, rois: Float[Array, "N PH PW C"], valid: Valid = None) -> Float[Array, "N J m m2"]:
+        """Computes logits over the positions of each RoI, in float32."""
         config, joints = self.config, self.config.num_keypoints
-        x = _convolutions(rois, real, config.layers, config.channels, Identity, self.dtype)
-        initialiser = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        kernel = self.param("logits_kernel", initialiser, (4, 4, x.shape[-1], joints))
+        x = _convolutions(rois, valid, config.layers, config.channels, Identity, self.dtype)
+        initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        kernel = self.param("logits_kernel", initializer, (4, 4, x.shape[-1], joints))
         bias = self.param("logits_bias", nn.initializers.zeros, (joints,))
-        x = _transposed_convolution(x, kernel.astype(self.dtype)).astype(jnp.float32) + bias
+        x = transposed_convolution(x, kernel.astype(self.dtype))
+        x = x.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)
         number, height, width, _ = x.shape
-        return jax.image.resize(x, (number, 2 * height, 2 * width, joints), "bilinear").transpose(0, 3, 1, 2)
+        x = jax.image.resize(x, (number, 2 * height, 2 * width, joints), "bilinear")
+        return x.transpose(0, 3, 1, 2)
 
 
-def _transposed_convolution(x, kernel):
-    """4x4, stride 2, padding 1, as an ordinary 3x3 convolution to the 2x2 outputs of each cell.
-
-    With its gradient that takes a quarter of the time of the usual form, a dilated convolution, on CPU; the forward pass alone takes up to
-    twice as long, for the taps that are 0.
-    """
-    inputs, outputs = kernel.shape[2:]
-    expanded = jnp.zeros((3, 3, inputs, 2, 2, outputs), kernel.dtype)
-    for a in range(2):
-        for b in range(2):
-            # row y + d of the input meets row 2y + a of the output through kernel row a + 1 - 2d: rows 3 and 1, or 2 and 0
-            expanded = expanded.at[a : a + 2, b : b + 2, :, a, b].set(kernel[3 - a :: -2, 3 - b :: -2])
-    out = jax.lax.conv_general_dilated(x, expanded.reshape(3, 3, inputs, -1), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return _interleave(out.reshape(*out.shape[:3], 2, 2, outputs))
+def select_class_masks(
+    masks: Float[Array, "*n M M2 k"], classes: Int[Array, "*n"]
+) -> Float[Array, "*n M M2"]:
+    """Returns the mask of each RoI's class."""
+    return jnp.take_along_axis(masks, classes[..., None, None, None], axis=-1)[..., 0]
 
 
-def _interleave(x):
-    """[N, H, W, 2, 2, C], each cell with its 2x2 outputs, to [N, 2H, 2W, C]."""
-    number, height, width, _, _, channels = x.shape
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(number, 2 * height, 2 * width, channels)
+def _convolutions(x, valid, count, channels, norm, dtype):
+    """Applies 3x3 convolutions with ReLU: conv1, conv2, ... of the calling module."""
+    for index in range(1, count + 1):
+        conv = nn.Conv(channels, (3, 3), padding=1, use_bias=norm is Identity, kernel_init=MSRA, dtype=dtype,
+                       name=f"conv{index}")  # fmt: skip
+        x = nn.relu(norm(name=f"conv{index}_norm")(conv(x), valid))
+    return x
+
+
+def _fully_connected(x, count, channels, dtype):
+    """Applies fully connected layers with ReLU to the flattened RoIs: fc1, fc2, ... of the calling module."""
+    x = x.reshape(x.shape[0], -1)
+    for index in range(1, count + 1):
+        x = nn.relu(nn.Dense(channels, kernel_init=XAVIER, dtype=dtype, name=f"fc{index}")(x))
+    return x
+
+
+def _dense(outputs, deviation, dtype, name):
+    return nn.Dense(outputs, kernel_init=nn.initializers.normal(deviation), dtype=dtype, name=name)

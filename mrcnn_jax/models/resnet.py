@@ -11,18 +11,30 @@ from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
-from mrcnn_jax.models.norm import normalisation
+from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.typing import Array, Bool, Float
 
 DEPTHS = {
-    "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)
-}  # fmt: skip
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
 """Blocks of res2 to res5."""
 MSRA = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions (basic), or 1x1, 3x3 in groups, 1x1 with four times the channels at the end (bottleneck)."""
+    """A residual block: basic (two 3x3 convolutions) or bottleneck (1x1, grouped 3x3, 1x1).
+
+    Attributes:
+        channels: of a basic block's output, and a quarter of a bottleneck's.
+        stride, dilation: of the block's 3x3 convolutions; the stride applies once.
+        config: network, groups, and which convolution has the stride.
+        norm: layer class (``make_norm``).
+        dtype: of the computation.
+    """
 
     channels: int
     stride: int
@@ -32,14 +44,20 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], real: Bool[Array, "B"] | None = None) -> Float[Array, "B h w c"]:
+    def __call__(
+        self, x: Float[Array, "N H W _c"], valid: Bool[Array, "N"] | None = None
+    ) -> Float[Array, "N h w C"]:
+        """Adds the block's convolutions to x, or to its projection."""
         config = self.config
 
         def conv(name, x, channels, size, stride=1, groups=1):
             dilation = self.dilation if size == 3 else 1
-            x = nn.Conv(channels, (size, size), (stride, stride), padding=size // 2 * dilation, kernel_dilation=dilation, feature_group_count=groups,
-                        conv_general_dilated=grouped_convolution, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name=name)(x)  # fmt: skip
-            return self.norm(name=f"{name}_norm")(x, real)
+            layer = nn.Conv(
+                channels, (size, size), (stride, stride), padding=size // 2 * dilation, use_bias=False,
+                kernel_dilation=dilation, feature_group_count=groups, kernel_init=MSRA, dtype=self.dtype,
+                conv_general_dilated=grouped_convolution, name=name,
+            )  # fmt: skip
+            return self.norm(name=f"{name}_norm")(layer(x), valid)
 
         if config.name in BASIC:
             y = nn.relu(conv("conv1", x, self.channels, 3, self.stride))
@@ -56,26 +74,42 @@ class Block(nn.Module):
 
 
 def stage(
-    number: int, x: Float[Array, "B H W C"], config: BackboneConfig, stride: int, train: bool, dtype: Any, remat: bool, dilation: int = 1, real=None
-):
-    """The blocks of res2, .., res5, as children of the module that calls it; the first reduces the resolution by ``stride``.
+    number: int, x: Float[Array, "N H W _c"], config: BackboneConfig, stride: int, train: bool, dtype: Any,
+    remat: bool, dilation: int = 1, valid: Bool[Array, "N"] | None = None,
+) -> Float[Array, "N h w C"]:  # fmt: skip
+    """Applies the blocks of res2, .., res5, as children of the calling module.
 
-    ``remat``: blocks are computed again in the backward pass. ``real``: which entries of x are not empty slots (see models.heads).
+    Args:
+        number: 2 to 5.
+        x: output of the previous stage.
+        config: network, width and normalisation.
+        stride: of the first block.
+        train: batch norm uses and updates the statistics of the batch.
+        dtype: of the computation.
+        remat: recompute blocks in the backward pass.
+        dilation: of the 3x3 convolutions.
+        valid: see ``models.norm``.
     """
     block_class = nn.remat(Block) if remat else Block
-    norm = normalisation(config.norm, config.norm_epsilon, train, dtype)
-    depth = DEPTHS[config.name][number - 2]
-    for block in range(depth):
-        if config.non_local and number == 4 and block == depth - 1:
+    norm = make_norm(config.norm, config.norm_epsilon, train, dtype)
+    channels, depth = config.width * 2 ** (number - 2), DEPTHS[config.name][number - 2]
+    for index in range(depth):
+        if config.non_local and number == 4 and index == depth - 1:
             x = NonLocalBlock(dtype, name="res4_non_local")(x)
-        x = block_class(config.width * 2 ** (number - 2), stride if block == 0 else 1, dilation, config, norm, dtype, name=f"res{number}_{block}")(x, real)
+        name, block_stride = f"res{number}_{index}", stride if index == 0 else 1
+        x = block_class(channels, block_stride, dilation, config, norm, dtype, name=name)(x, valid)
     return x
 
 
 class ResNet(nn.Module):
-    """Images, normalised, to the outputs of res2, .., res5 (strides 4 to 32; res5 at 16 where it is dilated; up to res4 where res5 is a head).
+    """Stem and stages, up to res5, or res4 if res5 is the head of RoIs (features c4).
 
-    The first ``freeze_stages`` of stem, res2, .., res5 pass no gradient; their weights are left out of the optimiser too (training.optimizer).
+    The first ``freeze_stages`` of stem, res2, .., res5 pass no gradient; nor are they updated.
+
+    Attributes:
+        config: the network.
+        dtype: of the computation.
+        remat: recompute blocks in the backward pass.
     """
 
     config: BackboneConfig
@@ -83,24 +117,42 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> list[Float[Array, "B _h _w _c"]]:
+    def __call__(
+        self, images: Float[Array, "B H W 3"], train: bool = False
+    ) -> list[Float[Array, "B _h _w _c"]]:
+        """Computes the outputs of res2, .., res5, of strides 4 to 32 (a dilated res5 has 16).
+
+        Args:
+            images: normalised.
+            train: batch norm uses and updates the statistics of the batch.
+        """
         config = self.config
-        norm = normalisation(config.norm, config.norm_epsilon, train, self.dtype)
-        x = nn.Conv(config.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=MSRA, dtype=self.dtype, name="stem")(images)
-        x = nn.relu(norm(name="stem_norm")(x))
+        norm = make_norm(config.norm, config.norm_epsilon, train, self.dtype)
+        stem = nn.Conv(config.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=MSRA,
+                       dtype=self.dtype, name="stem")  # fmt: skip
+        x = nn.relu(norm(name="stem_norm")(stem(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         features = []
         for number in range(2, 5 if config.features == "c4" else 6):
             if number - 1 <= config.freeze_stages:
                 x = jax.lax.stop_gradient(x)
             dilated = number == 5 and config.features == "dc5"
-            x = stage(number, x, config, 1 if number == 2 or dilated else 2, train, self.dtype, self.remat, dilation=2 if dilated else 1)
+            stride, dilation = (1 if number == 2 or dilated else 2), (2 if dilated else 1)
+            x = stage(number, x, config, stride, train, self.dtype, self.remat, dilation)
             features.append(x)
-        return [jax.lax.stop_gradient(x) if index + 1 < config.freeze_stages else x for index, x in enumerate(features)]
+        frozen = max(config.freeze_stages - 1, 0)  # the first is the stem
+        return [*map(jax.lax.stop_gradient, features[:frozen]), *features[frozen:]]
 
 
 class Res5(nn.Module):
-    """res5 over the features of each RoI: the head of c4 (section 3, figure 4, left)."""
+    """res5 as the head of RoIs, of features c4 (section 3, figure 4, left).
+
+    Attributes:
+        config: the network.
+        stride: of its first block, over the bins of a RoI.
+        dtype: of the computation.
+        remat: recompute blocks in the backward pass.
+    """
 
     config: BackboneConfig
     stride: int
@@ -108,10 +160,13 @@ class Res5(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, rois: Float[Array, "N PH PW C"], real: Bool[Array, "N"] | None = None, train: bool = False) -> Float[Array, "N ph pw c"]:
-        return stage(5, rois, self.config, self.stride, train, self.dtype, self.remat, real=real)
+    def __call__(
+        self, rois: Float[Array, "N PH PW _c"], valid: Bool[Array, "N"] | None = None, train: bool = False
+    ) -> Float[Array, "N ph pw C"]:
+        """Applies res5 to the pooled features of each RoI."""
+        return stage(5, rois, self.config, self.stride, train, self.dtype, self.remat, valid=valid)
 
 
 def frozen_modules(config: BackboneConfig) -> tuple[str, ...]:
-    """Prefixes of the names of the frozen stages' modules."""
+    """Returns the prefixes of the names of the frozen stages' modules."""
     return ("stem", "res2", "res3", "res4", "res5")[: config.freeze_stages]

@@ -1,21 +1,26 @@
-"""Anchors: the reference boxes of the RPN. Order everywhere: level, row, column, then cell anchor."""
+"""Anchors of the RPN. They are ordered by level, row, column, and cell anchor."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+
+from mrcnn_jax.typing import Float
 
 Rounding = Literal["none", "corners", "sides"]
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: Rounding = "none", stride: float = 1.0) -> Float[np.ndarray, "n 4"]:
-    """Anchors around the origin, size-major: for each size (side of the square of equal area) all ratios (height / width).
+def cell_anchors(
+    sizes: Sequence[float], ratios: Sequence[float], rounding: Rounding = "none", stride: float = 1.0
+) -> Float[np.ndarray, "n 4"]:
+    """Computes anchors around the origin: for each size all aspect ratios.
 
     Args:
-        rounding: "none" (Detectron2); "corners" of an anchor to integers (torchvision); or "sides" of the anchor whose size is the stride, from
-            which those of other sizes are scaled (Detectron). Halves go to the even number.
-        stride: needed for "sides" alone.
+        sizes: sides, in pixels, of the squares of equal area.
+        ratios: height / width.
+        rounding: "none" (Detectron2); "corners" to integers (torchvision); or "sides" of the anchor whose size is the
+            stride, from which those of other sizes are scaled (Detectron). Halves are rounded to even.
+        stride: in pixels; only used for "sides".
     """
     size = np.repeat(np.asarray(sizes, np.float64), len(ratios))
     ratio = np.tile(np.asarray(ratios, np.float64), len(sizes))
@@ -28,10 +33,17 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: Roun
     return (np.round(cells) if rounding == "corners" else cells).astype(np.float32)
 
 
-def grid_anchors(cells: Float[np.ndarray, "n 4"], grid: tuple[int, int], stride: tuple[float, float], offset: float = 0.0) -> Float[np.ndarray, "m 4"]:
-    """Cell anchors repeated over a (rows, columns) grid with a (y, x) stride in pixels.
+def grid_anchors(
+    cells: Float[np.ndarray, "n 4"], grid: tuple[int, int], stride: tuple[float, float], offset: float = 0.0
+) -> Float[np.ndarray, "m 4"]:
+    """Repeats cell anchors over a grid.
 
-    ``offset``, in strides, is where the first centre lies: 0 in torchvision and Detectron2, 0.5, the centre of the cell, in Detectron.
+    Args:
+        cells: anchors around the origin.
+        grid: rows and columns.
+        stride: along y and x, in pixels.
+        offset: of the first centre, in strides: 0 in torchvision and Detectron2; 0.5, the centre of the cell, in
+            Detectron.
     """
     y = (np.arange(grid[0], dtype=np.float32) + np.float32(offset)) * np.float32(stride[0])
     x = (np.arange(grid[1], dtype=np.float32) + np.float32(offset)) * np.float32(stride[1])
@@ -48,13 +60,19 @@ def pyramid_anchors(
     rounding: Rounding = "none",
     offset: float = 0.0,
 ) -> list[Float[np.ndarray, "n 4"]]:
-    """The anchors of each level: of one size (FPN, section 4.1) or of several, in all ratios.
+    """Computes the anchors of each pyramid level.
 
-    Strides are numbers or (y, x) pairs. Detectron2's are those of the levels; torchvision divides the sides of the padded image by those of the
-    grid, in whole pixels, which on P6 gives less where the grid was rounded up.
+    Args:
+        sizes: of each level, one (FPN, section 4.1) or several.
+        ratios: height / width.
+        grids: rows and columns of each level.
+        strides: of each level, a number or (y, x). Detectron2 uses the level's; torchvision divides the sides of the
+            padded image by those of the grid, in whole pixels, which on P6 gives less where the grid was rounded up.
+        rounding: see ``cell_anchors``.
+        offset: see ``grid_anchors``.
     """
-    pairs = [tuple(np.broadcast_to(stride, 2)) for stride in strides]
+    pairs = [tuple(np.broadcast_to(stride, 2).tolist()) for stride in strides]
     return [
-        grid_anchors(cell_anchors(np.atleast_1d(size), ratios, rounding, stride[0]), grid, stride, offset)
+        grid_anchors(cell_anchors(np.atleast_1d(size).tolist(), ratios, rounding, stride[0]), grid, stride, offset)
         for size, grid, stride in zip(sizes, grids, pairs, strict=True)
     ]

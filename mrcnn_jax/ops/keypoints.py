@@ -1,26 +1,34 @@
-"""Keypoints as positions in a square map over a box: as targets of training, and read out of predicted maps.
+"""Keypoints as cells of a square heat map over a box: training targets, and decoding of predicted maps.
 
-Both follow torchvision and Detectron2, which agree with one another (`keypoints_to_heatmap`, `heatmaps_to_keypoints`).
+Both follow torchvision and Detectron2, which agree (``keypoints_to_heatmap``, ``heatmaps_to_keypoints``).
 """
 
 import jax.numpy as jnp
 import numpy as np
 
+from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.typing import Array, Bool, Float, Int
 
 
-def keypoint_targets(keypoints: Float[Array, "*n J 3"], boxes: Float[Array, "*n 4"], size: int) -> tuple[Int[Array, "*n J"], Bool[Array, "*n J"]]:
-    """The cell of a size x size map over its box that holds each keypoint.
+def keypoint_targets(
+    keypoints: Float[Array, "*n J 3"], boxes: Float[Array, "*n 4"], size: int
+) -> tuple[Int[Array, "*n J"], Bool[Array, "*n J"]]:
+    """Computes the cell of a ``size`` x ``size`` map over its box that contains each keypoint.
 
     Args:
-      keypoints: x, y, visibility (above 0: labelled), in the pixels of the boxes.
-      boxes: those of zero width or height hold nothing.
-      size: cells a side.
+        keypoints: x, y, visibility (above 0: labelled), in the pixels of the boxes.
+        boxes: those of zero width or height contain nothing.
+        size: cells a side.
 
     Returns:
-      y * size + x of the cell, int32, 0 where not valid; and whether the keypoint is labelled and in the box. The box's
-      right and bottom border belong to the last cell.
+        The cell as y * size + x, int32, 0 where not valid; and whether the keypoint is labelled and in the box. The
+        right and bottom border of a box belong to its last cells.
+
+    Raises:
+        ValueError: for keypoints or boxes of other shapes.
     """
+    check_shape("keypoints", keypoints, "...", "J", 3)
+    check_shape("boxes", boxes, *keypoints.shape[:-2], 4)
     corners, sides = boxes[..., None, :2], boxes[..., None, 2:] - boxes[..., None, :2]
     points = keypoints[..., :2]
     cells = jnp.floor((points - corners) * (size / jnp.where(sides > 0, sides, 1)))
@@ -31,22 +39,23 @@ def keypoint_targets(keypoints: Float[Array, "*n J 3"], boxes: Float[Array, "*n 
     return y * size + x, valid
 
 
-def decode_keypoints(logits: Float[np.ndarray, "D J m m"], boxes: Float[np.ndarray, "D 4"]) -> Float[np.ndarray, "D J 4"]:
-    """Where the maps say that the keypoints are, on the host.
+def decode_keypoints(
+    logits: Float[np.ndarray, "D J m m"], boxes: Float[np.ndarray, "D 4"]
+) -> Float[np.ndarray, "D J 4"]:
+    """Locates keypoints in heat maps, on the host.
 
-    Each map is resized to the pixels of its box (bicubic, a = -0.75, the border repeated); the centre of the greatest
+    Each map is resized to the pixels of its box (bicubic, a = -0.75, border replicated); the centre of the greatest
     pixel is the keypoint.
 
     Args:
-      logits: over the positions of the box.
-      boxes: in pixels of the image; one narrower than a pixel counts as a pixel wide.
+        logits: maps over the boxes.
+        boxes: in pixels of the image; sides below one pixel count as one.
 
     Returns:
-      x, y, in pixels of the image; the logit there; and its share of the softmax over the m x m map, as Detectron2
-      scores a keypoint. Between the map's own positions the logit may be greater than at any of them, and the share of a
-      sharp maximum then even greater than 1.
+        x, y in pixels of the image; the logit there; and its share of the softmax over the m x m map, as Detectron2
+        scores a keypoint. Interpolated logits may exceed all of the map's own, and the share of a sharp maximum 1.
     """
-    import cv2  # a bare accelerator machine imports the ops without it
+    import cv2  # not needed to import the operations
 
     logits, boxes = np.asarray(logits, np.float32), np.asarray(boxes, np.float32)
     keypoints = np.zeros((*logits.shape[:2], 4), np.float32)

@@ -1,83 +1,75 @@
-"""Which object each anchor or proposal answers for, and which of them are sampled for training."""
+"""Matching of anchors and proposals to objects by overlap."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.ops.nms import masked_top_k
-from mrcnn_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
+from mrcnn_jax.ops.checks import check_shape
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 
-
 OverlapsOf = Callable[[Int[Array, ""]], Float[Array, "N"]]
-"""Overlap of one object, by its slot, with every candidate."""
+"""Computes the overlap of one object, given by its slot, with every candidate."""
 
 
 def match(
-    overlaps_of: OverlapsOf, candidates: int, valid: Bool[Array, "G"], high: float, low: float, low_quality: bool = False
+    overlaps_of: OverlapsOf,
+    num_candidates: int,
+    valid: Bool[Array, "G"],
+    foreground_iou: float,
+    background_iou: float,
+    allow_low_quality: bool = False,
 ) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
-    """The best object of each candidate, and its label.
+    """Matches each candidate to the object of greatest overlap and labels it.
 
-    Objects are visited one after the other, up to the last real one, so that no G x N matrix is ever written: with a hundred slots and a
-    quarter of a million anchors it would be 100 MB an image.
+    Objects are visited one after the other, up to the last valid one, so that no G x N matrix is written: with a
+    hundred slots and a quarter of a million anchors it would take 100 MB an image.
 
     Args:
-        overlaps_of: IoU of an object slot with every candidate.
-        candidates: how many there are, N.
-        valid: which object slots are real; the others match nothing.
-        high, low: FOREGROUND from high on, BACKGROUND below low, IGNORED between.
-        low_quality: an object's best candidates are FOREGROUND whatever their IoU (Faster R-CNN, section 3.1.2), unless that best is 0:
-            Detectron2 and torchvision would then make every candidate of zero overlap positive; here such an object goes without.
+        overlaps_of: computes the IoU of an object slot with every candidate.
+        num_candidates: N.
+        valid: slots that hold an object; the others match nothing.
+        foreground_iou: minimum IoU of FOREGROUND.
+        background_iou: IoU below which a candidate is BACKGROUND; in between it is IGNORED.
+        allow_low_quality: labels the best candidates of each object FOREGROUND whatever their IoU, unless it is 0:
+            Detectron2 and torchvision would then make every candidate of zero overlap positive.
+
     Returns:
-        index of the object with the greatest overlap (the first of equals, 0 when there is none) and label, for each candidate.
+        Index of the best object (the first of equals, 0 where there is none) and label of each candidate.
+
+    References:
+        Ren et al., "Faster R-CNN", 2015, section 3.1.2 (low-quality matches).
     """
+    check_shape("valid", valid, "G")
 
     def visit(slot, state):
-        best, index, favourite = state
+        best, index, is_best = state
         overlap = jnp.where(valid[slot], overlaps_of(slot), -1.0)
         index = jnp.where(overlap > best, slot, index)
-        if low_quality:
+        if allow_low_quality:
             most = jnp.max(overlap, initial=-1.0)
-            favourite |= (overlap == most) & (most > 0)
-        return jnp.maximum(best, overlap), index, favourite
+            is_best |= (overlap == most) & (most > 0)
+        return jnp.maximum(best, overlap), index, is_best
 
-    nothing = jnp.full(candidates, -1.0), jnp.zeros(candidates, jnp.int32), jnp.zeros(candidates, bool)
-    best, index, favourite = jax.lax.fori_loop(0, _past_last(valid), visit, nothing)
-    labels = jnp.where(best >= high, FOREGROUND, jnp.where(best < low, BACKGROUND, IGNORED))
-    return index, jnp.where(favourite, FOREGROUND, labels)
+    shape = num_candidates
+    start = jnp.full(shape, -1.0), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+    best, index, is_best = jax.lax.fori_loop(0, _num_visited(valid), visit, start)
+    labels = jnp.where(best < background_iou, BACKGROUND, IGNORED)
+    labels = jnp.where(best >= foreground_iou, FOREGROUND, labels)
+    return index, jnp.where(is_best, FOREGROUND, labels)
 
 
-def max_overlap(overlaps_of: OverlapsOf, candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
-    """Each candidate's greatest overlap with a real object; 0 where there is none."""
+def max_overlap(overlaps_of: OverlapsOf, num_candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
+    """Computes the greatest overlap of each candidate with a valid object; 0 where there is none."""
 
     def visit(slot, best):
         return jnp.maximum(best, jnp.where(valid[slot], overlaps_of(slot), 0.0))
 
-    return jax.lax.fori_loop(0, _past_last(valid), visit, jnp.zeros(candidates))
+    return jax.lax.fori_loop(0, _num_visited(valid), visit, jnp.zeros(num_candidates))
 
 
-def _past_last(valid):
+def _num_visited(valid):
+    """Number of slots up to the last valid one."""
     return jnp.max(jnp.where(valid, jnp.arange(valid.size, dtype=jnp.int32) + 1, 0), initial=0)
-
-
-def sample(
-    key: PRNGKeyArray, labels: Int[Array, "N"], count: int, positive_fraction: float
-) -> tuple[Int[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
-    """Draws up to ``count`` candidates, at most ``count * positive_fraction`` of them FOREGROUND, the rest BACKGROUND, without replacement.
-
-    Returns:
-        index of each sample, which of them are positive, and which exist at all. Positives come first; the slots
-        ``[0, count * positive_fraction)`` hold every positive.
-    """
-    most_positive = int(count * positive_fraction)
-    lottery = jax.random.uniform(key, labels.shape)
-    positive, positive_exists = masked_top_k(labels == FOREGROUND, lottery, most_positive)
-    background, background_exists = masked_top_k(labels == BACKGROUND, lottery, count)
-    number_positive = positive_exists.sum()
-    slot = jnp.arange(count)
-    is_positive = slot < number_positive
-    after = jnp.maximum(slot - number_positive, 0)  # position among the background samples
-    index = jnp.where(is_positive, jnp.pad(positive, (0, count - most_positive)), background[after])
-    return index, is_positive, is_positive | background_exists[after]

@@ -9,12 +9,15 @@ from mrcnn_jax.presets.registry import preset
 
 @preset
 def mask_rcnn_r50_fpn_cityscapes() -> Experiment:
-    """Cityscapes, eight classes, one image a device (appendix A): 1024 x 2048 images, 24,000 steps of 8.
+    """The paper's Mask R-CNN on Cityscapes, one image per device, 24,000 steps of 8 (appendix A).
 
     mrcnn train mask_rcnn_r50_fpn_cityscapes --train.dtype bfloat16
     """
     return Experiment(
         model=ModelConfig(num_classes=8),
-        data=DataConfig(dataset="data/cityscapes", short_edge=tuple(range(800, 1025, 32)), short_edge_test=1024, long_edge=2048),
+        data=DataConfig(
+            dataset="data/cityscapes", short_edge=tuple(range(800, 1025, 32)), short_edge_test=1024,
+            long_edge=2048,
+        ),
         train=replace(ONE_IMAGE, steps=24_000, decay_steps=(18_000,)),
     )

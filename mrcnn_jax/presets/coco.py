@@ -1,4 +1,4 @@
-"""The paper's systems at full size, on COCO and Cityscapes. Their frozen batch norm asks for a pretrained backbone."""
+"""The paper's systems at full size, on COCO. Frozen batch norm needs a pretrained backbone."""
 
 from dataclasses import replace
 
@@ -16,11 +16,12 @@ from mrcnn_jax.presets.registry import preset
 
 COCO = DataConfig(dataset="data/coco")
 X101 = BackboneConfig(name="resnet101", groups=64, group_width=4, stride_in_1x1=False)
-ONE_IMAGE = TrainConfig(images_per_device=1)  # the learning rate follows the batch: 0.01 for the paper's 8 devices
+# the learning rate scales with the batch: 0.01 on the paper's 8 devices
+ONE_IMAGE = TrainConfig(images_per_device=1)
 
 
 def with_c4(model: ModelConfig) -> ModelConfig:
-    """The model with C4 features: 300 proposals, all anchors on one map, res5 as the head, 64 training RoIs of an image."""
+    """Returns the model with C4 features: 300 proposals, 64 training RoIs, res5 as the head."""
     bins = BranchPoolConfig(size=14)
     return replace(
         model,
@@ -33,7 +34,7 @@ def with_c4(model: ModelConfig) -> ModelConfig:
 
 
 def with_c5(model: ModelConfig, dilated: bool = False) -> ModelConfig:
-    """The model with the features of res5 alone: stride 32, or 16 where it is dilated; the heads are those of FPN."""
+    """Returns the model with the features of res5 alone, stride 32 or dilated to 16, and the heads of FPN."""
     return replace(
         model,
         backbone=replace(model.backbone, features="dc5" if dilated else "c5"),
@@ -53,13 +54,14 @@ def mask_rcnn_r50_fpn() -> Experiment:
 
 @preset
 def mask_rcnn_r50_fpn_gn() -> Experiment:
-    """The same with group norm in all its parts, which trains from scratch (He, Girshick, Dollar, 2018).
+    """Mask R-CNN with group norm throughout, which trains from scratch (He, Girshick, Dollar, 2018).
 
     mrcnn train mask_rcnn_r50_fpn_gn --train.dtype bfloat16
     """
     backbone = BackboneConfig(norm="group", pyramid_norm="group", freeze_stages=0)
     box = BoxHeadConfig(convolutions=4, fully_connected=1, norm="group")
-    return Experiment(model=ModelConfig(backbone=backbone, box=box, mask=MaskHeadConfig(norm="group")), data=COCO)
+    model = ModelConfig(backbone=backbone, box=box, mask=MaskHeadConfig(norm="group"))
+    return Experiment(model=model, data=COCO)
 
 
 @preset
@@ -73,7 +75,7 @@ def mask_rcnn_r101_fpn() -> Experiment:
 
 @preset
 def mask_rcnn_x101_fpn() -> Experiment:
-    """ResNeXt-101 64x4d with FPN on COCO, one image a device (tables 1 and 2a).
+    """ResNeXt-101 64x4d with FPN on COCO, one image per device (tables 1 and 2a).
 
     mrcnn train mask_rcnn_x101_fpn --train.dtype bfloat16
     """
@@ -82,13 +84,14 @@ def mask_rcnn_x101_fpn() -> Experiment:
 
 @preset
 def mask_rcnn_x152_fpn() -> Experiment:
-    """ResNet-152-FPN with a non-local block in res4 and scale jitter, a longer schedule: the appendix's enhanced system (table 8).
+    """ResNeXt-152-FPN with a non-local block, scale jitter and a longer schedule (table 8, enhanced).
 
     mrcnn train mask_rcnn_x152_fpn --train.dtype bfloat16
     """
     backbone = BackboneConfig(name="resnet152", groups=32, group_width=8, stride_in_1x1=False, non_local=True)
     train = replace(ONE_IMAGE, steps=260_000, decay_steps=(200_000, 240_000))
-    return Experiment(model=ModelConfig(backbone=backbone), data=replace(COCO, short_edge=tuple(range(640, 801, 32))), train=train)
+    data = replace(COCO, short_edge=tuple(range(640, 801, 32)))
+    return Experiment(model=ModelConfig(backbone=backbone), data=data, train=train)
 
 
 @preset
@@ -129,7 +132,9 @@ def faster_rcnn_r50_fpn() -> Experiment:
 
 @preset
 def keypoint_rcnn_r50_fpn() -> Experiment:
-    """Persons and their 17 keypoints on COCO (section 5): prepare the set with --keypoints; add masks to --model.tasks for both.
+    """Persons and their 17 keypoints on COCO (section 5).
+
+    Prepare the data set with --keypoints; add masks to --model.tasks for both.
 
     mrcnn train keypoint_rcnn_r50_fpn --train.dtype bfloat16
     """

@@ -1,10 +1,11 @@
-"""Registry of named experiments. A preset's docstring states its purpose and the command that runs it; its first line is the listing."""
+"""Registry of named experiments, functions whose docstrings give the purpose and the command."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from mrcnn_jax.config import Experiment
+from mrcnn_jax.config import Experiment, read_experiment
 from mrcnn_jax.errors import InputError
 
 PRESETS: dict[str, Callable[[], Experiment]] = {}
@@ -17,12 +18,57 @@ def preset(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
 
 
 def get(name: str) -> Experiment:
-    """Returns the experiment of that name. Raises InputError, listing the names, where there is none."""
+    """Returns the experiment of a preset.
+
+    Raises:
+        InputError: there is no such preset. The message lists the names.
+    """
     if name not in PRESETS:
         raise InputError(f"there is no experiment {name!r}; choose from {', '.join(PRESETS)}")
     return replace(PRESETS[name](), name=name)
 
 
 def describe(name: str) -> str:
-    """Returns the first line of a preset's docstring."""
-    return inspect.getdoc(PRESETS[name]).splitlines()[0]
+    """Returns the first paragraph of a preset's docstring, on one line."""
+    return (inspect.getdoc(PRESETS[name]) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def resolve(name: str) -> tuple[Experiment, str]:
+    """Returns an experiment and the default name of its run.
+
+    Args:
+        name: a preset, or a directory of imported weights or of a run, whose weights are then fine-tuned (see
+            ``fine_tune``).
+
+    Raises:
+        InputError: there is neither a preset nor such a directory.
+    """
+    from etils import epath
+
+    directory = epath.Path(name)
+    if name not in PRESETS and (directory / "experiment.json").exists():
+        return fine_tune(name), f"{directory.absolute().name}_tuned"
+    return get(name), name
+
+
+def fine_tune(directory: str | os.PathLike) -> Experiment:
+    """Returns the experiment of a directory, with its weights as the start and the classes left to the data
+    set.
+
+    Args:
+        directory: imported weights, or a training run.
+
+    Raises:
+        InputError: the directory is not readable, or holds a backbone without any detector.
+    """
+    from etils import epath
+
+    from mrcnn_jax.inference.detector import read_weights
+
+    experiment = read_experiment(epath.Path(directory) / "experiment.json")
+    model = experiment.model
+    if not model.tasks and "rpn" not in read_weights(directory).variables["params"]:
+        raise InputError(f"{directory} holds a backbone without a detector: name an experiment that has this "
+                         f"backbone, and give --train.init-from {directory}")
+    model = replace(model, num_classes=0, keypoint=replace(model.keypoint, num_keypoints=0))
+    return replace(experiment, model=model, train=replace(experiment.train, init_from=str(directory)))

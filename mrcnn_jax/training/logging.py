@@ -1,76 +1,93 @@
-"""What was measured on the way: history.jsonl, curves.png, and TensorBoard."""
+"""Metrics of a run on disk: history.jsonl, curves.png and TensorBoard."""
 
 import json
 from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from mrcnn_jax.atomic_io import write_text
-from mrcnn_jax.visualize.draw import plot_curves
 
-SPEED = ("images_per_second", "waited_for_images", "waited_for_devices")
-"""What of a line tells how fast it went, and not what was learned."""
+SPEED_METRICS = ("images_per_second", "waited_for_images", "waited_for_devices")
+"""Entries of a history line that measure speed; all others are reproducible."""
 
 
 class MetricLogger:
-    """The lines of history.jsonl, one for each time that something was logged; steps beyond the one resumed from are forgotten.
+    """The history of a run, one line per log entry; entries after the step resumed from are dropped.
 
-    Only the first process keeps one; those of the others do nothing. In a directory at a gs:// address, where nothing can be appended to, the file is written when a
-    checkpoint is, and there is no TensorBoard log.
+    In a bucket, where nothing can be appended to, the file is written with each checkpoint and there is no
+    TensorBoard log.
+
+    Args:
+        directory: of the run.
+        start: step resumed from.
+        enabled: False makes every method do nothing, for all processes but the primary one.
     """
 
-    def __init__(self, directory: epath.Path, start: int, first: bool = True):
-        self.directory, self.file, self.first, self.remote = directory, directory / "history.jsonl", first, "://" in str(directory)
-        self.lines, self.writer = [], None
-        if not first:
+    def __init__(self, directory: epath.Path, start: int, enabled: bool = True):
+        self.enabled, self.lines = enabled, []
+        self._directory, self._file = directory, directory / "history.jsonl"
+        self._appends, self._writer = "://" not in str(directory), None
+        if not enabled:
             return
-        if self.file.exists():
-            whole = self.file.read_text().rpartition("\n")[0]  # a process that was killed may have left a part of a line
-            self.lines = [line for line in map(json.loads, whole.splitlines()) if line["step"] <= start]
+        if self._file.exists():
+            complete = self._file.read_text().rpartition("\n")[0]  # a killed process may leave part of a line
+            self.lines = [line for line in map(json.loads, complete.splitlines()) if line["step"] <= start]
         self.flush()
-        if not self.remote:
-            self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start if start else None)
+        if self._appends:
+            from tensorboardX import SummaryWriter
 
-    def add(self, step: int, scalars: dict[str, float | None]) -> None:
-        if not self.first:
+            self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start or None)
+
+    def log(self, step: int, scalars: dict[str, float | None]) -> None:
+        """Adds a line."""
+        if not self.enabled:
             return
         self.lines.append({"step": step, **scalars})
-        if not self.remote:
-            with self.file.open("a") as file:
+        if self._appends:
+            with self._file.open("a") as file:
                 file.write(json.dumps(self.lines[-1]) + "\n")
         for name, value in scalars.items():
-            if value is not None and self.writer:
-                self.writer.add_scalar(name, value, step)
+            if value is not None and self._writer:
+                self._writer.add_scalar(name, value, step)
 
-    def add_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
-        self.add(step, {f"{kind}/{name}": figures[name] for kind, figures in metrics.items() for name in headlines(figures)})
+    def log_evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """Adds a line with the headline metrics of an evaluation, and redraws the curves."""
+        headlines = {f"{kind}/{name}": of_kind[name] for kind, of_kind in metrics.items()
+                     for name in headline_metrics(of_kind)}  # fmt: skip
+        self.log(step, headlines)
         self.plot()
 
     def has_evaluation(self, step: int) -> bool:
+        """Returns whether an evaluation was logged at a step."""
         return any(line["step"] == step and "loss" not in line for line in self.lines)
 
-    def picture(self, step: int, picture: np.ndarray) -> None:
-        if self.writer:
-            self.writer.add_image("predictions", picture, step, dataformats="HWC")
+    def log_image(self, step: int, image: np.ndarray) -> None:
+        """Adds a picture of predictions to TensorBoard."""
+        if self._writer:
+            self._writer.add_image("predictions", image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Writes the file anew, as it stands, all of it or nothing."""
-        if self.first:
-            write_text(self.file, "".join(json.dumps(line) + "\n" for line in self.lines))
+        """Rewrites the whole file atomically."""
+        if self.enabled:
+            write_text(self._file, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def plot(self) -> None:
-        if self.first:
+        """Draws curves.png."""
+        if self.enabled:
+            from mrcnn_jax.visualize.plots import plot_curves
+
             evaluations = [line for line in self.lines if any("/" in name for name in line)]
-            plot_curves([line for line in self.lines if "loss" in line], self.directory / "curves.png", evaluations)
+            losses = [line for line in self.lines if "loss" in line]
+            plot_curves(losses, self._directory / "curves.png", evaluations)
 
     def close(self) -> None:
+        """Writes everything to disk."""
         self.flush()
-        if self.writer:
-            self.writer.close()
+        if self._writer:
+            self._writer.close()
 
 
-def headlines(figures: dict[str, Any]) -> tuple[str, ...]:
-    """The figures of a kind that are watched on the way; proposals have no precision."""
-    return ("AP", "AP50", "AP75") if "AP" in figures else ("AR100", "AR1000")
+def headline_metrics(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the metrics of one kind that are logged; proposals have no precision."""
+    return ("AP", "AP50", "AP75") if "AP" in metrics else ("AR100", "AR1000")

@@ -1,330 +1,210 @@
-"""The whole run, top to bottom: data, model, devices, checkpoint, the loop, the final evaluation."""
+"""Training of an experiment: the loop over steps, with logs, checkpoints and evaluations."""
 
 import json
 import os
-import platform
-import time
-import zlib
-from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mrcnn_jax import distributed
-from mrcnn_jax.atomic_io import write_json, write_text
-from mrcnn_jax.checkpoint import Checkpoints, Saved, run_directory
-from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.data.catalog import open_split
-from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
-from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
+from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.checkpoint import CheckpointStore, run_directory
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.data.image_io import save_image
+from mrcnn_jax.errors import HostLostError, Interrupted, TrainingError
 from mrcnn_jax.evaluation.coco import metrics_table
-from mrcnn_jax.inference import evaluate as scoring
-from mrcnn_jax.inference.detector import Detector, read_weights
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.training.logging import MetricLogger, headlines
-from mrcnn_jax.training.optimizer import make_optimizer, make_schedule
+from mrcnn_jax.inference.detector import Detector
+from mrcnn_jax.inference.evaluate import Evaluation, evaluate_split
+from mrcnn_jax.runtime import fewer_collections
+from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
-from mrcnn_jax.training.sharding import Sharding, prefetch
-from mrcnn_jax.training.step import TrainState, create_state, make_train_step
-from mrcnn_jax.training.warm_start import (
-    check_backbone,
-    load_frozen_rpn,
-    load_pretrained,
-    match_preprocessing,
-    resolve_dataset_fields,
-)
-from mrcnn_jax.visualize.draw import save_image
+from mrcnn_jax.training.progress import ProgressDisplay, StepTimer, warn
+from mrcnn_jax.training.skipped_steps import SkippedSteps
+from mrcnn_jax.training.start import Run, open_sources, start_run
 
 
-def train(experiment: Experiment, directory: str | os.PathLike, console: Console | None = None) -> dict[str, Any]:
-    """Trains the experiment in a run directory, resuming what is there, evaluates it and returns the metrics.
+def train(
+    experiment: Experiment,
+    directory: str | os.PathLike,
+    console: Console | None = None,
+    *,
+    store_programs: bool = False,
+) -> dict[str, Any]:
+    """Trains an experiment in a run directory, resuming a run that is there, and evaluates it.
 
-    The directory, which may be at a gs:// address, gets: checkpoints/, experiment.json, history.jsonl, curves.png, tensorboard/, metrics.json, predictions.png.
-    Several processes (``distributed.initialize``) each call this with the same arguments and a directory that all of them see; the first writes all but the checkpoints.
+    The directory, local or in a bucket (gs://...), gets checkpoints/, experiment.json, history.jsonl,
+    curves.png, tensorboard/, metrics.json and predictions.png. Several processes (``distributed.initialize``)
+    each call this with the same arguments and a directory that all of them see; the primary one writes all
+    files but the checkpoints.
+
+    Args:
+        experiment: what to train.
+        directory: of the run.
+        console: for messages; by default standard output.
+        store_programs: keep the traced and compiled step in ``train.compilation_cache`` (``StoredFunction``),
+            which halves the time of later starts; not for processes that replace functions at run time.
+
+    Returns:
+        COCO metrics by kind ("bbox", "segm", "keypoints", or "proposals") and name.
 
     Raises:
-        InputError: what is asked for does not go together.
-        RunFailed: the run diverges, or its files cannot be written.
-        StartAgain: it was asked to stop (SIGTERM), or lost one of its processes; the same call goes on.
+        InputError: the experiment does not match its data, weights or directory.
+        TrainingError: the run diverges, memory does not suffice, or files cannot be written.
+        Interrupted: the run was asked to stop (SIGTERM) or lost a process; the same call resumes it.
     """
     console = (console or Console()) if distributed.is_primary() else Console(quiet=True)
     try:
-        with ExitStack() as leaving:
-            return _train(experiment, run_directory(directory), console, leaving)
+        with ExitStack() as resources, fewer_collections():
+            return _train(experiment, run_directory(directory), console, resources, store_programs)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
-            raise TrainingError(f"the memory of a device does not suffice: lower train.images_per_device, raise train.accumulate or set train.remat ({reason})") from error
+            raise TrainingError(
+                "out of device memory: lower train.images_per_device, raise train.accumulate or set "
+                f"train.remat ({reason})"
+            ) from error
         if jax.process_count() > 1:
-            raise HostLostError(f"another process, or the way to it, is lost ({reason}): give the same command in all of them again") from error
+            raise HostLostError(
+                f"the connection to another process is lost ({reason}): repeat the command in all processes"
+            ) from error
         raise
 
 
-def _train(experiment: Experiment, directory: epath.Path, console: Console, leaving: ExitStack) -> dict[str, Any]:
-    stop, watchdog = leaving.enter_context(PreemptionHandler()), leaving.enter_context(Watchdog(experiment.train.stall_seconds))
-
-    # ---- data ----
-    config, training = experiment.train, open_split(experiment.data, experiment.data.train_split)
-    validation = open_split(experiment.data, experiment.data.validation_split)
-    experiment = resolve_dataset_fields(experiment, training)
-    images_per_process = jax.local_device_count() * config.images_per_device
-    images_per_step = images_per_process * jax.process_count()
-
-    # ---- checkpoint ----
-    metrics_file = directory / "metrics.json"
-    checkpoints = leaving.enter_context(Checkpoints(directory / "checkpoints", config.keep_checkpoints))
-    saved = checkpoints.newest(lambda warning: console.print(f"Warning: {warning}.", style="yellow", highlight=False, soft_wrap=True))
-    start, images_seen, weights = (saved.step, saved.images_seen, None) if saved else (0, 0, None)
-    if saved and start == 0:
-        raise InputError(f"{directory} holds imported weights: give --train.init-from {directory} and another --directory")
-    if saved:
-        if config.init_from:
-            experiment = replace(experiment, model=match_preprocessing(experiment.model, saved.experiment.model))
-        _check_same(saved, experiment, directory)
-    elif config.init_from:
-        weights = read_weights(config.init_from)
-        check_backbone(experiment.model, weights.experiment.model, config.init_from)
-        experiment = replace(experiment, model=match_preprocessing(experiment.model, weights.experiment.model))
-    if start >= config.steps and metrics_file.exists():
-        console.print(f"{directory} is finished: {start:,} steps. Its metrics are in {metrics_file}; for more, raise --train.steps.", highlight=False)
+def _train(
+    experiment: Experiment, directory: epath.Path, console: Console, resources: ExitStack,
+    store_programs: bool,
+) -> dict[str, Any]:  # fmt: skip
+    preemption = resources.enter_context(PreemptionHandler())
+    watchdog = resources.enter_context(Watchdog(experiment.train.stall_seconds))
+    store = CheckpointStore(directory / "checkpoints", experiment.train.keep_checkpoints)
+    checkpoints, metrics_file = resources.enter_context(store), directory / "metrics.json"
+    sources = open_sources(experiment, directory, checkpoints, console)
+    if sources.step >= experiment.train.steps and metrics_file.exists():
+        console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {metrics_file}; "
+                      "raise --train.steps to train longer.", highlight=False)  # fmt: skip
         return json.loads(metrics_file.read_text())
 
-    # ---- model and optimiser ----
-    _keep_compiled_programs(config.compilation_cache)
-    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
-    optimizer, schedule = make_optimizer(config, experiment.model, images_per_step), make_schedule(config, images_per_step)
-    variables = initialise(model, jax.random.key(config.seed))
-    if weights:
-        variables, at_random, left = load_pretrained(variables, weights, experiment.model, training.info, config.init_from)
-    if experiment.model.rpn.proposals_from and not start:
-        variables = load_frozen_rpn(variables, experiment)
-    state = create_state(variables, optimizer)
-    console.print(_describe(experiment, state, images_per_step, len(training), len(validation)), highlight=False)
-    if saved:
-        state = saved.state(state)
-        console.print(f"Resumed {directory} at step {start:,} of {config.steps:,}.", highlight=False)
-    elif weights:
-        console.print(f"Starts from {config.init_from}. At random: {', '.join(at_random) or 'nothing'}.", highlight=False)
-        if left:
-            console.print(f"It also has {', '.join(left)}, for which this model has no place.", highlight=False)
-    elif experiment.model.backbone.norm == "frozen":
-        console.print("Warning: the backbone starts from random weights and its batch norm is frozen, so it will hardly learn; "
-                      "model.backbone.norm group or batch trains from scratch.", style="yellow", highlight=False)  # fmt: skip
-    _announce(experiment, directory, metrics_file)
-    history = MetricLogger(directory, start, distributed.is_primary())
-
-    # ---- devices ----
-    placement = Sharding(config.parallel)
-    state = placement.state(state)
-    train_step = make_train_step(model, optimizer, experiment)
-    unreadable = UnreadableImages(experiment.data.max_unreadable_images)
-    position = images_seen // images_per_step  # the step itself, unless the run began with another number of devices
-    loaded = training_batches(
-        training, experiment.data, start=position, steps=position + config.steps - start, seed=config.seed, masks="masks" in experiment.model.tasks,
-        images_per_process=images_per_process, process=jax.process_index(), processes=jax.process_count(), skipped=unreadable,
-        conventions=experiment.model.conventions,
-    )  # fmt: skip
-    batches = prefetch(loaded, lambda batch: (placement.batch(batch[0]), batch[1].image_ids.tolist()))
-
-    def save(step: int) -> None:
-        watchdog.at(f"saving step {step:,}")
-        history.flush()
-        checkpoints.save(step, placement.shared(state), images_seen + (step - start) * images_per_step, experiment, training.info)
-
-    def evaluate(bar: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        detector = Detector(experiment, training.info, placement.own({"params": state.params, **state.model_state}))
-        with _evaluating(bar, len(validation)) as progress:
-
-            def moved(images: int) -> None:
-                progress(images)
-                watchdog.at("evaluating")
-                stop.check()
-
-            moved(0)
-            return scoring.evaluate(detector, validation, moved)
-
-    def due(step: int) -> bool:
-        return bool(config.evaluate_every and step and step % config.evaluate_every == 0 and step < config.steps)
-
-    def evaluate_on_the_way(bar: Progress, step: int) -> None:
-        metrics, results = evaluate(bar)
-        history.add_evaluation(step, metrics)
-        if distributed.is_primary():
-            history.picture(step, _sheet(experiment, results, validation))
-        console.print(f"step {step:,}: {_in_one_line(metrics)}", highlight=False)
-
-    # ---- the loop ----
-    unseen: deque[tuple[int, list[int], Any]] = deque()  # step, image ids and "failed" of the steps since the host looked
-    with _progress(console) as bar:
-        task = bar.add_task("training", total=config.steps, completed=start, terms="compiling")
-        if due(start) and not any(distributed.all_gather_object(history.has_evaluation(start))):
-            evaluate_on_the_way(bar, start)  # which a run that was cut short still owes
-        clock, logged, waited = time.perf_counter(), start, 0.0
-        for step in range(start, config.steps):
-            watchdog.at(f"waiting for the images of step {step:,}")
-            asked = time.perf_counter()
-            batch, image_ids = next(batches)
-            waited += time.perf_counter() - asked
-            watchdog.at(f"computing step {step:,}")
-            state, metrics = train_step(state, batch)
-            unseen.append((step, image_ids, metrics.pop("failed")))
-            done = step + 1
-            last = done == config.steps
-
-            if done % config.log_every == 0 or last or done == start + 1:
-                asked = time.perf_counter()
-                scalars = {name: float(value) for name, value in metrics.items()}
-                idle, seconds, clock = time.perf_counter() - asked, time.perf_counter() - clock, time.perf_counter()
-                _look_at_failures(state, unseen, config.max_skipped_steps, directory, console)
-                for message in unreadable.news():  # each process reads its own images
-                    where = console if distributed.is_primary() else Console(stderr=True)
-                    where.print(f"Warning: {message}; another image took its place.", style="yellow", highlight=False, soft_wrap=True)
-                scalars |= {"learning_rate": float(schedule(step)), "images_per_second": (done - logged) * images_per_step / seconds,
-                            "waited_for_images": waited / seconds, "waited_for_devices": idle / seconds}  # fmt: skip
-                logged, waited = done, 0.0
-                history.add(done, scalars)
-                terms = " ".join(f"{name.removeprefix('loss_')} {scalars[name]:.3f}" for name in scalars if name.startswith("loss"))
-                bar.update(task, completed=done, terms=f"{terms} | {scalars['images_per_second']:.1f} images/s")
-                if not console.is_terminal and (done % (10 * config.log_every) == 0 or done == start + 1):
-                    console.print(f"step {done:>7,}/{config.steps:,} {terms} | {scalars['images_per_second']:.1f} images/s", highlight=False)
-
-            asked_to_stop = stop.before_next_step(done)
-            if done % config.checkpoint_every == 0 or last or asked_to_stop:
-                _look_at_failures(state, unseen, config.max_skipped_steps, directory, console)
-                save(done)
-            if asked_to_stop and not last:
-                checkpoints.wait()
-                raise Interrupted(f"stopped at step {done:,} of {config.steps:,} as asked (SIGTERM), and saved; the same command goes on from there")
-            if due(done):
-                evaluate_on_the_way(bar, done)
-                clock, waited = time.perf_counter(), 0.0
-
-        # ---- the end ----
-        watchdog.at(f"saving step {config.steps:,}")
-        checkpoints.wait()  # before the evaluation, which may be cut short
-        metrics, results = evaluate(bar)
+    run = start_run(sources, directory, console, store_programs)
+    history = MetricLogger(directory, sources.step, enabled=distributed.is_primary())
+    with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
+        loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
+        loop.run_steps()
+        evaluation = loop.evaluate()
     if distributed.is_primary():
-        history.add_evaluation(config.steps, metrics)
-        sheet = _sheet(experiment, results, validation)
-        history.picture(config.steps, sheet)
-        save_image(directory / "predictions.png", sheet)
-        history.plot()
+        history.log_evaluation(experiment.train.steps, evaluation.metrics)
+        sheet = evaluation.sheet()
+        history.log_image(experiment.train.steps, sheet)
         history.close()
-        write_json(metrics_file, metrics)
-    console.print(metrics_table(metrics, title=f"{experiment.name}: {len(validation)} images"))
+        save_image(directory / "predictions.png", sheet)
+        write_json(metrics_file, evaluation.metrics)
+    title = f"{experiment.name}: {len(sources.validation)} images"
+    console.print(metrics_table(evaluation.metrics, title=title))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False)
-    return metrics
+    return evaluation.metrics
 
 
-class DivergedError(TrainingError):
-    """A loss or gradient that is not finite, or a loss beyond all measure. The parameters were left as they were before that step."""
+class _Loop:
+    """The loop over the steps of a run, and what happens between steps."""
+
+    def __init__(
+        self, run: Run, directory: epath.Path, console: Console, checkpoints: CheckpointStore,
+        history: MetricLogger, preemption: PreemptionHandler, watchdog: Watchdog, display: ProgressDisplay,
+    ):  # fmt: skip
+        self.step, self.experiment = run.sources.step, run.sources.experiment
+        self.run, self.console, self.checkpoints, self.history = run, console, checkpoints, history
+        self.preemption, self.watchdog, self.display = preemption, watchdog, display
+        self.timer = StepTimer(run.images_per_step)
+        self.skipped = SkippedSteps(self.experiment.train.max_skipped_steps, directory, console)
+
+    def run_steps(self) -> None:
+        """Trains to the last step, which is on disk when this returns."""
+        run, config, first = self.run, self.experiment.train, self.step + 1
+        evaluated = any(distributed.all_gather_object(self.history.has_evaluation(self.step)))
+        if self._evaluation_due() and not evaluated:
+            self._evaluate_and_log()  # was interrupted after the checkpoint of this step
+        self.timer.reset()
+        while self.step < config.steps:
+            self.watchdog.progress(f"waiting for the images of step {self.step:,}")
+            with self.timer.waiting_for("images"):
+                batch, image_ids = next(run.batches)
+            self.watchdog.progress(f"computing step {self.step:,}")
+            run.state, metrics = run.train_step(run.state, batch)
+            self.skipped.add(self.step, image_ids, metrics.pop("failed"))
+            self.step += 1
+            self.timer.count_step()
+            last = self.step == config.steps
+
+            if self.step % config.log_every == 0 or self.step == first or last:
+                self._log(metrics, print_line=self.step % (10 * config.log_every) == 0 or self.step == first)
+            stop = self.preemption.should_stop(self.step)
+            if self.step % config.checkpoint_every == 0 or last or stop:
+                self._save()
+            if stop and not last:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped on request (SIGTERM) and saved at step {self.step:,} of "
+                                  f"{config.steps:,}; repeat the command to resume")  # fmt: skip
+            if self._evaluation_due():
+                self._evaluate_and_log()
+        self.watchdog.progress(f"saving step {self.step:,}")
+        self.checkpoints.wait()  # the evaluation that follows may be interrupted
+
+    def _log(self, metrics: dict[str, Any], print_line: bool) -> None:
+        with self.timer.waiting_for("devices"):
+            scalars = {name: float(value) for name, value in metrics.items()}
+        self.skipped.check(self.run.state)
+        for message in self.run.unreadable.new_messages():  # every process reads images of its own
+            console = self.console if distributed.is_primary() else Console(stderr=True)
+            warn(console, f"{message}; another image replaces it.")
+        scalars |= {"learning_rate": float(self.run.schedule(self.step - 1)), **self.timer.lap()}
+        self.history.log(self.step, scalars)
+        self.display.step(self.step, scalars, print_line)
+
+    def _save(self) -> None:
+        self.skipped.check(self.run.state)
+        self.watchdog.progress(f"saving step {self.step:,}")
+        self.history.flush()
+        run, sources = self.run, self.run.sources
+        images_seen = sources.images_seen + (self.step - sources.step) * run.images_per_step
+        state = run.sharding.to_global(run.state)
+        self.checkpoints.save(self.step, state, images_seen, self.experiment, sources.training.info)
+
+    def _evaluation_due(self) -> bool:
+        """Returns whether to evaluate now; the evaluation after the last step is not among these."""
+        every = self.experiment.train.evaluate_every
+        return bool(every and 0 < self.step < self.experiment.train.steps and self.step % every == 0)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluates the current state on the validation images."""
+        run, sources = self.run, self.run.sources
+        variables = run.sharding.to_local({"params": run.state.params, **run.state.model_state})
+        detector = Detector(self.experiment, sources.training.info, variables)
+
+        def progress(done: int, _: int) -> None:
+            show(done)
+            self.watchdog.progress("evaluating")
+            self.preemption.raise_if_requested()
+
+        with self.display.evaluation(len(sources.validation)) as show:
+            progress(0, 0)
+            pictures = self.experiment.evaluation.pictures
+            return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
+
+    def _evaluate_and_log(self) -> None:
+        evaluation = self.evaluate()
+        self.history.log_evaluation(self.step, evaluation.metrics)
+        if distributed.is_primary():
+            self.history.log_image(self.step, evaluation.sheet())
+        self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}", highlight=False)
+        self.timer.reset()
 
 
-def _check_same(saved: Saved, experiment: Experiment, directory: epath.Path) -> None:
-    """Model and data of a resumed run must be what they were; steps, logging and evaluation may change."""
-    before, now = to_dict(saved.experiment), to_dict(experiment)
-    changed = [f"{part}.{name}" for part in ("model", "data") for name in now[part] if before[part][name] != now[part][name]]
-    changed = [name for name in changed if name not in ("data.threads", "data.max_unreadable_images")]
-    changed += ["train.seed"] if saved.experiment.train.seed != experiment.train.seed else []
-    if changed:
-        raise InputError(f"{directory} holds another run ({', '.join(changed)} differ): choose another --directory, or give the same settings")
-
-
-def _announce(experiment: Experiment, directory: epath.Path, metrics_file: epath.Path) -> None:
-    """Writes the run's experiment.json, and makes sure that all processes see the same directory."""
-    text = json.dumps(to_dict(experiment), indent=1) + "\n"
-    if distributed.is_primary():
-        directory.mkdir(parents=True, exist_ok=True)
-        metrics_file.unlink(missing_ok=True)  # of a shorter run that now goes on
-        write_text(directory / "experiment.json", text)
-    if jax.process_count() > 1:
-        distributed.barrier()
-        there = directory / "experiment.json"
-        seen = distributed.all_gather_object(there.exists() and there.read_text() == text)
-        if not all(seen):
-            blind = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
-            raise InputError(f"the processes must all see the same directory and be given the same settings, but those of {directory} differ in process {blind}")
-
-
-def _keep_compiled_programs(directory: str) -> None:
-    """Programs compiled before are found again at the next start; JAX_COMPILATION_CACHE_DIR has the last word."""
-    if not directory or jax.config.jax_compilation_cache_dir:
-        return
-    place = epath.Path(directory).expanduser() / jax.default_backend()
-    if jax.default_backend() == "cpu":  # such programs are made for the instructions of one kind of processor
-        cpu = Path("/proc/cpuinfo")
-        flags = next((line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))), "") if cpu.exists() else ""
-        place /= f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
-    jax.config.update("jax_compilation_cache_dir", os.fspath(place))
-
-
-def _describe(experiment: Experiment, state: TrainState, images_per_step: int, training: int, validation: int) -> str:
-    config = experiment.train
-    device, count = jax.devices()[0], jax.device_count()
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    rate = config.learning_rate * images_per_step / config.reference_batch
-    return (
-        f"{experiment.name}: {parameters / 1e6:.1f} M parameters, {experiment.model.num_classes} classes, {training:,} training and "
-        f"{validation:,} validation images\n"
-        f"{count} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), {config.dtype}\n"
-        f"Batch {images_per_step} = {count} x {config.images_per_device} images, so learning rate {rate:g} "
-        f"({config.learning_rate:g} for {config.reference_batch}); {config.steps:,} steps are {config.steps * images_per_step / training:.1f} epochs"
-    )
-
-
-def _look_at_failures(state: TrainState, unseen: deque, allowed: int, directory: epath.Path, console: Console) -> None:
-    """Tells of the steps that nothing was learned from, and halts where there were more of them than allowed. Waits for the devices."""
-    flags = jax.device_get([flag for *_, flag in unseen])
-    failed = [(step, ids) for (step, ids, _), flag in zip(unseen, flags, strict=True) if flag]
-    unseen.clear()
-    if not failed:
-        return
-    told = " and ".join(f"step {step:,}, with the images of id {', '.join(map(str, ids))}" for step, ids in failed[:3])
-    told = f"the loss is not finite or larger than train.max_loss, or its gradient is not finite, at {told}; nothing was learned from it"
-    if int(state.failures) <= allowed:
-        console.print(f"Warning: {told}; {int(state.failures)} of train.max_skipped_steps {allowed}.", style="yellow", highlight=False, soft_wrap=True)
-        return
-    raise DivergedError(
-        f"{told}. Look at these images, lower train.learning_rate, set train.clip_norm, or let train.max_skipped_steps leave such steps out; "
-        f"{directory} resumes from its last checkpoint"
-    )
-
-
-def _sheet(experiment: Experiment, results: list[dict[str, Any]], validation: DatasetSplit) -> np.ndarray:
-    return scoring.prediction_sheet(results, validation, experiment.evaluation.pictures, experiment.evaluation.picture_score)
-
-
-def _in_one_line(metrics: dict[str, Any]) -> str:
-    """The first figure of each kind."""
-    first = ((kind, headlines(figures)[0], figures) for kind, figures in metrics.items())
-    return ", ".join(f"{kind} {name} " + ("undefined" if figures[name] is None else f"{figures[name]:.1f}") for kind, name, figures in first)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[terms]}"))  # fmt: skip
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-@contextmanager
-def _evaluating(bar: Progress, images: int) -> Iterator[Any]:
-    task = bar.add_task("evaluating", total=images, terms="")
-    yield lambda done: bar.advance(task, done)
-    bar.remove_task(task)
+def _headlines(metrics: dict[str, Any]) -> str:
+    """Returns the first headline metric of each kind in one line."""
+    parts = []
+    for kind, values in metrics.items():
+        name = headline_metrics(values)[0]
+        parts.append(f"{kind} {name} {'undefined' if values[name] is None else f'{values[name]:.1f}'}")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Weights of torchvision, Detectron2 and the original Detectron, in; and out again, to torchvision."""
+"""Imports weights of torchvision, Detectron2 and the original Detectron; exports weights to torchvision."""
 
 from mrcnn_jax.weights.import_export import export_weights, import_weights
 

@@ -1,7 +1,8 @@
-"""Tensors of the original Detectron (Caffe2) -> Detectron2's names and order of rows.
+"""Converts files of the original Detectron (Caffe2) to Detectron2's names and order of rows.
 
-Covers ResNet and ResNeXt with frozen batch norm of any depth, alone (the ImageNet files) or under a detector with FPN, C4 or a dilated C5.
-Names: the original's modeling code and Detectron2's checkpoint.c2_model_loading.
+Covers ResNet and ResNeXt with frozen batch norm of any depth, alone (ImageNet weights of MSRA) or in a
+detector with FPN, C4 or a dilated C5. The names are those of Detectron's modeling code and of Detectron2's
+checkpoint.c2_model_loading.
 """
 
 import re
@@ -10,28 +11,29 @@ from functools import partial
 import numpy as np
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.weights.param_map import Tensors
 
-_ASPECT_RATIOS = 3  # of the anchors at each size, in every published model
+_ASPECT_RATIOS = 3  # per anchor size, in every published model
 _EPSILON = 1e-5  # of Caffe2's batch norm
 
-# What is no part of a detector: the classifier of ImageNet, the optimiser's state, and biases of the backbone's convolutions. Files that were
-# converted from Caffe hold these, zeros wherever Caffe's network has none, and neither library adds them. The last one is the fixed kernel
-# that enlarges keypoint maps.
-_DROPPED = r"(fc1000|pred)_[wb]|.*_momentum|(conv1|res[2-5]_\d+_branch(1|2[abc]))_b|kps_score_[wb]"
+# Not part of a detector: the classifier of ImageNet, the optimiser's state, biases of the backbone's
+# convolutions (zeros in files that were converted from Caffe) and the fixed kernel that enlarges keypoint
+# maps.
+_IGNORED = r"(fc1000|pred)_[wb]|.*_momentum|(conv1|res[2-5]_\d+_branch(1|2[abc]))_b|kps_score_[wb]"
 
-_PARAMETERS = {  # the end of a name; of two that fit the first counts
+_PARAMETERS = {  # by the end of the name; the first match counts
     "_bn_s": "norm.weight",
     "_bn_gamma": "norm.weight",
     "_bn_b": "norm.bias",
     "_bn_beta": "norm.bias",
     "_bn_rm": "norm.running_mean",
     "_bn_running_mean": "norm.running_mean",
-    "_bn_riv": "norm.running_var",  # a variance, for all its name (running inverse variance)
+    "_bn_riv": "norm.running_var",  # a variance, although it is called the inverse of one
     "_bn_running_var": "norm.running_var",
     "_w": "weight",
     "_b": "bias",
 }
-_LAYERS = (  # what stands before it
+_LAYERS = (  # the name without that end
     (r"(?:res_)?conv1", r"stem.conv1"),
     (r"(res[2-5])_(\d+)_branch1", r"\1.\2.shortcut"),
     (r"(res[2-5])_(\d+)_branch2a", r"\1.\2.conv1"),
@@ -39,7 +41,7 @@ _LAYERS = (  # what stands before it
     (r"(res[2-5])_(\d+)_branch2c", r"\1.\2.conv3"),
     (r"fpn_inner_res([2-5])_\d+_sum(?:_lateral)?", r"backbone.fpn_lateral\1"),
     (r"fpn_res([2-5])_\d+_sum", r"backbone.fpn_output\1"),
-    (r"conv_rpn(?:_fpn2)?", r"proposal_generator.rpn_head.conv"),  # one head for all levels, named after the finest
+    (r"conv_rpn(?:_fpn2)?", r"proposal_generator.rpn_head.conv"),  # of all levels, named after the finest
     (r"rpn_cls_logits(?:_fpn2)?", r"proposal_generator.rpn_head.objectness_logits"),
     (r"rpn_bbox_pred(?:_fpn2)?", r"proposal_generator.rpn_head.anchor_deltas"),
     (r"fc6", r"roi_heads.box_head.fc1"),
@@ -53,43 +55,51 @@ _LAYERS = (  # what stands before it
 )
 
 
-def is_detectron1(tensors: dict[str, np.ndarray]) -> bool:
-    """Whether the tensors of a file have the original Detectron's names."""
+def is_caffe2(tensors: Tensors) -> bool:
+    """Returns whether tensors have the names of the original Detectron."""
     return "conv1_w" in tensors
 
 
-def to_detectron2(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same weights as Detectron2 names and orders them.
+def convert_to_detectron2(tensors: Tensors) -> Tensors:
+    """Converts tensors to Detectron2's names and order of rows.
+
+    The background class moves from the first to the last row of class scores, and is dropped from box deltas
+    and masks. Anchors of a single feature map are reordered from (ratio, size) to (size, ratio). Every batch
+    norm gets four vectors for an epsilon of 0: without statistics the mean is 0 and the variance 1; to a
+        recorded variance
+    Caffe2's epsilon of 1e-5 is added. Tensors that are not part of a detector are dropped.
 
     Args:
-        tensors: name in Caffe2 to array, a detector or a backbone alone.
+        tensors: of a detector, or of a backbone alone.
 
     Returns:
-        Name in Detectron2 to array, without a prefix for a backbone alone. Of class scores the background's row goes last, of box deltas and
-        masks it goes. The anchors of a single feature map, in the original all sizes of the first ratio and so on, are put size by size.
-        Every batch norm has four vectors and is meant for epsilon 0: with scale and bias alone mean is 0 and variance 1, and a variance
-        that the file does hold has Caffe2's epsilon of 1e-5 added. The classifier of ImageNet, momenta and biases of the backbone's
-        convolutions are dropped.
+        Tensors by their names in Detectron2; those of a backbone alone have no prefix.
 
     Raises:
-        InputError: naming every tensor that no rule knows; class-agnostic box regression; anchors that are not of three aspect ratios.
+        InputError: names all tensors that are unknown; class-agnostic box regression; not three aspect
+            ratios.
     """
-    tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(_DROPPED, name)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(_IGNORED, name)}
     names = {name: _rename(name) for name in tensors}
     unknown = [name for name, renamed in names.items() if renamed is None]
     if unknown:
-        raise InputError(f"Of the original Detectron only Mask R-CNN with frozen batch norm is supported, which has no {', '.join(unknown)}.")
-    _check_box_deltas(tensors)
-    backbone, res5 = _prefixes(tensors)
+        raise InputError(
+            "supported are Faster, Mask and Keypoint R-CNN of the original Detectron with frozen batch norm, "
+            f"which have no tensors {', '.join(unknown)}"
+        )
+    _check_class_specific(tensors)
+    backbone, res5 = _backbone_prefixes(tensors)
     converted = {}
     for name, renamed in names.items():
-        prefix = res5 if renamed.startswith("res5.") else backbone if re.match(r"stem\.|res\d\.", renamed) else ""
-        converted[prefix + renamed] = _ROWS.get(name[:-2], _unchanged)(tensors[name])
-    return converted | _statistics(converted)
+        in_backbone = re.match(r"stem\.|res\d\.", renamed)
+        prefix = res5 if renamed.startswith("res5.") else backbone if in_backbone else ""
+        reorder = _REORDERED.get(name[:-2])
+        converted[prefix + renamed] = reorder(tensors[name]) if reorder else tensors[name]
+    return converted | _norm_statistics(converted)
 
 
 def _rename(name: str) -> str | None:
-    """Its name in Detectron2, up to the backbone's prefix; None for an unknown one."""
+    """Returns the name in Detectron2 without the backbone's prefix, or None for an unknown tensor."""
     for ending, parameter in _PARAMETERS.items():
         if name.endswith(ending):
             for pattern, replacement in _LAYERS:
@@ -98,17 +108,18 @@ def _rename(name: str) -> str | None:
     return None
 
 
-def _prefixes(tensors: dict[str, np.ndarray]) -> tuple[str, str]:
-    """What comes before the names of the backbone's layers, and before those of its last stage."""
+def _backbone_prefixes(tensors: Tensors) -> tuple[str, str]:
+    """Returns the prefixes of the backbone's layers and of res5."""
     if any(name.startswith("fpn_") for name in tensors):
         return "backbone.bottom_up.", "backbone.bottom_up."
     if not {"conv_rpn_w", "cls_score_w"} & tensors.keys():
         return "", ""
-    return "backbone.", "backbone." if "fc6_w" in tensors else "roi_heads."  # C4 has res5 in place of a box head
+    # C4 has res5 in place of a box head
+    return "backbone.", "backbone." if "fc6_w" in tensors else "roi_heads."
 
 
-def _statistics(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mean and variance of every batch norm in converted tensors, for epsilon 0."""
+def _norm_statistics(tensors: Tensors) -> Tensors:
+    """Returns the mean and variance of every batch norm in converted tensors, for an epsilon of 0."""
     statistics = {}
     for name, scale in tensors.items():
         if name.endswith(".norm.weight"):
@@ -118,38 +129,39 @@ def _statistics(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return statistics
 
 
-def _check_box_deltas(tensors: dict[str, np.ndarray]) -> None:
+def _check_class_specific(tensors: Tensors) -> None:
     if {"bbox_pred_w", "cls_score_w"} <= tensors.keys():
         deltas, classes = len(tensors["bbox_pred_w"]), len(tensors["cls_score_w"])
-        if deltas == 8 and classes > 2:  # background and any object
-            raise InputError(f"bbox_pred_w has 8 rows for {classes} classes: class-agnostic box regression is not supported.")
+        if deltas == 8 and classes > 2:  # one row of deltas each for background and foreground
+            raise InputError(
+                f"bbox_pred_w has 8 rows for {classes} classes: class-agnostic boxes are not supported"
+            )
 
 
-def _unchanged(rows: np.ndarray) -> np.ndarray:
-    return rows
-
-
-def _background_last(rows: np.ndarray) -> np.ndarray:
+def _move_background_last(rows: np.ndarray) -> np.ndarray:
     return np.roll(rows, -1, axis=0)
 
 
-def _without_background(rows: np.ndarray, *, per_class: int) -> np.ndarray:
-    return rows[per_class:] if len(rows) > per_class else rows  # one row: a mask for all classes
+def _drop_background(rows: np.ndarray, *, per_class: int) -> np.ndarray:
+    return rows[per_class:] if len(rows) > per_class else rows  # a single row is a class-agnostic mask
 
 
-def _sizes_first(rows: np.ndarray, *, per_anchor: int) -> np.ndarray:
-    """Rows of [ratios, sizes] anchors in the order [sizes, ratios]."""
+def _order_by_size(rows: np.ndarray, *, per_anchor: int) -> np.ndarray:
+    """Reorders rows of (ratio, size) anchors to (size, ratio)."""
     if len(rows) % (_ASPECT_RATIOS * per_anchor):
-        raise InputError(f"The region proposal network's {len(rows)} rows are not those of anchors with {_ASPECT_RATIOS} aspect ratios at each size.")
+        raise InputError(
+            f"anchors must have {_ASPECT_RATIOS} aspect ratios per size: {len(rows)} rows do not fit"
+        )
     anchors = rows.reshape(_ASPECT_RATIOS, -1, per_anchor, *rows.shape[1:])
     return anchors.swapaxes(0, 1).reshape(rows.shape)
 
 
-# Layers, by their names in Caffe2, whose outputs Detectron2 has in another order. With FPN a level has anchors of one size: nothing moves.
-_ROWS = {
-    "cls_score": _background_last,
-    "bbox_pred": partial(_without_background, per_class=4),
-    "mask_fcn_logits": partial(_without_background, per_class=1),
-    "rpn_cls_logits": partial(_sizes_first, per_anchor=1),
-    "rpn_bbox_pred": partial(_sizes_first, per_anchor=4),
+# Layers, by their names in Caffe2, whose rows have another order in Detectron2. With FPN, where the RPN's
+# names end in _fpn2, a level has anchors of one size and nothing moves.
+_REORDERED = {
+    "cls_score": _move_background_last,
+    "bbox_pred": partial(_drop_background, per_class=4),
+    "mask_fcn_logits": partial(_drop_background, per_class=1),
+    "rpn_cls_logits": partial(_order_by_size, per_anchor=1),
+    "rpn_bbox_pred": partial(_order_by_size, per_anchor=4),
 }

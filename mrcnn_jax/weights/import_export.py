@@ -1,90 +1,115 @@
-"""Weights of other libraries in: a directory that ``load`` detects with and training starts from. And out again, to torchvision."""
+"""Imports weights of other libraries into a directory, for detection and training; exports to torchvision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights import caffe2 as detectron1
-from mrcnn_jax.weights import detectron2, detectron2_settings, torchvision
-from mrcnn_jax.weights.param_map import Table, Tensors, check, to_ours, to_theirs, unused_rows
+from mrcnn_jax.weights import (
+    caffe2,
+    detectron2,
+    detectron2_experiment,
+    detectron2_settings,
+    detectron2_yaml,
+    torchvision,
+)
+from mrcnn_jax.weights.param_map import (
+    ParamMap,
+    Tensors,
+    check_tensors,
+    collect_unused_rows,
+    to_jax,
+    to_source,
+)
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
 SOURCES = ("torchvision", "detectron2")
-UNUSED = "unused.npz"
-"""Beside imported weights: what no prediction depends on, so that an export gives the very file back."""
-ORIGIN = "import.json"
-"""Beside imported weights: where they come from, and what was missing."""
+UNUSED_FILE = "unused.npz"
+"""Tensors and rows beside imported weights that no prediction depends on; an export restores them."""
+RECORD_FILE = "import.json"
+"""Origin of imported weights, and the tensors that were missing."""
 
 
 @dataclass(frozen=True)
-class Recognised:
-    """A file's tensors under names of today, and the model that they are of."""
+class SourceModel:
+    """The tensors of a file under current names, and the experiment that they belong to."""
 
     tensors: Tensors
     unused: Tensors
     experiment: Experiment
-    table: Callable[[ModelConfig], Table]
+    make_param_map: Callable[[ModelConfig], ParamMap]
     origin: str
 
     @property
-    def backbone_alone(self) -> bool:
+    def is_backbone(self) -> bool:
+        """Whether the file holds a backbone alone."""
         return not self.experiment.model.tasks
 
 
-def recognise(source: str, tensors: Tensors, origin: str, settings: Path | None = None) -> Recognised:
-    """Says what model tensors are of.
+def identify_model(source: str, tensors: Tensors, origin: str, config: Path | None = None) -> SourceModel:
+    """Identifies the model of another library that tensors belong to.
 
     Args:
-        source: "torchvision" or "detectron2"; the latter also for the original Detectron and for MSRA's backbones.
-        tensors: of a file (``read_tensors``).
-        origin: what to call it.
-        settings: Detectron2's configuration file; without it the model zoo's settings for such a model are taken.
-    Raises InputError, in one sentence, where they are of no known model.
+        source: "torchvision" or "detectron2"; the latter also for the original Detectron and MSRA's
+            backbones.
+        tensors: of a file, as ``read_tensors`` returns them.
+        origin: name of the file, for messages.
+        config: Detectron2's configuration file; without one the model zoo's values for such a model are
+            assumed.
+
+    Raises:
+        InputError: the tensors, or the configuration, are not those of a supported model.
     """
     if source not in SOURCES:
-        raise InputError(f"there is no source {source!r} of weights: choose from {', '.join(SOURCES)}")
-    if settings and source != "detectron2":
-        raise InputError(f"a configuration file belongs to detectron2: {source} has none")
+        raise InputError(f"the source of weights must be one of {', '.join(SOURCES)}, not {source!r}")
+    if config and source != "detectron2":
+        raise InputError(f"a configuration file is read for detectron2 only, not for {source}")
     try:
-        return _of_torchvision(tensors, origin) if source == "torchvision" else _of_detectron2(tensors, origin, settings)
-    except IndexError as error:  # a tensor of too few axes, under the name of another
-        raise InputError(f"{origin} holds tensors of other shapes than their names promise") from error
+        if source == "torchvision":
+            return _identify_torchvision(tensors, origin)
+        return _identify_detectron2(tensors, origin, config)
+    except (IndexError, ZeroDivisionError) as error:  # a tensor of too few axes, or without elements
+        raise InputError(f"{origin} holds tensors whose shapes do not fit their names") from error
 
 
-def _of_torchvision(tensors, origin):
-    current = torchvision.modern(tensors)
-    counters = {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    experiment = torchvision.describe(current, origin, folded="conv1.bias" in tensors, counted=bool(counters))
-    return Recognised(current, counters, experiment, torchvision.table, origin)
+def _identify_torchvision(tensors: Tensors, origin: str) -> SourceModel:
+    weights = torchvision.normalize_state_dict(tensors)
+    counters = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
+    counters = {name.removeprefix("module."): tensor for name, tensor in counters.items()}
+    experiment = torchvision.infer_experiment(
+        weights, origin, folded_norm="conv1.bias" in tensors, trained_norm=bool(counters)
+    )
+    return SourceModel(weights, counters, experiment, torchvision.make_param_map, origin)
 
 
-def _of_detectron2(tensors, origin, settings):
-    original = detectron1.is_detectron1(tensors)
+def _identify_detectron2(tensors: Tensors, origin: str, config: Path | None) -> SourceModel:
+    is_detectron = caffe2.is_caffe2(tensors)
     try:
-        tensors = detectron1.to_detectron2(tensors) if original else detectron2.known(tensors)
+        convert = caffe2.convert_to_detectron2 if is_detectron else detectron2.select_weights
+        weights = convert(tensors)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    if "stem.conv1.weight" in tensors:
-        if settings:
-            raise InputError(f"{origin} holds a backbone alone, to which the configuration of a detector, {settings}, says nothing")
-        experiment = detectron2_settings.backbone_experiment(tensors, original, origin)
+    if "stem.conv1.weight" in weights:
+        if config:
+            raise InputError(f"{origin} holds a backbone alone, but {config} configures a detector")
+        experiment = detectron2_experiment.make_backbone_experiment(weights, is_detectron, origin)
     else:
-        zoo = detectron2_settings.settings_of(tensors, original, origin)
-        given = detectron2_settings.read_settings(settings) if settings else {}
-        experiment = detectron2_settings.experiment_of(zoo | given, original, str(settings or origin))
-    return Recognised(tensors, {}, experiment, detectron2.table, origin)
+        settings = detectron2_settings.infer_settings(weights, is_detectron, origin)
+        settings |= detectron2_yaml.read_settings(config) if config else {}
+        experiment = detectron2_experiment.make_experiment(settings, is_detectron, str(config or origin))
+    return SourceModel(weights, {}, experiment, detectron2.make_param_map, origin)
 
 
 def import_weights(
@@ -92,108 +117,161 @@ def import_weights(
     file: str | Path,
     out: str | Path,
     *,
-    settings: str | Path | None = None,
+    config: str | Path | None = None,
     classes: Sequence[str] = (),
     partial: bool = False,
     change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
 ) -> list[str]:
     """Imports weights of another library into a directory.
 
+    ``load(out)`` then detects as the library does, and training can start from it (``train.init_from``).
+
+        import_weights("torchvision", "maskrcnn_resnet50_fpn_coco.pth", "weights/tv")
+        import_weights("detectron2", "model_final_f10217.pkl", "weights/d2")
+        detections = mrcnn_jax.load("weights/tv")(image)
+
     Args:
-        source, settings: see ``recognise``.
-        file: .pth, .safetensors, .npz or .pkl; nothing in it is executed.
-        out: gets experiment.json with the source's conventions, and a checkpoint. ``load(out)`` then detects as the library would; training
-            starts from it (``train.weights_from``).
-        classes: names of the classes, where they are not COCO's.
-        partial: leave tensors that are missing to chance, instead of refusing the file; training can start from the rest.
-        change: of the experiment that was recognised, for what a file does not say.
-    Returns the names of the tensors that were missing.
+        source: "torchvision" or "detectron2"; the latter also for the original Detectron and MSRA's
+            backbones.
+        file: .pth, .pt, .safetensors, .npz or .pkl. Nothing in it is executed.
+        out: directory for experiment.json, with the source's conventions, and a checkpoint.
+        config: Detectron2's configuration file (YAML), for models that are not in its model zoo.
+        classes: names of the classes, if they are not COCO's.
+        partial: initialise missing tensors randomly instead of refusing the file; training can start from the
+            rest.
+        change: changes the experiment, for what a file does not tell.
+
+    Returns:
+        Names of the missing tensors.
+
+    Raises:
+        InputError: the file cannot be read, is not a supported model, or does not fit it; nothing is written
+            then.
     """
-    found = recognise(source, read_tensors(Path(file)), str(file), Path(settings) if settings else None)
-    return save(found, change(found.experiment), Path(out), classes, partial)
+    model = identify_model(source, read_tensors(Path(file)), str(file), Path(config) if config else None)
+    return save_imported(model, change(model.experiment), Path(out), classes, partial)
 
 
-def save(found: Recognised, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False) -> list[str]:
-    """Writes what was recognised, as the given experiment; see ``import_weights``. Nothing is written where it does not fit."""
+def save_imported(
+    model: SourceModel, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False
+) -> list[str]:
+    """Writes identified weights as the given experiment; see ``import_weights``."""
     if (out / "checkpoints").exists():
-        raise InputError(f"{out} holds checkpoints already: choose another directory")
-    table = found.table(experiment.model)
-    template = jax.eval_shape(lambda: initialise(MaskRCNN(experiment.model), jax.random.key(0)))
-    missing = check(found.tensors, table, template, found.origin, partial)
-    info = coco_classes.unknown(0) if found.backbone_alone else _classes(experiment.model, classes)
-    variables = to_ours(found.tensors, table)
-    unused = found.unused | unused_rows(found.tensors, table)
+        raise InputError(f"{out} already holds checkpoints: choose another directory")
+    param_map = model.make_param_map(experiment.model)
+    template = jax.eval_shape(lambda: init_variables(MaskRCNN(experiment.model), jax.random.key(0)))
+    missing = check_tensors(model.tensors, param_map, template, model.origin, partial)
+    info = coco_classes.unknown(0) if model.is_backbone else _dataset_info(experiment.model, classes)
+    variables = to_jax(model.tensors, param_map)
+    unused = model.unused | collect_unused_rows(model.tensors, param_map)
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "experiment.json", to_dict(experiment))
-    write_json(out / ORIGIN, {"file": Path(found.origin).name, "tensors": len(found.tensors), "missing": missing})
+    record = {"file": Path(model.origin).name, "tensors": len(model.tensors), "missing": missing}
+    write_json(out / RECORD_FILE, record)
     if unused:
-        np.savez(out / UNUSED, **unused)
-    checkpoints = Checkpoints(out / "checkpoints")
+        np.savez(out / UNUSED_FILE, **unused)
     state = {"params": variables.pop("params"), "model_state": variables}
-    checkpoints.save(0, state, 0, experiment, info)
-    checkpoints.wait()
-    checkpoints.close()
+    with CheckpointStore(out / "checkpoints") as checkpoints:
+        checkpoints.save(0, state, 0, experiment, info)
+        checkpoints.wait()
     return missing
 
 
-def _classes(model: ModelConfig, names: Sequence[str]) -> DatasetInfo:
-    count, joints = model.num_classes, model.keypoint.num_keypoints
+def _dataset_info(model: ModelConfig, names: Sequence[str]) -> DatasetInfo:
+    """Returns the given names of the classes, or COCO's if the model has as many."""
+    count, num_keypoints = model.num_classes, model.keypoint.num_keypoints
     if names and len(names) != count:
-        raise InputError(f"--classes gives {len(names)} names, but the model has {count} classes")
-    known = {80: coco_classes.COCO, 90: coco_classes.COCO_WITH_GAPS}.get(count, coco_classes.unknown(count))
+        raise InputError(f"{len(names)} names of classes are given, but the model has {count} classes")
+    info = {80: coco_classes.COCO, 90: coco_classes.COCO_WITH_GAPS}.get(count, coco_classes.unknown(count))
     if "keypoints" in model.tasks:
-        person = count == 1 and joints == len(coco_classes.COCO_PERSON.keypoint_names)
-        numbered = known._replace(keypoint_names=tuple(f"keypoint {index}" for index in range(1, joints + 1)), keypoint_flip=tuple(range(joints)))
-        known = coco_classes.COCO_PERSON if person else numbered._replace(keypoint_classes=model.keypoint.classes)
-    return known._replace(category_names=tuple(names)) if names else known
+        if count == 1 and num_keypoints == len(coco_classes.COCO_PERSON.keypoint_names):
+            info = coco_classes.COCO_PERSON
+        else:
+            info = info._replace(
+                keypoint_names=tuple(f"keypoint {index}" for index in range(1, num_keypoints + 1)),
+                keypoint_flip=tuple(range(num_keypoints)),
+                keypoint_classes=model.keypoint.classes,
+            )
+    return info._replace(category_names=tuple(names)) if names else info
 
 
 def export_weights(target: str, directory: str | Path, file: str | Path) -> list[str]:
-    """Writes the detector of a directory as a state dict that torchvision loads: .pth, .safetensors or .npz.
+    """Exports the detector of a directory as a state dict of torchvision.
 
-    Returns the fields of the model in which it differs from what torchvision takes such a state dict to be: some are arguments of its
-    constructors, others it does not have. InputError where torchvision has no place for the model at all.
+        differences = export_weights("torchvision", "runs/mine", "mine.pth")
+
+    Args:
+        target: "torchvision".
+        directory: of a training run, or of imported weights.
+        file: .pth, .pt, .safetensors or .npz.
+
+    Returns:
+        Fields of the experiment that differ from what torchvision's constructor assumes, as "field: value
+        here, value there". Its arguments can change some of them; others torchvision cannot do.
+
+    Raises:
+        InputError: torchvision has no such model.
     """
     if target != "torchvision":
-        raise InputError(f"weights can be exported to torchvision, not to {target!r}")
+        raise InputError(f"weights can be exported to torchvision only, not to {target!r}")
     directory, file = Path(directory), Path(file)
     detector = load(directory)
     model = detector.experiment.model
-    foreign = {
-        "backbone.features is not fpn": model.backbone.features != "fpn",
-        "backbone.norm or another is group": "group" in (model.backbone.norm, model.backbone.pyramid_norm, model.box.norm, model.mask.norm),
-        "backbone.non_local": model.backbone.non_local,
-        "backbone.stride_in_1x1": model.backbone.stride_in_1x1 and model.backbone.name not in BASIC,
-        "box.fully_connected is not 2, or 1 after convolutions": model.box.fully_connected != (1 if model.box.convolutions else 2),
-        "mask.head is mlp": "masks" in model.tasks and model.mask.head == "mlp",
-        "mask.class_agnostic or mask.loss softmax": "masks" in model.tasks and (model.mask.class_agnostic or model.mask.loss == "softmax"),
-        "model.tasks is empty": not model.tasks,
-        "rpn.training is separate": model.rpn.training == "separate",
-    }
-    if any(foreign.values()):
-        raise InputError(f"torchvision has no model like that of {directory}: {', '.join(name for name, holds in foreign.items() if holds)}")
+    if unsupported := _unsupported_by_torchvision(model):
+        raise InputError(f"torchvision has no model like that of {directory}: {', '.join(unsupported)}")
     unused = {}
-    if (directory / UNUSED).exists():
-        with np.load(directory / UNUSED) as arrays:
+    if (directory / UNUSED_FILE).exists():
+        with np.load(directory / UNUSED_FILE) as arrays:
             unused = dict(arrays)
-    table = torchvision.table(model)
-    tensors = to_theirs(jax.tree.map(np.asarray, detector.variables), table, unused)
-    for name, entry in table.items():
-        if entry.path.startswith("batch_stats") and name.endswith("running_var"):
+    param_map = torchvision.make_param_map(model)
+    tensors = to_source(jax.tree.map(np.asarray, detector.variables), param_map, unused)
+    for name, spec in param_map.items():
+        if spec.path.startswith("batch_stats") and name.endswith("running_var"):
             counter = name.replace("running_var", "num_batches_tracked")
             tensors[counter] = unused.get(counter, np.zeros((), np.int64))
     write_tensors(file, tensors)
-    counted = any(name.endswith("num_batches_tracked") for name in tensors)
-    theirs = torchvision.describe(torchvision.modern(tensors), str(file), folded=False, counted=counted).model
-    absent = tuple(f"model.{branch}" for task, branch in (("masks", "mask."), ("keypoints", "keypoint.")) if task not in model.tasks)
-    differences = _differences(*(to_dict(Experiment(model=each))["model"] for each in (theirs, model)))
-    return [f"{path}: {ours} here, {value} there" for path, value, ours in differences if not path.startswith(absent)]
+    trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
+    weights = torchvision.normalize_state_dict(tensors)
+    theirs = torchvision.infer_experiment(weights, str(file), trained_norm=trained_norm).model
+    return list(_differences(_comparable(theirs), _comparable(model)))
 
 
-def _differences(theirs, ours, path="model"):
+def _unsupported_by_torchvision(model: ModelConfig) -> list[str]:
+    backbone, box, mask, has_masks = model.backbone, model.box, model.mask, "masks" in model.tasks
+    fully_connected = 1 if box.convolutions else 2
+    unsupported = {
+        "backbone.features is not fpn": backbone.features != "fpn",
+        "a norm is group": "group" in (backbone.norm, backbone.pyramid_norm, box.norm, mask.norm),
+        "backbone.non_local": backbone.non_local,
+        "backbone.stride_in_1x1": backbone.stride_in_1x1 and backbone.name not in BASIC,
+        "box.fully_connected is not 2, or 1 after convolutions": box.fully_connected != fully_connected,
+        "mask.head is mlp": has_masks and mask.head == "mlp",
+        "mask.class_agnostic": has_masks and mask.class_agnostic,
+        "mask.loss is softmax": has_masks and mask.loss == "softmax",
+        "model.tasks is empty": not model.tasks,
+        "rpn.proposals_from is given": bool(model.rpn.proposals_from),
+    }
+    return [name for name, applies in unsupported.items() if applies]
+
+
+def _comparable(model: ModelConfig) -> dict[str, Any]:
+    """Returns the model's fields without those of absent tasks, and with pooling resolved for each branch."""
+    fields = to_dict(Experiment(model=model))["model"]
+    del fields["pool"]
+    for branch in ("box", "mask", "keypoint"):
+        fields[branch]["pool"] = model.pool_of(branch)._replace(half_pixel=None)._asdict()
+    for task, branch in (("masks", "mask"), ("keypoints", "keypoint")):
+        if task not in model.tasks:
+            del fields[branch]
+            conventions = fields["conventions"]
+            fields["conventions"] = {name: value for name, value in conventions.items() if branch not in name}
+    return fields
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], path: str = "model") -> Iterator[str]:
     for name, value in theirs.items():
         if isinstance(value, dict):
             yield from _differences(value, ours[name], f"{path}.{name}")
         elif value != ours[name]:
-            yield f"{path}.{name}", value, ours[name]
+            yield f"{path}.{name}: {ours[name]} here, {value} there"

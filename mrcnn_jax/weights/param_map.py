@@ -1,67 +1,72 @@
-"""Which tensor of another library is which parameter of ours, as data: a table serves both directions, and gradients as well as weights."""
+"""Maps between the tensors of another library and our parameters, as data: one map converts both ways."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mrcnn_jax.config import BackboneConfig
-from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.resnet import DEPTHS
 
 Tensors = dict[str, np.ndarray]
+"""Arrays of another library by their names there: a state dict."""
 
 
 class Layout(NamedTuple):
-    """Where the numbers of a tensor lie: theirs to ours, and back."""
+    """Order of the axes of a tensor, converted from the source library to ours and back."""
 
-    ours: Callable[[np.ndarray], np.ndarray]
-    theirs: Callable[[np.ndarray], np.ndarray]
+    to_jax: Callable[[np.ndarray], np.ndarray]
+    to_source: Callable[[np.ndarray], np.ndarray]
 
 
 VECTOR = Layout(lambda a: a, lambda a: a)
-CONVOLUTION = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-"""[out, in, kh, kw] and [kh, kw, in, out]."""
-MATRIX = Layout(lambda a: a.T, lambda a: a.T)
-"""[out, in] and [in, out]."""
-POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
-"""A 1x1 convolution, and the matrix product that it is."""
-TRANSPOSED_4X4 = Layout(lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
-"""[in, out, 4, 4] and [4, 4, in, out]."""
-TRANSPOSED_2X2 = Layout(
+CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+"""[out, in, kh, kw] to [kh, kw, in, out]."""
+DENSE = Layout(lambda a: a.T, lambda a: a.T)
+"""[out, in] to [in, out]."""
+CONV_1X1 = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+"""A 1x1 convolution [out, in, 1, 1] to the matrix [in, out] of a dense layer."""
+CONV_TRANSPOSE_4X4 = Layout(lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
+"""[in, out, 4, 4] to [4, 4, in, out]."""
+CONV_TRANSPOSE_2X2 = Layout(
     lambda a: a.transpose(0, 2, 3, 1).reshape(a.shape[0], -1),
     lambda a: a.reshape(a.shape[0], 2, 2, -1).transpose(0, 3, 1, 2),
 )
-"""[in, out, 2, 2], and the matrix from a cell to its 2x2 outputs."""
+"""[in, out, 2, 2] to the matrix [in, 2 * 2 * out] that maps a cell to its four outputs."""
 
 
-def flattened(side: int) -> Layout:
-    """A matrix over all features of a RoI, which they flatten as (channel, y, x) and we as (y, x, channel)."""
+def flattened_roi(size: int) -> Layout:
+    """Returns the layout of a dense layer over the size x size features of a RoI.
+
+    The other libraries flatten the features as (channel, y, x), we as (y, x, channel).
+    """
     return Layout(
-        lambda a: a.reshape(len(a), -1, side, side).transpose(2, 3, 1, 0).reshape(-1, len(a)),
-        lambda a: a.reshape(side, side, -1, a.shape[1]).transpose(3, 2, 0, 1).reshape(a.shape[1], -1),
+        lambda a: a.reshape(len(a), -1, size, size).transpose(2, 3, 1, 0).reshape(-1, len(a)),
+        lambda a: a.reshape(size, size, -1, a.shape[1]).transpose(3, 2, 0, 1).reshape(a.shape[1], -1),
     )
 
 
-class Entry(NamedTuple):
-    """One tensor: its place in our variables ("params/backbone/stem/kernel"), its layout, and its rows for background, which we have last or not at all."""
+class ParamSpec(NamedTuple):
+    """Counterpart of a tensor: its path in our variables, its layout, and where its background class is."""
 
     path: str
+    """Collection, modules and name, as in "params/backbone/stem/kernel"."""
     layout: Layout = VECTOR
     unused_rows: int = 0
-    """Leading rows of theirs that no prediction depends on."""
+    """Leading rows of the source tensor that no prediction depends on, and that we do not have."""
     background_first: bool = False
+    """The source's first row is the background class, which is our last."""
 
-    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+    def to_jax(self, tensor: np.ndarray) -> np.ndarray:
+        """Converts a tensor of the source library to our parameter."""
         rows = tensor[self.unused_rows :]
-        return np.ascontiguousarray(self.layout.ours(np.roll(rows, -1, axis=0) if self.background_first else rows))
+        rows = np.roll(rows, -1, axis=0) if self.background_first else rows
+        return np.ascontiguousarray(self.layout.to_jax(rows))
 
-    def to_theirs(self, array: np.ndarray, unused: np.ndarray | None = None) -> np.ndarray:
-        """``unused``: their unused rows; zeros where they are not known."""
-        rows = self.layout.theirs(array)
+    def to_source(self, array: np.ndarray, unused: np.ndarray | None = None) -> np.ndarray:
+        """Converts our parameter to the source library's tensor; unused rows that are not given are zeros."""
+        rows = self.layout.to_source(array)
         rows = np.roll(rows, 1, axis=0) if self.background_first else rows
         if self.unused_rows:
             unused = np.zeros((self.unused_rows, *rows.shape[1:]), rows.dtype) if unused is None else unused
@@ -70,117 +75,104 @@ class Entry(NamedTuple):
 
 
 @dataclass
-class Table(Mapping):
-    """Entries by their names, entered layer by layer."""
+class ParamMap(Mapping):
+    """Specs of all tensors of a model, by the names of the tensors; built layer by layer."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    specs: dict[str, ParamSpec] = field(default_factory=dict)
 
     def __getitem__(self, name):
-        return self.entries[name]
+        return self.specs[name]
 
     def __iter__(self):
-        return iter(self.entries)
+        return iter(self.specs)
 
     def __len__(self):
-        return len(self.entries)
+        return len(self.specs)
 
-    def layer(self, theirs: str, ours: str, layout: Layout = CONVOLUTION, bias: bool = True, **rows: Any) -> None:
-        """A convolution or matrix, with its bias."""
-        self.entries[f"{theirs}.weight"] = Entry(f"params/{ours}/kernel", layout, **rows)
+    def add_layer(self, source: str, ours: str, layout: Layout = CONV, bias: bool = True, **rows: Any):
+        """Adds the weight, and the bias unless it has none, of a convolution or dense layer."""
+        self.specs[f"{source}.weight"] = ParamSpec(f"params/{ours}/kernel", layout, **rows)
         if bias:
-            self.entries[f"{theirs}.bias"] = Entry(f"params/{ours}/bias", **rows)
+            self.specs[f"{source}.bias"] = ParamSpec(f"params/{ours}/bias", **rows)
 
-    def norm(self, theirs: str, ours: str, kind: str) -> None:
-        """The vectors of a normalisation, by its kind in the configuration."""
+    def add_norm(self, source: str, ours: str, kind: str):
+        """Adds the vectors of a normalisation layer of the kind "none", "frozen", "batch" or "group"."""
         if kind == "none":
             return
         ours = f"{ours}/norm" if kind == "group" else ours
-        learned = "frozen" if kind == "frozen" else "params"
+        learned, statistics = ("frozen", "frozen") if kind == "frozen" else ("params", "batch_stats")
         vectors = {"weight": f"{learned}/{ours}/scale", "bias": f"{learned}/{ours}/bias"}
         if kind != "group":
-            statistics = "frozen" if kind == "frozen" else "batch_stats"
-            vectors |= {"running_mean": f"{statistics}/{ours}/mean", "running_var": f"{statistics}/{ours}/var"}
-        self.entries |= {f"{theirs}.{name}": Entry(path) for name, path in vectors.items()}
+            vectors |= {f"running_{name}": f"{statistics}/{ours}/{name}" for name in ("mean", "var")}
+        self.specs |= {f"{source}.{name}": ParamSpec(path) for name, path in vectors.items()}
 
-    def raw(self, theirs: str, path: str, layout: Layout = VECTOR, **rows: Any) -> None:
-        """A tensor on its own."""
-        self.entries[theirs] = Entry(f"params/{path}", layout, **rows)
-
-
-# ---- conversion ----
+    def add_tensor(self, source: str, ours: str, layout: Layout = VECTOR):
+        """Adds a single tensor."""
+        self.specs[source] = ParamSpec(f"params/{ours}", layout)
 
 
-def check(tensors: Tensors, table: Table, template: dict[str, Any], origin: str, partial: bool = False) -> list[str]:
-    """Names missing from the tensors; InputError lists what is missing (unless ``partial``), extra or of another shape, all at once.
+def check_tensors(
+    tensors: Tensors, param_map: ParamMap, template: dict[str, Any], origin: str, partial: bool = False
+) -> list[str]:
+    """Checks the names and shapes of tensors against those of a model.
 
-    ``template``: our variables, or their shapes.
+    Args:
+        tensors: tensors of the source library.
+        param_map: the model's.
+        template: our variables, or their shapes.
+        origin: name of the file, for messages.
+        partial: allow tensors to be missing.
+
+    Returns:
+        Names of the missing tensors.
+
+    Raises:
+        InputError: lists everything that is missing, unexpected or of the wrong shape.
     """
-    shapes = _leaves(template)
-    expected = {name: entry.to_theirs(np.broadcast_to(np.float32(0), shapes[entry.path].shape)).shape for name, entry in table.items()}
+    leaves = flatten_dict(template, sep="/")
+
+    def source_shape(spec):
+        return spec.to_source(np.broadcast_to(np.float32(0), leaves[spec.path].shape)).shape
+
+    expected = {name: source_shape(spec) for name, spec in param_map.items()}
     missing = [name for name in expected if name not in tensors]
-    extra = [name for name in tensors if name not in expected]
-    misshapen = [
+    unexpected = [name for name in tensors if name not in expected]
+    wrong = [
         f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
-    faults = [("missing", [] if partial else missing), ("not of this model", extra), ("of another shape", misshapen)]
-    found = "; ".join(f"{len(names)} {fault}: {', '.join(names)}" for fault, names in faults if names)
+    faults = {"missing": [] if partial else missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    found = "; ".join(f"{len(names)} {fault}: {', '.join(names)}" for fault, names in faults.items() if names)
     if found:
-        hint = "" if partial or not missing else "; --partial would leave what is missing to chance"
-        raise InputError(f"{origin} does not hold the tensors of the model that it seems to be: {found}{hint}")
+        hint = "; --partial would initialise the missing ones randomly" if missing and not partial else ""
+        raise InputError(f"the tensors of {origin} do not fit the model that they seem to be: {found}{hint}")
     return missing
 
 
-def to_ours(tensors: Tensors, table: Table) -> dict[str, Any]:
-    """Our variables, of those tensors that are there."""
-    variables: dict[str, Any] = {}
-    for name, entry in table.items():
-        if name in tensors:
-            *modules, leaf = entry.path.split("/")
-            place = variables
-            for module in modules:
-                place = place.setdefault(module, {})
-            place[leaf] = entry.to_ours(tensors[name])
-    return variables
+def to_jax(tensors: Tensors, param_map: ParamMap) -> dict[str, Any]:
+    """Converts tensors of the source library to our variables, without those whose tensors are missing."""
+    arrays = {spec.path: spec.to_jax(tensors[name]) for name, spec in param_map.items() if name in tensors}
+    return unflatten_dict(arrays, sep="/")
 
 
-def to_theirs(variables: dict[str, Any], table: Table, unused: Tensors | None = None) -> Tensors:
-    """Their tensors. ``unused``: rows of theirs, by name, that we do not have; of those not given, zeros."""
-    leaves = _leaves(variables)
-    return {name: entry.to_theirs(np.asarray(leaves[entry.path]), (unused or {}).get(name)) for name, entry in table.items() if entry.path in leaves}
-
-
-def unused_rows(tensors: Tensors, table: Table) -> Tensors:
-    """What ``to_ours`` leaves behind."""
-    return {name: tensors[name][: entry.unused_rows] for name, entry in table.items() if entry.unused_rows and name in tensors}
-
-
-def _leaves(tree):
-    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-# ---- what a file says of its network ----
-
-
-def backbone_of(tensors: Tensors, first: str, block: Callable[[int, int], str], origin: str) -> BackboneConfig:
-    """Depth and width of a ResNet or ResNeXt, from its tensors; InputError where it is none.
+def to_source(variables: dict[str, Any], param_map: ParamMap, unused: Tensors | None = None) -> Tensors:
+    """Converts our variables to tensors of the source library.
 
     Args:
-        origin: what to call the file.
-        first: name of the first convolution's weights.
-        block: prefix of the names of a block, by stage (2 to 5) and number.
+        variables: ours, possibly some of them or their gradients.
+        param_map: of the model.
+        unused: rows that we do not have, by tensor (``collect_unused_rows``); zeros where they are not given.
     """
-    def blocks(stage):
-        return next(number for number in range(100) if not any(name.startswith(f"{block(stage, number)}.") for name in tensors))
+    leaves, unused = flatten_dict(variables, sep="/"), unused or {}
+    return {
+        name: spec.to_source(np.asarray(leaves[spec.path]), unused.get(name))
+        for name, spec in param_map.items()
+        if spec.path in leaves
+    }
 
-    depths, last = tuple(blocks(stage) for stage in (2, 3, 4, 5)), f"{block(2, 0)}.conv3.weight"
-    name = next((name for name, known in DEPTHS.items() if known == depths and (name not in BASIC) == (last in tensors)), None)
-    middle = tensors.get(f"{block(2, 0)}.conv2.weight")
-    if name is None or first not in tensors or middle is None:
-        raise InputError(f"{origin} has no backbone of {', '.join(DEPTHS)}: blocks a stage are {' '.join(map(str, depths))}")
-    width = tensors[first].shape[0]
-    if name in BASIC:
-        return BackboneConfig(name=name, width=width)
-    groups = middle.shape[0] // middle.shape[1]
-    return BackboneConfig(name=name, width=width, groups=groups, group_width=middle.shape[0] * 64 // (width * groups))
+
+def collect_unused_rows(tensors: Tensors, param_map: ParamMap) -> Tensors:
+    """Returns the rows that ``to_jax`` drops, by tensor."""
+    counts = {name: spec.unused_rows for name, spec in param_map.items() if spec.unused_rows}
+    return {name: tensors[name][:count] for name, count in counts.items() if name in tensors}

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.data import loader
 from benchmarks.data.loader import RESULT, growth, markdown, wait_for
 from mrcnn_jax.data import shapes
-from mrcnn_jax.visualize.draw import read_image
+from mrcnn_jax.data.image_io import read_image
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from benchmarks.quantisation.measure import (
     regions,
     silhouettes,
 )
-from mrcnn_jax.ops import paste_masks
-from mrcnn_jax.visualize.draw import read_image
+from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.inference.paste import paste_masks
 
 BINS = 7
 BOXES = regions(20, seed=3).reshape(-1, 4)

@@ -18,7 +18,7 @@ from benchmarks.roi import report as roi_report
 from benchmarks.roi._one_hot import one_hot_align
 from benchmarks.roi._workloads import TINY, WORKLOADS
 from mrcnn_jax import ops
-from mrcnn_jax.visualize.draw import read_image
+from mrcnn_jax.data.image_io import read_image
 
 STRIDES = (2, 4, 8)
 TORCHVISION = os.environ.get("MRCNN_TORCHVISION_PYTHON")

@@ -21,7 +21,7 @@ from benchmarks.tpu._static_flops import static_flops
 from benchmarks.tpu._step_flops import roi_programs
 from benchmarks.tpu.compile_train_step import compile_step, missing_bytes, step_and_arguments
 from mrcnn_jax import presets
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 
 TEXT = """
 %sum.1 (x.1: f32[], y.1: f32[]) -> f32[] {
@@ -159,7 +159,7 @@ def test_the_step_is_compiled_and_its_figures_kept(tmp_path, cpu_for_tpu, monkey
     (row,) = json.loads(out.read_text())["rows"]
     assert (row["chips"], row["image_size"], row["dtype"], row["changes"]) == (8, [64, 96], "bfloat16", {})
     experiment = rpn_alone()
-    params = jax.eval_shape(lambda: initialise(MaskRCNN(experiment.model), jax.random.key(0)))["params"]
+    params = jax.eval_shape(lambda: init_variables(MaskRCNN(experiment.model), jax.random.key(0)))["params"]
     of_params = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
     assert sum(size for _, size in row["all_reduces"]) == pytest.approx(of_params, rel=0.01)
     assert row["alias_bytes"] > 2 * of_params  # the state is donated: parameters and momentum

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mrcnn_jax.data.coco_classes import COCO, COCO_CATEGORIES, COCO_PERSON, COCO_WITH_GAPS, unknown
+from mrcnn_jax.data.formats.coco import CocoFile
 from mrcnn_jax.structures import DatasetInfo
 
 
@@ -48,8 +49,6 @@ def test_cocos_files_name_the_same_categories(test_data, split):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_cocos_files_read_as_the_same_persons(test_data, split):
-    from mrcnn_jax.data.formats.coco import CocoFile
-
     folder = test_data / "coco_person"
     file = CocoFile(folder / "images", folder / "annotations" / f"person_keypoints_{split}.json", name="coco_person")
     assert file.info == COCO_PERSON

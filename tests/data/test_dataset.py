@@ -13,8 +13,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import Params
 from rich.console import Console
 
-from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
+from mrcnn_jax.data.dataset import Objects, Record, open_dataset, split_names
+from mrcnn_jax.data.dataset_writer import write_dataset
+from mrcnn_jax.data.statistics import summary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
@@ -69,8 +71,8 @@ def assert_equal(a: Record, b: Record) -> None:
 @pytest.mark.parametrize("info", [INFO, PERSON], ids=["boxes", "keypoints"])
 def test_records_come_back_in_order_over_several_shards(tmp_path, info):
     written = [make_record(i, i % 4, len(info.keypoint_names)) for i in range(11)]  # images 0, 4 and 8 have no object
-    records.write(tmp_path / "set", info, {"train": iter(written), "validation": written[3:5]}, images_per_shard=3)
-    source = records.open_dataset(tmp_path / "set", "train")
+    write_dataset(tmp_path / "set", info, {"train": iter(written), "validation": written[3:5]}, images_per_shard=3)
+    source = open_dataset(tmp_path / "set", "train")
     assert len(list((tmp_path / "set").glob("*train.array_record*"))) == 4
     assert len(source) == 11 and source.info == info
     for a, b in zip(source, written, strict=True):
@@ -78,20 +80,20 @@ def test_records_come_back_in_order_over_several_shards(tmp_path, info):
     assert_equal(source[-1], written[-1])
     assert source.sizes.dtype == np.int32
     np.testing.assert_array_equal(source.sizes, [(r.height, r.width) for r in written])
-    assert [r.image_id for r in records.open_dataset(tmp_path / "set", "validation")] == [2**40 + 30, 2**40 + 40]
+    assert [r.image_id for r in open_dataset(tmp_path / "set", "validation")] == [2**40 + 30, 2**40 + 40]
     with pytest.raises(IndexError):
         source[11]
 
 
 def test_arrays_of_a_record_can_be_changed(tmp_path):
-    records.write(tmp_path / "set", INFO, {"train": [make_record(1, 3)]})
-    objects = records.open_dataset(tmp_path / "set", "train")[0].objects
+    write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 3)]})
+    objects = open_dataset(tmp_path / "set", "train")[0].objects
     assert all(getattr(objects, field).flags.writeable for field in set(Objects._fields) - {"rles"})
 
 
 def test_readable_by_tfds_alone(tmp_path):
     record = make_record(1, 3)
-    records.write(tmp_path / "set", INFO, {"train": [record, make_record(0, 0)]})
+    write_dataset(tmp_path / "set", INFO, {"train": [record, make_record(0, 0)]})
     full, empty = tfds.builder_from_directory(tmp_path / "set").as_data_source("train")
     np.testing.assert_array_equal(full["image"], cv2.imdecode(np.frombuffer(record.image, np.uint8), 1)[..., ::-1])
     np.testing.assert_array_equal(full["objects"]["boxes"], record.objects.boxes)
@@ -102,7 +104,7 @@ def test_readable_by_tfds_alone(tmp_path):
 
 def test_same_records_give_the_same_files(tmp_path):
     for name in ("a", "b"):
-        records.write(tmp_path / name, INFO, {"train": (make_record(i, i) for i in range(5))}, images_per_shard=2)
+        write_dataset(tmp_path / name, INFO, {"train": (make_record(i, i) for i in range(5))}, images_per_shard=2)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
@@ -111,8 +113,8 @@ def test_same_records_give_the_same_files(tmp_path):
 
 def test_pickled_and_read_from_threads(tmp_path):
     written = [make_record(i, i) for i in range(8)]
-    records.write(tmp_path / "set", INFO, {"train": written}, images_per_shard=2)
-    source = pickle.loads(pickle.dumps(records.open_dataset(tmp_path / "set", "train")))
+    write_dataset(tmp_path / "set", INFO, {"train": written}, images_per_shard=2)
+    source = pickle.loads(pickle.dumps(open_dataset(tmp_path / "set", "train")))
     order = list(range(8)) * 10
     with ThreadPoolExecutor(8) as pool:
         for i, record in zip(order, pool.map(source.__getitem__, order), strict=True):
@@ -125,9 +127,9 @@ def test_nothing_is_left_when_writing_fails(tmp_path):
         raise InputError("image 1 is broken")
 
     with pytest.raises(InputError, match="image 1 is broken"):
-        records.write(tmp_path / "set", INFO, {"train": failing()})
+        write_dataset(tmp_path / "set", INFO, {"train": failing()})
     with pytest.raises(InputError, match="'validation' has no images"):
-        records.write(tmp_path / "set", INFO, {"train": [make_record(0, 1)], "validation": []})
+        write_dataset(tmp_path / "set", INFO, {"train": [make_record(0, 1)], "validation": []})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,67 +151,67 @@ def test_images_are_not_gathered_in_memory(tmp_path):
             yield make_record(0, 0)._replace(image=image, image_id=i)
             del image
 
-    records.write(tmp_path / "set", INFO, {"train": stream()})
-    assert len(records.open_dataset(tmp_path / "set", "train")) == 20
+    write_dataset(tmp_path / "set", INFO, {"train": stream()})
+    assert len(open_dataset(tmp_path / "set", "train")) == 20
     assert most <= 3
 
 
 def test_overwrites_prepared_sets_only_and_only_when_asked(tmp_path):
     target = tmp_path / "set"
-    records.write(target, INFO, {"train": [make_record(0, 1)]})
+    write_dataset(target, INFO, {"train": [make_record(0, 1)]})
     with pytest.raises(InputError, match="exists already"):
-        records.write(target, INFO, {"train": [make_record(1, 1)]})
-    records.write(target, INFO, {"train": [make_record(1, 1), make_record(2, 1)]}, overwrite=True)
-    assert len(records.open_dataset(target, "train")) == 2
+        write_dataset(target, INFO, {"train": [make_record(1, 1)]})
+    write_dataset(target, INFO, {"train": [make_record(1, 1), make_record(2, 1)]}, overwrite=True)
+    assert len(open_dataset(target, "train")) == 2
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="not a prepared data set, so it is not overwritten"):
-        records.write(tmp_path / "home", INFO, {"train": [make_record(0, 1)]}, overwrite=True)
+        write_dataset(tmp_path / "home", INFO, {"train": [make_record(0, 1)]}, overwrite=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
 
 
 def test_a_moved_set_still_opens(tmp_path):
-    records.write(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
+    write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
     (tmp_path / "set").rename(tmp_path / "moved")
-    assert_equal(records.open_dataset(tmp_path / "moved", "train")[0], make_record(1, 2))
+    assert_equal(open_dataset(tmp_path / "moved", "train")[0], make_record(1, 2))
 
 
-@pytest.mark.parametrize("number, sigmas", [(0, ()), (3, ()), (17, records.PERSON_SIGMAS)])
+@pytest.mark.parametrize("number, sigmas", [(0, ()), (3, ()), (17, PERSON_SIGMAS)])
 def test_a_set_that_does_not_say_which_classes_have_keypoints(tmp_path, number, sigmas):
     info = INFO._replace(keypoint_names=tuple(f"k{j}" for j in range(number)), keypoint_classes=(1,), keypoint_sigmas=(1.0,) * number)
-    records.write(tmp_path / "set", info, {"train": [make_record(1, 2, number)]})
+    write_dataset(tmp_path / "set", info, {"train": [make_record(1, 2, number)]})
     path = tmp_path / "set" / "metadata.json"
     metadata = json.loads(path.read_text())
     for field in ("keypoint_classes", "keypoint_sigmas"):
         del metadata["dataset"][field]
     path.write_text(json.dumps(metadata))
-    source = records.open_dataset(tmp_path / "set", "train")
+    source = open_dataset(tmp_path / "set", "train")
     assert source.info == info._replace(keypoint_classes=(0, 1, 2) if number else (), keypoint_sigmas=sigmas)
     assert_equal(source[0], make_record(1, 2, number))
 
 
 def test_the_tolerances_of_a_person_are_those_of_pycocotools():
-    np.testing.assert_allclose(records.PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas, rtol=1e-12)
+    np.testing.assert_allclose(PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas, rtol=1e-12)
 
 
 def test_opening_what_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("absent", "empty"):
         with pytest.raises(InputError, match=f"{name} is not a prepared data set"):
-            records.open_dataset(tmp_path / name, "train")
-    records.write(tmp_path / "set", INFO, {"train": [make_record(0, 0)], "validation": [make_record(1, 0)]})
+            open_dataset(tmp_path / name, "train")
+    write_dataset(tmp_path / "set", INFO, {"train": [make_record(0, 0)], "validation": [make_record(1, 0)]})
     with pytest.raises(InputError, match="no split 'test', only train, validation"):
-        records.open_dataset(tmp_path / "set", "test")
-    assert records.splits(tmp_path / "set") == ("train", "validation")
+        open_dataset(tmp_path / "set", "test")
+    assert split_names(tmp_path / "set") == ("train", "validation")
 
 
 def test_ground_truth(tmp_path):
     record = make_record(4, 3, num_keypoints=3)
     record.objects.keypoints[0, :, 2] = 0
     record.objects.keypoints[1, :, 2] = [2, 0, 1]
-    records.write(tmp_path / "set", PERSON, {"train": [record, make_record(0, 0, 3)]})
-    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    write_dataset(tmp_path / "set", PERSON, {"train": [record, make_record(0, 0, 3)]})
+    truth = open_dataset(tmp_path / "set", "train").ground_truth()
     assert [image["id"] for image in truth["images"]] == [2**40 + 40, 2**40]
     assert truth["images"][0] == {"id": 2**40 + 40, "file_name": "bild_ä4.png", "height": 24, "width": 30}
     assert truth["categories"] == [
@@ -230,8 +232,8 @@ def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
     record.objects.classes[:] = [0, 1, 2]
     record.objects.keypoints[[0, 2]] = 0
     record.objects.keypoints[1, :, 2] = 2
-    records.write(tmp_path / "set", info, {"train": [record]})
-    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    write_dataset(tmp_path / "set", info, {"train": [record]})
+    truth = open_dataset(tmp_path / "set", "train").ground_truth()
     chair, person, cup = truth["categories"]
     assert (chair, cup) == ({"id": 1, "name": "chair"}, {"id": 7, "name": "cup"})
     assert person == {"id": 3, "name": "person", "keypoints": list(PERSON.keypoint_names), "skeleton": [[1, 2]]}
@@ -241,8 +243,8 @@ def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
 
 def test_ground_truth_keeps_category_ids_with_gaps(tmp_path):
     record = make_record(0, 30)
-    records.write(tmp_path / "set", INFO, {"train": [record]})
-    truth = records.ground_truth(records.open_dataset(tmp_path / "set", "train"))
+    write_dataset(tmp_path / "set", INFO, {"train": [record]})
+    truth = open_dataset(tmp_path / "set", "train").ground_truth()
     assert truth["categories"] == [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 90, "name": "ähre"}]
     expected = np.array([2, 5, 90])[record.objects.classes]
     assert {2, 5, 90} == set(expected)
@@ -254,9 +256,9 @@ def test_summary(tmp_path):
     areas = np.array([1023.9, 1024.0, 9216.0])
     few = few._replace(objects=few.objects._replace(areas=areas, crowd=np.array([True, False, False])))
     few = few._replace(objects=few.objects._replace(classes=np.array([0, 2, 2], np.int32)))
-    records.write(tmp_path / "set", INFO, {"train": [few, make_record(1, 0), make_record(2, 0)]})
+    write_dataset(tmp_path / "set", INFO, {"train": [few, make_record(1, 0), make_record(2, 0)]})
     console = Console(file=io.StringIO(), width=120)
-    console.print(records.summary(tmp_path / "set"))
+    console.print(summary(tmp_path / "set"))
     text = console.file.getvalue()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
     table = {row[0]: row[1:] for row in rows}

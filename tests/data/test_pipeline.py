@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.dataset import Objects, Record, open_dataset
+from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.pipeline import BatchPlan, UnreadableImages, evaluation_batches, training_batches
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import inference_sizes, padded_size, resize_and_pad
@@ -25,7 +25,7 @@ LANDSCAPE, PORTRAIT = (12, 18), (18, 12)
 
 
 class Source(list):
-    """Records in memory, as RecordSource gives them."""
+    """Records in memory, like a DatasetSplit."""
 
     info = INFO
 
@@ -125,13 +125,13 @@ def test_a_batch_belongs_to_its_record():
     plain = dataclasses.replace(CONFIG, flip=False, short_edge=(20,))
     for batch, info in batches(config=plain):
         assert batch.images.shape[0] == batch.boxes.shape[0] == 4 and batch.images.dtype == np.uint8
-        assert info.real.all()
+        assert info.valid.all()
         for slot, image_id in enumerate(info.image_ids):
             record = MIXED[image_id - 100]
             image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-            size = resized_size(record.height, record.width, 20, plain.long_edge, plain.size_rounding)
+            size = resized_size(record.height, record.width, 20, plain.long_edge)
             assert tuple(batch.sizes[slot]) == size
-            np.testing.assert_array_equal(batch.images[slot], resize_and_pad(image, size, batch.images.shape[1:3], plain))
+            np.testing.assert_array_equal(batch.images[slot], resize_and_pad(image, size, batch.images.shape[1:3]))
             np.testing.assert_array_equal(info.original_sizes[slot], [record.height, record.width])
             assert batch.valid[slot].sum() == len(record.objects.ids)
             scale = np.tile([size[1] / record.width, size[0] / record.height], 2)
@@ -208,26 +208,26 @@ def test_any_step_can_be_asked_for_first():
 @pytest.mark.parametrize("size", [1, 3, 4, 20])
 def test_evaluation_sees_every_image_once_in_a_known_order(size):
     made = list(evaluation_batches(MIXED, CONFIG, size))
-    real = [image_id for batch in made for image_id in batch.info.image_ids[batch.info.real]]
+    real = [image_id for batch in made for image_id in batch.info.image_ids[batch.info.valid]]
     landscape = [100 + i for i in (0, 2, 3, 4, 6, 7, 9, 10, 11, 13)]
     assert real == landscape + [101, 105, 108, 112]
     assert {batch.images.shape for batch in made} == {(size, *padded_size(CONFIG, portrait), 3) for portrait in (False, True)}
-    assert [batch.info.real.all() for batch in made] == ([True] * (10 // size) + [False] * (10 % size > 0)) + (
+    assert [batch.info.valid.all() for batch in made] == ([True] * (10 // size) + [False] * (10 % size > 0)) + (
         [True] * (4 // size) + [False] * (4 % size > 0)
     )
     for batch in made:
-        fill = ~batch.info.real
+        fill = ~batch.info.valid
         assert (np.diff(fill.astype(int)) >= 0).all() and not fill[0]  # the real ones come first
         assert not batch.images[fill].any() and (batch.sizes[fill] == batch.images.shape[1:3]).all()
 
 
 def test_evaluation_images_are_those_of_the_data_set():
     for batch in evaluation_batches(MIXED, CONFIG, 3):
-        for slot in np.flatnonzero(batch.info.real):
+        for slot in np.flatnonzero(batch.info.valid):
             record = MIXED[batch.info.image_ids[slot] - 100]
             image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
             size, padded = inference_sizes(*image.shape[:2], CONFIG)
-            np.testing.assert_array_equal(batch.images[slot], resize_and_pad(image, size, padded, CONFIG))
+            np.testing.assert_array_equal(batch.images[slot], resize_and_pad(image, size, padded))
             assert tuple(batch.sizes[slot]) == size and tuple(batch.info.original_sizes[slot]) == image.shape[:2]
 
 
@@ -242,7 +242,7 @@ def test_evaluation_is_shared_among_processes(processes):
 
 @pytest.mark.parametrize("limit", [1, 5, 14, 99])
 def test_evaluation_of_the_first_images(limit):
-    seen = [image_id for batch in evaluation_batches(MIXED, CONFIG, 4, limit=limit) for image_id in batch.info.image_ids[batch.info.real]]
+    seen = [image_id for batch in evaluation_batches(MIXED, CONFIG, 4, limit=limit) for image_id in batch.info.image_ids[batch.info.valid]]
     assert sorted(seen) == list(range(100, 100 + min(limit, 14)))
 
 
@@ -255,8 +255,8 @@ def test_evaluation_does_not_depend_on_the_number_of_threads():
 
 
 def test_a_stored_set_gives_the_same_batches(tmp_path):
-    records.write(tmp_path / "set", INFO, {"train": MIXED})
-    stored = records.open_dataset(tmp_path / "set", "train")
+    write_dataset(tmp_path / "set", INFO, {"train": MIXED})
+    stored = open_dataset(tmp_path / "set", "train")
     assert_same(batches(stored), batches())
     assert_same(list(evaluation_batches(stored, CONFIG, 3)), list(evaluation_batches(MIXED, CONFIG, 3)))
 
@@ -266,58 +266,56 @@ def with_broken(*indices: int, given: Source = MIXED) -> Source:
     return Source(record._replace(image=record.image[:40]) if i in indices else record for i, record in enumerate(given))
 
 
-def cannot_decode(index: int) -> str:
-    return f"cannot decode image {100 + index} ({index}.png): it must be a complete JPEG or PNG"
+def cannot_read(index: int) -> str:
+    return f"cannot read image {100 + index} ({index}.png): it is truncated or damaged"
 
 
 def test_an_unreadable_image_names_its_id():
     broken = with_broken(1, given=source(*[LANDSCAPE] * 3))
     for made in (training_batches(broken, CONFIG, steps=3, images_per_process=1, seed=0), evaluation_batches(broken, CONFIG, 2)):
-        with pytest.raises(InputError, match=re.escape(cannot_decode(1))) as refusal:
+        with pytest.raises(InputError, match=re.escape(cannot_read(1))) as refusal:
             list(made)
         assert "\n" not in str(refusal.value)  # Grain adds notes of its own to what passes through it, but leaves the sentence alone
 
 
 def test_an_unreadable_training_image_is_replaced_by_the_next_of_its_orientation():
     stand_in = {100: 104, 102: 104, 103: 104, 113: 104, 105: 108}  # 103 is a square; behind 113, the last, comes the first
-    broken, skipped = with_broken(0, 2, 3, 13, 5), UnreadableImages(5)
-    made = batches(broken, steps=20, skipped=skipped)
+    broken, unreadable = with_broken(0, 2, 3, 13, 5), UnreadableImages(5)
+    made = batches(broken, steps=20, unreadable=unreadable)
     assert ids(made) == [[stand_in.get(image_id, image_id) for image_id in step] for step in ids(batches(steps=20))]
-    assert skipped.messages == {index: cannot_decode(index) for index in (0, 2, 3, 13, 5)}
+    assert unreadable.messages == {index: cannot_read(index) for index in (0, 2, 3, 13, 5)}
     for batch, info in made:  # and the pixels, the size and the boxes are those of the image that is named
         for slot, image_id in enumerate(info.image_ids):
             record = MIXED[image_id - 100]
             assert batch.images[slot].any() and tuple(info.original_sizes[slot]) == (record.height, record.width)
             assert batch.valid[slot].sum() == len(record.objects.ids)
-    assert_same(batches(broken, steps=20, start=7, skipped=UnreadableImages(5)), made[7:])
-    shares = [batches(broken, steps=20, images_per_process=2, process=process, processes=2, skipped=UnreadableImages(5)) for process in range(2)]
+    assert_same(batches(broken, steps=20, start=7, unreadable=UnreadableImages(5)), made[7:])
+    shares = [batches(broken, steps=20, images_per_process=2, process=process, processes=2, unreadable=UnreadableImages(5)) for process in range(2)]
     assert_same([jax.tree.map(lambda *parts: np.concatenate(parts), *pair) for pair in zip(*shares, strict=True)], made)
-    assert_same(batches(broken, dataclasses.replace(CONFIG, threads=8), steps=20, skipped=UnreadableImages(5)), made)
+    assert_same(batches(broken, dataclasses.replace(CONFIG, threads=8), steps=20, unreadable=UnreadableImages(5)), made)
 
 
 def test_each_unreadable_image_is_told_once():
-    skipped = UnreadableImages(2)
-    iterator = training_batches(with_broken(0, 2), CONFIG, steps=30, images_per_process=4, seed=5, skipped=skipped)
-    told = [message for _ in iterator for message in skipped.news()]
-    assert sorted(told) == [cannot_decode(0), cannot_decode(2)]
-    assert not skipped.news()
+    unreadable = UnreadableImages(2)
+    iterator = training_batches(with_broken(0, 2), CONFIG, steps=30, images_per_process=4, seed=5, unreadable=unreadable)
+    told = [message for _ in iterator for message in unreadable.new_messages()]
+    assert sorted(told) == [cannot_read(0), cannot_read(2)]
+    assert not unreadable.new_messages()
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
 def test_more_unreadable_images_than_allowed_end_the_iteration(limit):
-    skipped = UnreadableImages(limit)
+    unreadable = UnreadableImages(limit)
     with pytest.raises(InputError) as refusal:
-        batches(with_broken(0, 1, 2), dataclasses.replace(CONFIG, threads=1), steps=100, skipped=skipped)
-    last = list(skipped.messages.values())[limit]
-    assert str(refusal.value) == f"{last}; training images that cannot be read: {limit + 1}, and data.unreadable is {limit}"
-    with pytest.raises(InputError, match="^data.unreadable must not be negative, not -1$"):
-        DataConfig(unreadable=-1)
+        batches(with_broken(0, 1, 2), dataclasses.replace(CONFIG, threads=1), steps=100, unreadable=unreadable)
+    last = list(unreadable.messages.values())[limit]
+    assert str(refusal.value) == f"{last}; {limit + 1} training images are unreadable, but data.max_unreadable_images is {limit}"
 
 
 def test_where_no_image_of_an_orientation_can_be_read():
     portrait = [i for i, record in enumerate(MIXED) if record.height > record.width]
-    with pytest.raises(InputError, match="^cannot decode image .*; no other training image of its orientation can be read either") as refusal:
-        batches(with_broken(*portrait), steps=100, skipped=UnreadableImages(10))
+    with pytest.raises(InputError, match="^cannot read image .*; no other training image of its orientation is readable either") as refusal:
+        batches(with_broken(*portrait), steps=100, unreadable=UnreadableImages(10))
     assert "\n" not in str(refusal.value)
 
 
@@ -325,7 +323,7 @@ def test_where_no_image_of_an_orientation_can_be_read():
 def stored(tmp_path_factory):
     """The mixed images on disk, seven to a file."""
     directory = tmp_path_factory.mktemp("stored") / "set"
-    records.write(directory, INFO, {"train": MIXED}, images_per_shard=7)
+    write_dataset(directory, INFO, {"train": MIXED}, images_per_shard=7)
     return directory
 
 
@@ -343,11 +341,11 @@ def test_a_flipped_bit_on_disk_costs_one_image(stored, tmp_path):
         return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
     file = damaged(stored, tmp_path / "set", 1, flip)
-    given, skipped = records.open_dataset(tmp_path / "set", "train"), UnreadableImages(1)
-    seen = ids(batches(given, steps=20, skipped=skipped))
+    given, unreadable = open_dataset(tmp_path / "set", "train"), UnreadableImages(1)
+    seen = ids(batches(given, steps=20, unreadable=unreadable))
     assert seen == [[110 if image_id == 109 else image_id for image_id in step] for step in ids(batches(steps=20))]
-    assert list(skipped.messages) == [9]
-    assert skipped.messages[9].startswith(f"cannot read record 9 of train in {file}: it is missing, damaged or cut short (")
+    assert list(unreadable.messages) == [9]
+    assert unreadable.messages[9].startswith(f"cannot read record 9 of train in {file}: it is missing, damaged or cut short (")
     assert given[-4].image_id == 110
     with pytest.raises(InputError, match=f"^cannot read record 9 of train in {file}"):
         given[-5]
@@ -358,15 +356,15 @@ def test_a_flipped_bit_on_disk_costs_one_image(stored, tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-10], lambda data: b""], ids=["half", "end", "empty"])
 def test_a_file_that_was_cut_short_is_named(stored, tmp_path, damage):
     file = damaged(stored, tmp_path / "set", 0, damage)
-    given = records.open_dataset(tmp_path / "set", "train")
+    given = open_dataset(tmp_path / "set", "train")
     assert given[7].image_id == 107  # of the other file
-    with pytest.raises(InputError, match=f"^cannot read record . of train in {file}: .*; training images that cannot be read: [3-7], .* is 2"):
-        batches(given, steps=20, skipped=UnreadableImages(2))
+    with pytest.raises(InputError, match=f"^cannot read record . of train in {file}: .*; [3-7] training images are unreadable, .* is 2"):
+        batches(given, steps=20, unreadable=UnreadableImages(2))
 
 
 def test_a_file_that_is_gone_is_named(stored, tmp_path):
     file = damaged(stored, tmp_path / "set", 0, bytes)
-    given = records.open_dataset(tmp_path / "set", "train")
+    given = open_dataset(tmp_path / "set", "train")
     file.unlink()
     with pytest.raises(InputError, match=f"^cannot read record 2 of train in {file}: .*No such file"):
         given[2]
@@ -374,7 +372,7 @@ def test_a_file_that_is_gone_is_named(stored, tmp_path):
 
 def test_a_file_that_shrinks_while_it_is_read_is_named(stored, tmp_path):
     file = damaged(stored, tmp_path / "set", 0, bytes)
-    given = records.open_dataset(tmp_path / "set", "train")
+    given = open_dataset(tmp_path / "set", "train")
     assert given[0].image_id == 100
     with file.open("r+b") as opened:
         opened.truncate(100)

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data import dataset as records
-from mrcnn_jax.data import shapes
+from mrcnn_jax.data import shapes, shapes_drawing
+from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
+from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.shapes import INFO, KEYPOINTS, ShapesConfig
 from mrcnn_jax.errors import InputError
-
-# pycocotools decodes through an array class written before NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 CONFIG = ShapesConfig(train_images=300, validation_images=20)
 PUPPET = INFO.category_names.index("puppet")
@@ -114,25 +112,26 @@ def test_extents_span_the_sizes_asked_for(drawn):
 def test_some_objects_are_hidden_in_part():
     """Their share that shows is below one, and never so low that they should have been left out."""
     rng = np.random.default_rng(0)
-    arranged = [a for _ in range(100) for a in shapes._arrange(rng, CONFIG, 128, 160)]
+    scene = shapes_drawing.Scene(CONFIG.drawn, CONFIG.min_size, CONFIG.max_size, CONFIG.max_objects)
+    arranged = [a for _ in range(100) for a in shapes_drawing.arrange(rng, scene, 128, 160)]
     share = np.array([np.count_nonzero(shown) / sprite.full_area for sprite, shown in arranged])
     hidden = np.array([np.count_nonzero(shown) < np.count_nonzero(sprite.mask) for sprite, shown in arranged])
-    assert share.min() >= shapes._MIN_VISIBLE_SHARE and share.max() == 1
+    assert share.min() >= shapes_drawing.MIN_VISIBLE_SHARE and share.max() == 1
     assert 0.1 < hidden.mean() < 0.6
 
 
 def test_a_ring_shows_what_lies_in_its_hole():
-    large = shapes.Outline([200 * shapes._CIRCLE], holes=[100 * shapes._CIRCLE])
-    ring = shapes._fill(large, np.array([-101.0, -101.0]), 202, 202)
+    large = shapes_drawing.Outline([200 * shapes_drawing.CIRCLE], holes=[100 * shapes_drawing.CIRCLE])
+    ring = shapes_drawing.fill(large, np.array([-101.0, -101.0]), 202, 202)
     assert ring[101, 101] == 0 and ring[101, 101 + 75] == 1 and ring[0, 0] == 0
     np.testing.assert_allclose(ring.sum(), np.pi * (100**2 - 50**2), rtol=0.01)
 
 
 def test_coverage_is_centred_on_continuous_coordinates():
-    square = shapes.Outline([np.array([(2.0, 3.0), (6.0, 3.0), (6.0, 8.0), (2.0, 8.0)])])
+    square = shapes_drawing.Outline([np.array([(2.0, 3.0), (6.0, 3.0), (6.0, 8.0), (2.0, 8.0)])])
     expected = np.zeros((10, 10), bool)
     expected[3:8, 2:6] = True
-    np.testing.assert_array_equal(shapes._fill(square, np.zeros(2), 10, 10) >= 0.5, expected)
+    np.testing.assert_array_equal(shapes_drawing.fill(square, np.zeros(2), 10, 10) >= 0.5, expected)
 
 
 def test_keypoints_stand_where_their_visibility_says(drawn):
@@ -179,9 +178,9 @@ def test_left_stays_left_turned_or_mirrored():
     """The mirror image of a puppet with left and right swapped is a puppet: the arrangement alone tells the sides."""
     rng = np.random.default_rng(0)
     for _ in range(200):
-        puppet = shapes._puppet(rng).keypoints
+        puppet = shapes_drawing.puppet(rng).keypoints
         angle = rng.uniform(-np.pi, np.pi)
-        turned = puppet @ shapes._unit(np.array([angle, angle + np.pi / 2]))
+        turned = puppet @ shapes_drawing.unit_vectors(np.array([angle, angle + np.pi / 2]))
         assert left_hand_is_on_the_left(turned)
         mirrored = turned * (-1, 1)
         assert not left_hand_is_on_the_left(mirrored)
@@ -198,7 +197,7 @@ def test_info_is_consistent():
 
 def test_keypoints_have_the_tolerances_of_like_parts_of_people():
     person = "nose eye eye ear ear shoulder shoulder elbow elbow wrist wrist hip hip knee knee ankle ankle"
-    tolerances = dict(zip(person.split(), records.PERSON_SIGMAS, strict=True))
+    tolerances = dict(zip(person.split(), PERSON_SIGMAS, strict=True))
     like = {"head": "ear", "elbow": "elbow", "hand": "wrist", "foot": "ankle"}
     assert INFO.keypoint_sigmas == tuple(tolerances[like[name.split("_")[-1]]] for name in KEYPOINTS)
 
@@ -299,7 +298,7 @@ def test_prepare_writes_what_is_generated_and_only_once(tmp_path):
     assert shapes.prepare(tmp_path / "set", config) is True
     assert shapes.prepare(tmp_path / "set", config) is False
     for split in shapes.SPLITS:
-        stored = records.open_dataset(tmp_path / "set", split)
+        stored = open_dataset(tmp_path / "set", split)
         assert stored.info == INFO
         pairs = itertools.zip_longest(stored, shapes.generate(config, split))
         assert all(equal(a, b) for a, b in pairs)
@@ -309,7 +308,7 @@ def test_prepare_replaces_a_set_of_another_config(tmp_path):
     config = ShapesConfig(train_images=2, validation_images=1)
     other = dataclasses.replace(config, train_images=3)
     assert [shapes.prepare(tmp_path / "set", c) for c in (config, other, other, config)] == [True, True, False, True]
-    assert len(records.open_dataset(tmp_path / "set", "train")) == 2
+    assert len(open_dataset(tmp_path / "set", "train")) == 2
 
 
 def test_prepare_replaces_a_set_described_otherwise(tmp_path):
@@ -321,9 +320,9 @@ def test_prepare_replaces_a_set_described_otherwise(tmp_path):
         for field in ("keypoint_classes", "keypoint_sigmas"):
             del content[part][field]
         (tmp_path / "set" / name).write_text(json.dumps(content, indent=1))
-    assert records.open_dataset(tmp_path / "set", "train").info != INFO
+    assert open_dataset(tmp_path / "set", "train").info != INFO
     assert shapes.prepare(tmp_path / "set", config) is True
-    assert records.open_dataset(tmp_path / "set", "train").info == INFO
+    assert open_dataset(tmp_path / "set", "train").info == INFO
     assert shapes.prepare(tmp_path / "set", config) is False
 
 

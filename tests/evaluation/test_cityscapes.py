@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data import dataset as records
+from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.formats import cityscapes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation import cityscapes as cityscapes_evaluation
@@ -55,23 +56,23 @@ def perfect() -> list[dict]:
     return [result(VAL[image_id] == value, value // 1000, image_id) for image_id, value in values]
 
 
-def ap(figures: dict) -> dict[str, float | None]:
-    return {name: of_class["AP"] for name, of_class in figures["per_class"].items()}
+def ap(metrics: dict) -> dict[str, float | None]:
+    return {name: of_class["AP"] for name, of_class in metrics["per_class"].items()}
 
 
-# ---- figures
+# ---- metrics
 
 
-def test_perfect_detections_get_everything(evaluator, capfd):
-    figures = evaluator(perfect())
-    assert figures["AP"] == figures["AP50"] == pytest.approx(100)
+def test_perfect_detections_score_100_percent(evaluator, capfd):
+    metrics = evaluator(perfect())
+    assert metrics["AP"] == metrics["AP50"] == pytest.approx(100)
     # The train has 99 pixels, too few to count. The other classes do not occur.
-    assert {name: value for name, value in ap(figures).items() if value is not None} == pytest.approx({"person": 100, "rider": 100, "car": 100})
-    assert list(figures["per_class"]) == list(cityscapes.LABELS)
+    assert {name: value for name, value in ap(metrics).items() if value is not None} == pytest.approx({"person": 100, "rider": 100, "car": 100})
+    assert list(metrics["per_class"]) == list(cityscapes.LABELS)
     assert capfd.readouterr() == ("", "")
 
 
-def test_figures_are_those_of_the_package_s_own_entry(evaluator, tmp_path, monkeypatch):
+def test_metrics_equal_those_of_the_package(evaluator, tmp_path, monkeypatch):
     rough = VAL[2] == 25005
     rough[15:] = False
     results = [*perfect()[:-1], result(rough, 25, 2, 0.4), result(VAL[1] == tiny.ROAD, 26, score=0.95), result(VAL[2] == tiny.ROAD, 24, 2)]
@@ -81,66 +82,66 @@ def test_figures_are_those_of_the_package_s_own_entry(evaluator, tmp_path, monke
     monkeypatch.setattr(scripts, "writeDict2JSON", lambda *arguments: None)  # of what NumPy 2.4 counts, it makes no JSON
     texts = [str(tmp_path / f"results/{frame.name}.txt") for frame in evaluator.frames.values()]
     averages = scripts.evaluateImgLists(texts, [str(path) for path in evaluator.truth.values()], settings)["averages"]
-    figures = evaluator(results)
-    assert 0 < figures["AP"] < figures["AP50"] < 100
-    assert (figures["AP"], figures["AP50"]) == (100 * averages["allAp"], 100 * averages["allAp50%"])
+    metrics = evaluator(results)
+    assert 0 < metrics["AP"] < metrics["AP50"] < 100
+    assert (metrics["AP"], metrics["AP50"]) == (100 * averages["allAp"], 100 * averages["allAp50%"])
     for name in ("person", "rider", "car"):
         of_class = averages["classes"][name]
-        assert figures["per_class"][name] == {"AP": 100 * of_class["ap"], "AP50": 100 * of_class["ap50%"]}
+        assert metrics["per_class"][name] == {"AP": 100 * of_class["ap"], "AP50": 100 * of_class["ap50%"]}
 
 
-def test_only_what_was_given_is_left_behind(evaluator, tmp_path, monkeypatch):
+def test_no_files_are_left_behind(evaluator, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     evaluator(perfect())
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_missed_object_and_a_false_alarm(evaluator):
+def test_missed_objects_and_false_positives_lower_ap(evaluator):
     one_car_missed = [entry for entry in perfect() if entry["category_id"] != 26] + [result(VAL[1] == 26002, 26)]
-    figures = evaluator(one_car_missed)
-    assert ap(figures)["car"] == pytest.approx(50) and ap(figures)["person"] == pytest.approx(100)
-    assert figures["AP"] == figures["AP50"] == pytest.approx((50 + 100 + 100) / 3)
+    metrics = evaluator(one_car_missed)
+    assert ap(metrics)["car"] == pytest.approx(50) and ap(metrics)["person"] == pytest.approx(100)
+    assert metrics["AP"] == metrics["AP50"] == pytest.approx((50 + 100 + 100) / 3)
     elsewhere = np.zeros((tiny.HEIGHT, tiny.WIDTH), bool)
     elsewhere[50:58, 60:100] = True
     alarmed = evaluator([*perfect(), result(elsewhere, 24, score=0.99)])
     assert 0 < ap(alarmed)["person"] < 100 and ap(alarmed)["car"] == pytest.approx(100)
 
 
-def test_a_rough_mask_counts_at_low_thresholds_only(evaluator):
+def test_rough_masks_count_at_low_thresholds_only(evaluator):
     """The rider's 18 x 20 pixels cut to 13 rows: IoU 0.72, above 0.5 to 0.7 and below 0.75 to 0.95."""
     rough = VAL[2] == 25005
     rough[15:] = False
-    figures = evaluator([entry for entry in perfect() if entry["category_id"] != 25] + [result(rough, 25, image_id=2)])
-    assert figures["per_class"]["rider"] == {"AP": pytest.approx(50), "AP50": pytest.approx(100)}
+    metrics = evaluator([entry for entry in perfect() if entry["category_id"] != 25] + [result(rough, 25, image_id=2)])
+    assert metrics["per_class"]["rider"] == {"AP": pytest.approx(50), "AP50": pytest.approx(100)}
 
 
-def test_detections_in_groups_and_void_are_no_false_alarms(evaluator):
+def test_detections_in_groups_and_void_areas_are_ignored(evaluator):
     void = VAL[2] == 0
-    figures = evaluator([*perfect(), result(VAL[1] == 24, 24, score=0.99), result(void, 24, image_id=2, score=0.99)])
-    assert ap(figures)["person"] == pytest.approx(100)
+    metrics = evaluator([*perfect(), result(VAL[1] == 24, 24, score=0.99), result(void, 24, image_id=2, score=0.99)])
+    assert ap(metrics)["person"] == pytest.approx(100)
     assert ap(evaluator([*perfect(), result(VAL[1] == 24, 25, score=0.99)]))["rider"] < 100  # a group of persons holds no riders
 
 
-def test_no_detections(evaluator):
-    figures = evaluator([])
-    assert figures["AP"] == figures["AP50"] == 0
-    assert ap(figures) == dict.fromkeys(cityscapes.LABELS) | {"person": 0, "rider": 0, "car": 0}
+def test_no_detections_score_zero(evaluator):
+    metrics = evaluator([])
+    assert metrics["AP"] == metrics["AP50"] == 0
+    assert ap(metrics) == dict.fromkeys(cityscapes.LABELS) | {"person": 0, "rider": 0, "car": 0}
 
 
-def test_without_any_object_nothing_is_defined(root, tmp_path):
+def test_metrics_without_objects_are_undefined(root, tmp_path):
     pytest.importorskip("cityscapesscripts")
     for scene in tiny.scenes("val"):
         cv2.imwrite(str(tiny.truth_path(root, scene)), np.full((tiny.HEIGHT, tiny.WIDTH), tiny.ROAD, np.uint16))
     cityscapes.prepare(root, tmp_path / "empty", progress=False)
-    figures = CityscapesEvaluator(records.open_dataset(tmp_path / "empty", "validation"), root)([])
-    assert figures == {"AP": None, "AP50": None, "per_class": {name: {"AP": None, "AP50": None} for name in cityscapes.LABELS}}
+    metrics = CityscapesEvaluator(records.open_dataset(tmp_path / "empty", "validation"), root)([])
+    assert metrics == {"AP": None, "AP50": None, "per_class": {name: {"AP": None, "AP50": None} for name in cityscapes.LABELS}}
 
 
 # ---- the results format
 
 
-def test_results_are_written_as_the_server_takes_them(tmp_path):
+def test_results_are_written_in_the_server_format(tmp_path):
     masks = [VAL[1] == 26001, VAL[1] == 26002, VAL[2] == 24005]
     write_results(tmp_path, [result(masks[0], 26), result(masks[2], 24, 2, 0.125), result(masks[1], 26, score=0.5)], FRAMES | {3: Frame("munster_x", 9, 9)})
     texts = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
@@ -156,21 +157,21 @@ def test_results_are_written_as_the_server_takes_them(tmp_path):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"image_id": 7}, "results entry 1 has image_id 7, which is none of the 2 images."),
-        ({"category_id": 29}, "results entry 1 has category_id 29, but Cityscapes scores 24, 25, 26, 27, 28, 31, 32, 33."),
-        ({"segmentation": None}, "results entry 1 has no mask, but masks are what Cityscapes scores."),
+        ({"image_id": 7}, "results entry 1 has image_id 7, which is none of the 2 images"),
+        ({"category_id": 29}, "results entry 1 has category_id 29, but Cityscapes evaluates 24, 25, 26, 27, 28, 31, 32, 33"),
+        ({"segmentation": None}, "results entry 1 has no mask, but Cityscapes evaluates masks"),
         ({"segmentation": rle(np.ones((4, 8)))},
-         "results entry 1 has a mask of 8x4 (width x height), but its image is 128x64."),
+         "results entry 1 has a mask of 8x4 (width x height), but its image is 128x64"),
     ],
 )  # fmt: skip
-def test_unusable_results_are_named(tmp_path, changes, sentence):
+def test_unusable_results_are_refused(tmp_path, changes, sentence):
     good = result(VAL[1] == 26001, 26)
     with pytest.raises(InputError) as error:
         write_results(tmp_path / "out", [good, good | changes], FRAMES)
     assert str(error.value) == sentence and not (tmp_path / "out").exists()
 
 
-def test_the_table_has_a_row_for_every_class():
+def test_table_holds_every_class():
     of_class = {"AP": 12.34, "AP50": None}
     table = cityscapes_table({"AP": 50.0, "AP50": 75.0, "per_class": {"rider": of_class}})
     assert [list(column.cells) for column in table.columns] == [["rider", "all"], ["12.3", "50.0"], ["-", "75.0"]]
@@ -179,11 +180,11 @@ def test_the_table_has_a_row_for_every_class():
 # ---- what is refused
 
 
-def test_a_missing_package_is_named(source, root, monkeypatch):
+def test_missing_package_is_named(source, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling", None)
     with pytest.raises(InputError) as error:
         CityscapesEvaluator(source, root)
-    assert str(error.value) == "Cityscapes' AP is computed by cityscapesscripts, which is not installed: install mrcnn_jax[cityscapes]."
+    assert str(error.value) == "Cityscapes' AP is computed by cityscapesscripts, which is not installed: install mrcnn_jax[cityscapes]"
 
 
 @pytest.fixture
@@ -192,24 +193,24 @@ def any_scripts(monkeypatch):
     monkeypatch.setattr(cityscapes_evaluation, "_official_scripts", lambda: None)
 
 
-def test_another_data_set_is_refused(source, root, tmp_path, any_scripts):
+def test_other_data_sets_are_refused(source, root, tmp_path, any_scripts):
     others = source.info._replace(category_ids=tuple(range(1, 9)))
-    records.write(tmp_path / "others", others, {"train": list(source)})
-    with pytest.raises(InputError, match="others is no set of Cityscapes: it has the class 'bicycle' with id 8.$"):
+    write_dataset(tmp_path / "others", others, {"train": list(source)})
+    with pytest.raises(InputError, match="others is not a set of Cityscapes: it has the class 'bicycle' with id 8$"):
         CityscapesEvaluator(records.open_dataset(tmp_path / "others", "train"), root)
 
 
-def test_ground_truth_that_does_not_fit_is_named(source, root, any_scripts):
+def test_ground_truth_of_another_size_is_refused(source, root, any_scripts):
     path = tiny.truth_path(root, tiny.scenes("val")[1])
     cv2.imwrite(str(path), np.zeros((32, 64), np.uint16))
     image = f"leftImg8bit/{tiny.scenes('val')[1]}_leftImg8bit.png"
     with pytest.raises(InputError) as error:
         CityscapesEvaluator(source, root)
-    assert str(error.value) == f"{path} is 64x32 (width x height), but {image} is 128x64."
+    assert str(error.value) == f"{path} is 64x32 (width x height), but {image} is 128x64"
     path.unlink()
     with pytest.raises(InputError) as error:
         CityscapesEvaluator(source, root)
-    assert str(error.value) == f"{path}: there is no such file."
+    assert str(error.value) == f"{path}: there is no such file"
 
 
 def test_unknown_labels_are_named(evaluator, root):
@@ -217,18 +218,18 @@ def test_unknown_labels_are_named(evaluator, root):
     cv2.imwrite(str(path), np.full((tiny.HEIGHT, tiny.WIDTH), 41000, np.uint16))
     with pytest.raises(InputError) as error:
         evaluator([])
-    assert str(error.value) == f"{path} holds the label 41, which Cityscapes does not know."
+    assert str(error.value) == f"{path} holds the label 41, which Cityscapes does not know"
 
 
-def test_what_the_package_gives_up_on_is_told(evaluator, monkeypatch):
+def test_errors_of_the_package_are_reported(evaluator, monkeypatch):
     def gives_up(*arguments):
         evaluator._scripts.printError("the moon is full")
 
     monkeypatch.setattr(evaluator._scripts, "matchGtWithPreds", gives_up)
-    with pytest.raises(InputError, match="^cityscapesscripts gave up: ERROR: the moon is full$"):
+    with pytest.raises(InputError, match="^cityscapesscripts failed: ERROR: the moon is full$"):
         evaluator([])
 
 
-def test_the_package_is_the_official_one(evaluator):
+def test_official_package_is_used_unchanged(evaluator):
     assert Path(evaluator._scripts.__file__).name == "evalInstanceLevelSemanticLabeling.py"
     assert evaluator._scripts.args.predictionPath is None  # its own settings stay as they were

@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.coco import coco_results, evaluate_coco, evaluate_files, metrics_table
-from mrcnn_jax.inference.paste import encode_masks
+from mrcnn_jax.evaluation.coco import evaluate_coco, evaluate_files, metrics_table
+from mrcnn_jax.evaluation.results import coco_results, encode_masks
 from mrcnn_jax.structures import DatasetInfo, Detections
 
-BOX_FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-KEYPOINT_FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
+BOX_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+KEYPOINT_METRICS = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
 INFO = DatasetInfo("pets", category_ids=(3, 17), category_names=("cat", "dog"))
 
 
@@ -67,34 +68,34 @@ def detections(*objects):
     )
 
 
-def test_published_figures():
+def test_metrics_equal_those_published_with_coco():
     if not os.environ.get("MRCNN_TEST_DATA"):
         pytest.skip("MRCNN_TEST_DATA is unset")
     folder = Path(os.environ["MRCNN_TEST_DATA"]) / "coco_eval_fixture"
     published = {}
     for line in (folder / "val2014_fake_eval_res.txt").read_text().splitlines():
         if line.startswith("type="):
-            published[line.removeprefix("type=")] = figures = []
+            published[line.removeprefix("type=")] = of_kind = []
         elif line.startswith(" Average"):
-            figures.append(float(line.split("=")[-1]))
+            of_kind.append(float(line.split("=")[-1]))
     for kind in ("bbox", "segm"):
         results = folder / f"instances_val2014_fake{kind}100_results.json"
         metrics = evaluate_files(folder / "instances_val2014_100.json", results, [kind])
-        assert list(metrics) == [kind] and list(metrics[kind]) == BOX_FIGURES
+        assert list(metrics) == [kind] and list(metrics[kind]) == BOX_METRICS
         assert [round(value / 100, 3) for value in metrics[kind].values()] == published[kind]
 
 
-def test_golden_figures(golden):
+def test_metrics_equal_the_golden_summary(golden):
     metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints"))
-    assert list(metrics["keypoints"]) == KEYPOINT_FIGURES
-    for kind, figures in metrics.items():
-        assert list(figures) == (KEYPOINT_FIGURES if kind == "keypoints" else BOX_FIGURES)
-        assert all(type(value) is float for value in figures.values())
-        np.testing.assert_allclose([value / 100 for value in figures.values()], golden["stats"][kind], atol=1e-6)
+    assert list(metrics["keypoints"]) == KEYPOINT_METRICS
+    for kind, of_kind in metrics.items():
+        assert list(of_kind) == (KEYPOINT_METRICS if kind == "keypoints" else BOX_METRICS)
+        assert all(type(value) is float for value in of_kind.values())
+        np.testing.assert_allclose([value / 100 for value in of_kind.values()], golden["stats"][kind], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
-def test_golden_figures_per_class(golden, kind):
+def test_metrics_per_class_equal_pycocotools(golden, kind):
     with np.load(GOLDEN / f"coco_{kind}_precision.npz") as arrays:
         precision = arrays["precision"][:, :, :, 0, -1]
     per_class = evaluate_coco(golden["gt"], golden["dets"], [kind], per_class=True)[kind]["per_class"]
@@ -105,7 +106,7 @@ def test_golden_figures_per_class(golden, kind):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_figures_equal_the_summary_of_pycocotools(golden):
+def test_metrics_equal_the_summary_of_pycocotools(golden):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(golden["gt"])
@@ -115,66 +116,66 @@ def test_figures_equal_the_summary_of_pycocotools(golden):
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    figures = evaluate_coco(golden["gt"], golden["dets"], ["segm"])["segm"]
-    np.testing.assert_allclose([value / 100 for value in figures.values()], evaluator.stats, atol=1e-12)
+    metrics = evaluate_coco(golden["gt"], golden["dets"], ["segm"])["segm"]
+    np.testing.assert_allclose([value / 100 for value in metrics.values()], evaluator.stats, atol=1e-12)
 
 
-def test_arguments_are_left_alone_and_nothing_is_printed(golden, capsys):
+def test_arguments_are_not_changed_and_nothing_is_printed(golden, capsys):
     truth, results = copy.deepcopy(golden["gt"]), copy.deepcopy(golden["dets"])
     evaluate_coco(truth, results, ("bbox", "segm", "keypoints"))
     assert truth == golden["gt"] and results == golden["dets"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_perfect_results_through_the_whole_path():
+def test_perfect_detections_score_100():
     truth = ground_truth((7, 3, 5, 5, 20), (7, 17, 30, 10, 40), (9, 3, 0, 0, 50))
     results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)), INFO)
     results += coco_results(9, detections((0, 0.7, 0, 0, 50)), INFO)
     metrics = evaluate_coco(truth, json.loads(json.dumps(results)), per_class=True)
     for kind in ("bbox", "segm"):
-        figures = metrics[kind]
-        assert figures.pop("per_class") == {"cat": pytest.approx(100), "dog": pytest.approx(100)}
-        assert figures.pop("APl") is None and figures.pop("ARl") is None  # no object is large
-        assert figures.pop("AR1") == pytest.approx(100)
-        assert all(value == pytest.approx(100) for value in figures.values())
+        of_kind = metrics[kind]
+        assert of_kind.pop("per_class") == {"cat": pytest.approx(100), "dog": pytest.approx(100)}
+        assert of_kind.pop("APl") is None and of_kind.pop("ARl") is None  # no object is large
+        assert of_kind.pop("AR1") == pytest.approx(100)
+        assert all(value == pytest.approx(100) for value in of_kind.values())
 
 
-def test_half_of_the_objects_found():
+def test_half_of_the_objects_found_gives_half_the_recall():
     truth = ground_truth((7, 3, 0, 0, 40), (9, 3, 0, 0, 40))
-    figures = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 40)), INFO), ["segm"])["segm"]
-    assert figures["AR100"] == pytest.approx(50)
-    assert figures["AP"] == pytest.approx(100 * 51 / 101)  # precision 1 at the recalls 0, 0.01, ..., 0.5
+    metrics = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 40)), INFO), ["segm"])["segm"]
+    assert metrics["AR100"] == pytest.approx(50)
+    assert metrics["AP"] == pytest.approx(100 * 51 / 101)  # precision 1 at the recalls 0, 0.01, ..., 0.5
 
 
-def test_a_mask_is_sized_by_its_own_area_and_not_by_its_box():
+def test_masks_are_sized_by_their_own_area():
     truth = ground_truth((7, 3, 0, 0, 30))  # 900 pixels: small
     entry = coco_results(7, detections((0, 0.9, 0, 0, 30)), INFO)[0] | {"bbox": [0, 0, 79, 59]}
     false_alarm = coco_results(7, detections((0, 0.95, 40, 20, 35)), INFO)[0] | {"bbox": [0, 0, 5, 5]}
-    figures = evaluate_coco(truth, [entry, false_alarm], ["segm"])["segm"]
-    assert figures["APs"] == pytest.approx(100)  # the false alarm, 1225 pixels, is not small
-    assert figures["AP"] == pytest.approx(50)
+    metrics = evaluate_coco(truth, [entry, false_alarm], ["segm"])["segm"]
+    assert metrics["APs"] == pytest.approx(100)  # the false alarm, 1225 pixels, is not small
+    assert metrics["AP"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("kinds", [("bbox", "segm"), ("keypoints",)])
-def test_no_results(golden, kinds):
+def test_no_detections_score_zero_or_are_undefined(golden, kinds):
     metrics = evaluate_coco(golden["gt"], [], kinds)
-    for figures in metrics.values():
-        assert set(figures.values()) == {0.0}
-    assert evaluate_coco(ground_truth(), [], ["segm"])["segm"] == dict.fromkeys(BOX_FIGURES)
+    for of_kind in metrics.values():
+        assert set(of_kind.values()) == {0.0}
+    assert evaluate_coco(ground_truth(), [], ["segm"])["segm"] == dict.fromkeys(BOX_METRICS)
     assert evaluate_coco({"images": [], "annotations": [], "categories": []}, [])["bbox"]["AP"] is None
 
 
-def test_more_than_a_hundred_detections():
+def test_max_detections_above_100_count():
     places = [(x, y) for y in range(0, 60, 4) for x in range(0, 80, 4)][:150]
     truth = ground_truth(*[(7, 3, x, y, 3) for x, y in places])
     results = coco_results(7, detections(*[(0, 0.9, x, y, 3) for x, y in places]), INFO)
-    figures = evaluate_coco(truth, results, ["bbox"], max_detections=(500, 30))["bbox"]
-    assert [name for name in figures if name.startswith("AR") and name[2:].isdigit()] == ["AR30", "AR500"]
-    assert figures["AR30"] == pytest.approx(20) and figures["AR500"] == figures["AP"] == pytest.approx(100)
+    metrics = evaluate_coco(truth, results, ["bbox"], max_detections=(500, 30))["bbox"]
+    assert [name for name in metrics if name.startswith("AR") and name[2:].isdigit()] == ["AR30", "AR500"]
+    assert metrics["AR30"] == pytest.approx(20) and metrics["AR500"] == metrics["AP"] == pytest.approx(100)
     assert evaluate_coco(truth, results, ["bbox"])["bbox"]["AR100"] == pytest.approx(100 * 100 / 150)
 
 
-def test_ids_that_pycocotools_stumbles_over():
+def test_ids_zero_and_duplicate_ids_are_matched():
     truth = ground_truth((7, 3, 5, 5, 20), (9, 3, 5, 5, 20))
     for annotation in truth["annotations"]:
         annotation["id"] = 0  # "no match" to pycocotools, and twice the same
@@ -183,8 +184,9 @@ def test_ids_that_pycocotools_stumbles_over():
     assert evaluate_coco(truth, results, ["segm"])["segm"]["AP"] == pytest.approx(100)
 
 
-def test_results_of_one_image():
-    found = detections((1, 0.123456789, 10, 20, 30))._replace(
+def test_coco_results_of_one_image():
+    found = replace(
+        detections((1, 0.123456789, 10, 20, 30)),
         boxes=np.float32([[10.126, 20.25, 40.5, 50.75]]), keypoints=np.float32([[[1.5, 2.25, 0.75], [3, 4, 0.5]]])
     )
     (entry,) = coco_results(np.int64(7), found, INFO)
@@ -201,12 +203,13 @@ def test_results_of_one_image():
     assert coco_results(7, detections(), INFO) == []
 
 
-def test_results_without_masks_and_of_classes_without_keypoints():
-    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))._replace(masks=None, keypoints=np.full((2, 1, 3), 0.5))
+def test_coco_results_leave_out_missing_masks_and_keypoints():
+    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))
+    found = replace(found, masks=None, keypoints=np.full((2, 1, 3), 0.5))
     cat, dog = coco_results(7, found, INFO._replace(keypoint_classes=(1,)))
     assert list(cat) == ["image_id", "category_id", "bbox", "score"]
     assert list(dog) == ["image_id", "category_id", "bbox", "score", "keypoints"]
-    assert coco_results(7, detections()._replace(masks=None), INFO) == []
+    assert coco_results(7, replace(detections(), masks=None), INFO) == []
 
 
 def with_keypoints(truth, points):
@@ -218,7 +221,7 @@ def with_keypoints(truth, points):
     return truth
 
 
-def test_keypoints_of_any_number_in_the_categories_that_have_them():
+def test_keypoint_metrics_follow_the_similarity_formula():
     truth = with_keypoints(ground_truth((7, 17, 10, 10, 40), (7, 3, 0, 0, 9)), [(20, 20), (40, 30)])
     dog = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20 + 4, 20, 1, 40, 30, 1]}
     cat = coco_results(7, detections((0, 0.8, 0, 0, 9)), INFO)[0]  # of a class that is not judged: it needs no keypoints
@@ -231,7 +234,7 @@ def test_keypoints_of_any_number_in_the_categories_that_have_them():
         assert metrics["keypoints"]["AR"] == pytest.approx(10 * passed)
 
 
-def test_another_number_of_tolerances():
+def test_keypoint_sigmas_must_fit_the_keypoints():
     truth = with_keypoints(ground_truth((7, 17, 10, 10, 40)), [(20, 20), (40, 30)])
     with pytest.raises(InputError, match="annotation 0 of the ground truth has 2 keypoints, but keypoint_sigmas has 17"):
         evaluate_coco(truth, [], ["keypoints"])
@@ -246,16 +249,16 @@ def test_another_number_of_tolerances():
     assert evaluate_coco(truth, [], ["bbox"], keypoint_sigmas=())["bbox"]["AP"] == 0
 
 
-def test_proposals_find_objects_whatever_the_class():
+def test_proposal_recall_ignores_classes():
     truth = ground_truth((7, 3, 0, 0, 20), (7, 17, 30, 10, 40), (9, 3, 5, 5, 30), (9, 17, 40, 20, 31))
     entries = coco_results(7, detections((0, 0.9, 60, 0, 9), (0, 0.8, 0, 0, 20), (0, 0.7, 30, 10, 40)), INFO)
     entries += coco_results(9, detections((1, 0.6, 5, 5, 30)), INFO)
     for entry in entries:
         del entry["category_id"]
-    figures = evaluate_coco(truth, entries, ["proposals"], per_class=True, proposal_limits=(2, 1, 100))["proposals"]
+    metrics = evaluate_coco(truth, entries, ["proposals"], per_class=True, proposal_limits=(2, 1, 100))["proposals"]
     expected = {"AR1": 25, "AR2": 50, "AR100": 75, "ARs": 200 / 3, "ARm": 100, "ARl": None}
-    assert figures == {name: value if value is None else pytest.approx(value) for name, value in expected.items()}
-    assert list(figures) == list(expected)
+    assert metrics == {name: value if value is None else pytest.approx(value) for name, value in expected.items()}
+    assert list(metrics) == list(expected)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -270,8 +273,8 @@ def test_proposals_equal_pycocotools_without_categories(golden):
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    figures = evaluate_coco(golden["gt"], golden["dets"], ["proposals"], proposal_limits=(1, 10, 100))["proposals"]
-    np.testing.assert_allclose([value / 100 for value in figures.values()], evaluator.stats[6:], atol=1e-12)
+    metrics = evaluate_coco(golden["gt"], golden["dets"], ["proposals"], proposal_limits=(1, 10, 100))["proposals"]
+    np.testing.assert_allclose([value / 100 for value in metrics.values()], evaluator.stats[6:], atol=1e-12)
     assert list(evaluate_coco(golden["gt"], [], ["proposals"])["proposals"]) == ["AR10", "AR100", "AR1000", "ARs", "ARm", "ARl"]
 
 
@@ -289,7 +292,7 @@ def test_proposals_equal_pycocotools_without_categories(golden):
         ("keypoints", {}, 'results entry 0 has no "keypoints", which the evaluation of keypoints needs'),
     ],
 )
-def test_bad_results(kind, change, message):
+def test_malformed_results_are_refused(kind, change, message):
     truth = ground_truth((7, 3, 5, 5, 20))
     results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20)), INFO)
     results[1] |= change
@@ -297,7 +300,7 @@ def test_bad_results(kind, change, message):
         evaluate_coco(truth, results, [kind])
 
 
-def test_bad_ground_truth():
+def test_malformed_ground_truth_is_refused():
     with pytest.raises(InputError, match='no "annotations"'):
         evaluate_coco({"images": [], "categories": []}, [])
     truth = ground_truth((7, 3, 5, 5, 20))
@@ -310,12 +313,12 @@ def test_bad_ground_truth():
 
 
 @pytest.mark.parametrize("arguments", [{"kinds": ["masks"]}, {"max_detections": ()}, {"max_detections": (0, 10)}, {"proposal_limits": (0,)}])
-def test_bad_arguments(arguments):
+def test_unknown_kinds_and_limits_are_refused(arguments):
     with pytest.raises(InputError):
         evaluate_coco(ground_truth(), [], **arguments)
 
 
-def test_bad_files(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     truth, results = tmp_path / "truth.json", tmp_path / "results.json"
     with pytest.raises(InputError, match=f"cannot read {truth}: No such file"):
         evaluate_files(truth, results)
@@ -331,13 +334,13 @@ def test_bad_files(tmp_path):
         evaluate_files(results, results)
 
 
-def test_table_has_every_figure(golden):
+def test_table_holds_every_metric(golden):
     metrics = evaluate_coco(golden["gt"], golden["dets"], ("bbox", "segm", "keypoints", "proposals"), per_class=True)
     metrics["segm"]["APs"] = None
     console = Console(file=io.StringIO(), width=80)
     console.print(metrics_table(metrics))
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("│")]
     rows = {line[1]: line[3::2] for line in lines}
-    assert list(rows) == [*BOX_FIGURES, "AR", "AR50", "AR75", "AR1000"]
+    assert list(rows) == [*BOX_METRICS, "AR", "AR50", "AR75", "AR1000"]
     assert rows["AP"] == [*(f"{100 * golden['stats'][kind][0]:.1f}" for kind in ("bbox", "segm", "keypoints")), "-"]
     assert rows["APs"] == [f"{100 * golden['stats']['bbox'][3]:.1f}", "-", "-", "-"]

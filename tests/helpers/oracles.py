@@ -66,14 +66,14 @@ def bilinear(image, y, x):
     return (1 - down) * upper + down * lower
 
 
-def roi_align(image, boxes, output_size, scale=1.0, samples=2, aligned=True, reduce=np.mean):
+def roi_align(image, boxes, output_size, scale=1.0, samples=2, half_pixel=True, reduce=np.mean):
     """[N, PH, PW, C]: the mean of samples x samples bilinear readings in every bin. ``samples`` 0: ceil(RoI size / bins) of them per axis."""
     image = np.asarray(image, np.float64)
     rows, columns = output_size
     pooled = np.zeros((len(boxes), rows, columns, image.shape[2]))
     for n, box in enumerate(np.asarray(boxes, np.float64)):
-        x1, y1, x2, y2 = box * scale - (0.5 if aligned else 0.0)
-        height, width = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
+        x1, y1, x2, y2 = box * scale - (0.5 if half_pixel else 0.0)
+        height, width = (y2 - y1, x2 - x1) if half_pixel else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
         down, across = (samples, samples) if samples else (max(math.ceil(height / rows), 1), max(math.ceil(width / columns), 1))
         for i in range(rows):
             for j in range(columns):
@@ -88,7 +88,7 @@ def round_half_away(value):
 
 
 def roi_warp(image, boxes, output_size, scale=1.0, samples=2, reduce=np.mean):
-    """RoIAlign, not aligned, of boxes whose corners are rounded to whole cells."""
+    """RoIAlign, not half_pixel, of boxes whose corners are rounded to whole cells."""
     rounded = [[round_half_away(corner) for corner in np.float64(box) * scale] for box in boxes]
     return roi_align(image, rounded, output_size, 1.0, samples, False, reduce)
 

@@ -37,12 +37,12 @@ def boxes_and_levels():
     return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
 
 
-def reference(features, boxes, scale, operation, reduction, samples, aligned):
+def oracle_bins(features, boxes, scale, operation, reduction, samples, half_pixel):
     """The oracle's 3 x 5 bins."""
     reduce = {"average": np.mean, "max": np.max}[reduction]
     match operation:
         case "align":
-            return oracles.roi_align(features, boxes, (3, 5), scale, samples, aligned, reduce)
+            return oracles.roi_align(features, boxes, (3, 5), scale, samples, half_pixel, reduce)
         case "warp":
             return oracles.roi_warp(features, boxes, (3, 5), scale, samples, reduce)
         case "pool":

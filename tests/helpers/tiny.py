@@ -18,7 +18,7 @@ from mrcnn_jax.config import (
     RPNConfig,
     TrainConfig,
 )
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
 
 CLASSES = 3
@@ -55,7 +55,7 @@ def experiment(model: ModelConfig | None = None, data: dict | None = None, **set
 
 def variables(config: ModelConfig, seed: int = 0) -> dict:
     """Random variables of the detector (see ``jittered``)."""
-    return jittered(jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0))), seed)
+    return jittered(jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0))), seed)
 
 
 def jittered(shapes, seed: int = 0) -> dict:

@@ -1,4 +1,4 @@
-"""A run of a few steps, really trained: one for all tests that look at what a run leaves behind."""
+"""A run of a few steps, really trained, shared by the tests of what a run leaves behind."""
 
 import dataclasses
 import io
@@ -9,50 +9,60 @@ import jax
 import tiny
 from rich.console import Console
 
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data import shapes
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.step import create_state
+from mrcnn_jax.training.step import TrainState, create_state
 
-STEPS, CHECKPOINT = 6, 3
+STEPS, CHECKPOINT_EVERY = 6, 3
+_SIZES = ((64, 64), (64, 96))  # all landscape, so that one program trains on them
 
 
 @cache
 def dataset(base: Path) -> Path:
-    """The embedded shapes, fewer and smaller; all landscape, so that one program trains on them."""
+    """Writes few and small images of the embedded shapes."""
     directory = base / "tiny-shapes"
-    shapes.prepare(directory, shapes.ShapesConfig(train_images=20, validation_images=10, image_sizes=((64, 64), (64, 96)), min_size=16, max_size=64))
+    config = shapes.ShapesConfig(
+        train_images=20, validation_images=10, image_sizes=_SIZES, min_size=16, max_size=64
+    )
+    shapes.prepare(directory, config)
     return directory
 
 
 def run_experiment(data: Path, **settings) -> Experiment:
-    """What trained_run trains."""
+    """Returns the experiment that ``trained_run`` trains, with other fields of ``train``."""
     model = tiny.model_config(num_classes=0)
-    model = dataclasses.replace(model, box=dataclasses.replace(model.box, score_threshold=0.0))  # hardly trained, it is sure of nothing
-    return tiny.experiment(model, {"dataset": str(data)}, **{"steps": STEPS, "checkpoint_every": CHECKPOINT, **settings})
+    box = dataclasses.replace(model.box, score_threshold=0.0)  # after a few steps every score is low
+    settings = {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, **settings}
+    return tiny.experiment(dataclasses.replace(model, box=box), {"dataset": str(data)}, **settings)
 
 
 @cache
 def trained_run(base: Path) -> Path:
-    """The directory of a run of six steps, one for all tests: look, but do not touch."""
+    """Returns the directory of a run of six steps; shared, so not to be changed."""
     directory = base / "tiny-run"
-    train(run_experiment(dataset(base)), directory, quiet())
+    train(run_experiment(dataset(base)), directory, recording_console())
     return directory
 
 
-def quiet() -> Console:
-    """A console whose output is kept in its file."""
+def recording_console() -> Console:
+    """Returns a console that writes to its ``file`` in memory."""
     return Console(file=io.StringIO(), width=10_000)
 
 
-def saved_state(directory: Path, step: int):
-    """The training state of a checkpoint as plain arrays, and how many images it has seen."""
-    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
-    saved = checkpoints.read(step)
-    checkpoints.close()
-    model = MaskRCNN(saved.experiment.model)
-    optimizer = make_optimizer(saved.experiment.train, saved.experiment.model, len(jax.devices()))
-    return saved.state(jax.eval_shape(lambda: create_state(initialise(model, jax.random.key(0)), optimizer))), saved.images_seen
+def saved_state(directory: Path, step: int) -> tuple[TrainState, int]:
+    """Returns the training state of a checkpoint as NumPy arrays, and the number of images seen."""
+    store = CheckpointStore(directory / "checkpoints", read_only=True)
+    checkpoint = store.restore(step)
+    store.close()
+    config = checkpoint.experiment
+    optimizer = make_optimizer(config.train, config.model, len(jax.devices()))
+    template = _state_shapes(config.model, optimizer)
+    return checkpoint.restore_state(template), checkpoint.images_seen
+
+
+def _state_shapes(model, optimizer):
+    return jax.eval_shape(lambda: create_state(init_variables(MaskRCNN(model), jax.random.key(0)), optimizer))

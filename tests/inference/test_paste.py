@@ -8,7 +8,8 @@ from paths import GOLDEN
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.paste import encode_masks, paste_masks, paste_probabilities, paste_rles
+from mrcnn_jax.evaluation.results import encode_masks
+from mrcnn_jax.inference.paste import paste_masks, paste_probabilities, paste_rles
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_integer_probabilities_equal_torchvision(golden):
 
 
 @pytest.mark.parametrize("convention, expected", [("exact", "d2_paste_bool"), ("integer", "tv_paste")])
-def test_masks_equal_the_libraries(golden, convention, expected):
+def test_masks_equal_torchvision_and_detectron2(golden, convention, expected):
     rows = golden["rows"]
     soft = golden["d2_paste_soft"][rows] if convention == "exact" else golden["tv_paste"]
     reference = golden[expected] if convention == "exact" else golden[expected] > 0.5
@@ -50,7 +51,7 @@ def test_levels_equal_detectron2(golden):
     np.testing.assert_array_equal(np.floor(soft)[clear], golden["d2_paste_uint8"][clear])
 
 
-def test_integer_masks_nearly_equal_the_original_code(golden):
+def test_integer_masks_nearly_equal_detectron(golden):
     """It resized the padded mask with an antialiasing filter, which shows where a box has fewer pixels than the mask has cells."""
     rows = golden["rows"]
     pasted = paste_masks(golden["masks"][rows], golden["boxes"][rows], 96, 128, convention="integer")
@@ -88,14 +89,14 @@ def test_exact_probabilities_equal_the_rule_pixel_by_pixel(side):
     np.testing.assert_allclose(paste_probabilities(masks, boxes, 16, 20), expected, atol=2e-5)
 
 
-def test_a_full_mask_fills_exactly_the_pixels_whose_centres_lie_in_the_box():
+def test_full_mask_fills_the_pixels_with_centres_in_the_box():
     pasted = paste_masks(np.ones((1, 4, 4)), np.float32([[1.0, 2.0, 4.0, 4.0]]), 6, 6)
     expected = np.zeros((6, 6), bool)
     expected[2:4, 1:4] = True
     np.testing.assert_array_equal(pasted[0], expected)
 
 
-def test_the_threshold_itself_is_inside_in_exact_and_outside_in_integer():
+def test_threshold_itself_counts_only_in_exact():
     masks = np.full((1, 4, 4), 0.5, np.float32)
     box = np.float32([[2, 2, 10, 10]])
     assert paste_masks(masks, box, 12, 12)[0, 5, 5]
@@ -104,7 +105,7 @@ def test_the_threshold_itself_is_inside_in_exact_and_outside_in_integer():
 
 
 @pytest.mark.parametrize("convention", ["exact", "integer"])
-def test_no_masks(convention):
+def test_no_masks_give_empty_results(convention):
     assert paste_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention=convention).shape == (0, 7, 9)
     assert paste_probabilities(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention).shape == (0, 7, 9)
     assert paste_rles(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention=convention) == []
@@ -146,6 +147,6 @@ def test_run_lengths_equal_those_of_the_pasted_masks(convention):
 
 
 @pytest.mark.parametrize("paste", [paste_masks, paste_probabilities, paste_rles])
-def test_unknown_convention(paste):
-    with pytest.raises(InputError, match='"nearest": it is "exact" or "integer"'):
+def test_unknown_conventions_are_refused(paste):
+    with pytest.raises(InputError, match='"nearest": it must be "exact" or "integer"'):
         paste(np.ones((1, 2, 2)), np.float32([[0, 0, 4, 4]]), 8, 8, convention="nearest")

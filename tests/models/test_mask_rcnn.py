@@ -13,8 +13,9 @@ from conftest import GOLDEN
 from mrcnn_jax.config import BackboneConfig, MaskHeadConfig, ModelConfig
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import MaskHead
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.models.norm import DEVICE_AXIS, BatchNorm, FrozenBatchNorm, GroupNorm
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.distributed import DEVICE_AXIS
+from mrcnn_jax.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm
 from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.presets import coco
 
@@ -78,7 +79,7 @@ def test_backbone_size_is_the_published_networks(name, groups, group_width, size
 
 def parts_of(config: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
     """How many numbers each part learns, and how many its frozen norms hold."""
-    variables = jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0)))
+    variables = jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0)))
     assert set(variables) == {"params", "frozen"}
     return tuple({name: count(part) for name, part in variables[collection].items()} for collection in ("params", "frozen"))
 
@@ -167,7 +168,7 @@ def test_pyramid_copies_the_nearest_cell_and_p6_takes_every_second():
 
 @pytest.mark.parametrize("norm, collections", [("frozen", {"params", "frozen"}), ("batch", {"params", "batch_stats"}), ("group", {"params"})])
 def test_where_each_kind_of_normalisation_keeps_its_numbers(norm, collections):
-    variables = jax.eval_shape(lambda: initialise(MaskRCNN(tiny.model_config(norm=norm)), jax.random.key(0)))
+    variables = jax.eval_shape(lambda: init_variables(MaskRCNN(tiny.model_config(norm=norm)), jax.random.key(0)))
     assert set(variables) == collections
     trained = jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
     vectors = [path for path, _ in trained if path[-1].key != "kernel"]

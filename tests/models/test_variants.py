@@ -11,7 +11,7 @@ from variants import VARIANTS
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.models.norm import DEVICE_AXIS
+from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step

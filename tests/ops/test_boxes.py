@@ -81,9 +81,9 @@ def test_no_delta_leaves_the_anchor_and_sizes_are_bounded():
 
 
 def test_the_bound_of_sizes_is_the_libraries(golden):
-    default = inspect.signature(decode).parameters["largest_growth"].default
+    default = inspect.signature(decode).parameters["max_scale"].default
     assert golden("boxcoder")["clip_value"] == math.log(default) and ModelConfig().max_box_scale == default
-    doubled = decode(jnp.asarray([[0.0, 0.0, 5.0, 5.0]]), jnp.asarray([[0.0, 0.0, 8.0, 4.0]]), largest_growth=2.0)
+    doubled = decode(jnp.asarray([[0.0, 0.0, 5.0, 5.0]]), jnp.asarray([[0.0, 0.0, 8.0, 4.0]]), max_scale=2.0)
     np.testing.assert_allclose(doubled, [[-4, -2, 12, 6]], atol=1e-5)
 
 

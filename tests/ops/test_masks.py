@@ -12,7 +12,7 @@ from mrcnn_jax.data.transforms import crop_mask
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-crop_masks = jax.jit(ops.crop_masks, static_argnames=("size", "sampling_ratio", "aligned", "border"))
+crop_masks = jax.jit(ops.crop_masks, static_argnames=("size", "sampling_ratio", "half_pixel", "border"))
 HALF = jnp.asarray([[[0, 1], [0, 1]]], jnp.uint8)  # its right half is set
 
 
@@ -28,8 +28,8 @@ def test_bins_by_hand():
     np.testing.assert_allclose(crop_masks(HALF, square, square, 2), [[[0.125, 0.875]] * 2], rtol=1e-6)
     np.testing.assert_allclose(crop_masks(HALF, square, square, 1), [[[0.5]]], rtol=1e-6)
     # half a cell further: samples at 3/4, 5/4, 7/4 and, beyond the frame, 9/4
-    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, aligned=False), [[[0.5, 0.5], [0.25, 0.25]]], rtol=1e-6)
-    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, aligned=False, border=0.5), [[[0.5, 1]] * 2], rtol=1e-6)
+    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, half_pixel=False), [[[0.5, 0.5], [0.25, 0.25]]], rtol=1e-6)
+    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, half_pixel=False, border=0.5), [[[0.5, 1]] * 2], rtol=1e-6)
 
 
 def test_rows_are_y():
@@ -66,14 +66,14 @@ def framed():
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
-@pytest.mark.parametrize("aligned", [False, True])
-def test_equals_roi_align_of_the_framed_mask(framed, sampling_ratio, aligned):
+@pytest.mark.parametrize("half_pixel", [False, True])
+def test_equals_roi_align_of_the_framed_mask(framed, sampling_ratio, half_pixel):
     masks, frames, boxes = framed
-    targets = crop_masks(masks, frames, boxes, 5, sampling_ratio, aligned, border=0.5)
+    targets = crop_masks(masks, frames, boxes, 5, sampling_ratio, half_pixel, border=0.5)
     for mask, frame, box, target in zip(masks, np.float64(frames), np.float64(boxes), targets, strict=True):
         cells = np.tile([12, 10] / (frame[2:] - frame[:2]), 2)
         inside = (box - np.tile(frame[:2], 2)) * cells
-        expected = oracles.roi_align(mask[..., None], inside[None], (5, 5), samples=sampling_ratio, aligned=aligned)
+        expected = oracles.roi_align(mask[..., None], inside[None], (5, 5), samples=sampling_ratio, half_pixel=half_pixel)
         np.testing.assert_allclose(target, expected[0, ..., 0], atol=2e-5, rtol=0)
 
 
@@ -82,16 +82,16 @@ def test_equals_the_libraries(golden, size):
     arrays = golden("mask_targets")
     masks, boxes = arrays["bitmasks"][arrays["match_idx"]], arrays["boxes"]
     image = np.float32([[0, 0, 128, 96]]).repeat(len(boxes), axis=0)
-    soft = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, aligned=False, border=0.5))
+    soft = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, half_pixel=False, border=0.5))
     comparable = np.ones_like(soft, bool)
     if size == 14:  # these bins' first samples lie at -10 + (2 + 1/10) 60/14 = -1, just where reading ends: rounding decides
         comparable[2, :, 2] = False
     np.testing.assert_allclose(soft[comparable], arrays[f"tv_project_M{size}"][comparable], atol=2e-5, rtol=0)
 
-    aligned = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, aligned=True, border=0.5))
-    clear = np.abs(aligned - 0.5) > 2e-5
+    half_pixel = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, half_pixel=True, border=0.5))
+    clear = np.abs(half_pixel - 0.5) > 2e-5
     assert clear.mean() > 0.99
-    np.testing.assert_array_equal(aligned[clear] >= 0.5, arrays[f"d2_bit_crop_M{size}"][clear])
+    np.testing.assert_array_equal(half_pixel[clear] >= 0.5, arrays[f"d2_bit_crop_M{size}"][clear])
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
@@ -151,8 +151,8 @@ def test_cutting_a_bitmap_to_whole_pixels_changes_nothing_inside(ellipses):
 def test_any_finite_frame_and_box_gives_shares(sampling_ratio):
     strange = np.float32([[3, 3, 3, 3], [9, 9, 2, 2], [-1e30, -1e30, 1e30, 1e30], [1e30, 0, -1e30, 1e-40], [0, 0, 8, 8], [5, 0, 5, 9]])
     frames, boxes = strange.repeat(len(strange), axis=0), np.tile(strange, (len(strange), 1))
-    for aligned in (False, True):
-        target = np.asarray(crop_masks(np.ones((len(frames), 6, 6), np.uint8), frames, boxes, 4, sampling_ratio, aligned))
+    for half_pixel in (False, True):
+        target = np.asarray(crop_masks(np.ones((len(frames), 6, 6), np.uint8), frames, boxes, 4, sampling_ratio, half_pixel))
         assert np.isfinite(target).all() and target.min() >= 0 and target.max() <= 1 + 1e-6
 
 

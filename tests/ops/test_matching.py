@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from mrcnn_jax import ops
-from mrcnn_jax.ops import sample
+from mrcnn_jax.ops import sample_labels
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -80,7 +80,7 @@ def labels_with(positives, backgrounds):
     return labels
 
 
-draw = jax.jit(lambda key, labels: sample(key, labels, 16, 0.25))
+draw = jax.jit(lambda key, labels: sample_labels(key, labels, 16, 0.25))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_sample_counts(positives, backgrounds, expected_positive, expected):
 
 
 def test_fewer_candidates_than_asked_for():
-    index, positive, exists = jax.jit(lambda key, labels: sample(key, labels, 16, 0.5))(jax.random.key(0), jnp.asarray([0, 1, -1, 0]))
+    index, positive, exists = jax.jit(lambda key, labels: sample_labels(key, labels, 16, 0.5))(jax.random.key(0), jnp.asarray([0, 1, -1, 0]))
     assert exists.sum() == 3 and positive.tolist() == [True] + [False] * 15
     assert index[0] == 1 and set(index[exists].tolist()) == {0, 1, 3}
 

@@ -28,7 +28,7 @@ from paths import REPOSITORY
 
 from benchmarks._program import check, command_line, versions
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.cli.main import hush
+from mrcnn_jax.cli.main import silence_library_threads
 from mrcnn_jax.errors import InputError
 from tests.slow import single_faults
 from tests.slow.training_process import (
@@ -257,7 +257,7 @@ def _with_what_was_left_out(result: dict[str, Any], before: dict[str, Any], opti
 def main(arguments: list[str] | None = None) -> int:
     """Writes the result file; returns the exit status."""
     options = tyro.cli(Options, prog=PROGRAM, args=arguments, description=Options.__doc__)
-    hush()
+    silence_library_threads()
     try:
         check(options, kills=0, steps=50, seed=0)
         if unknown := set(options.faults) - set(Options().faults):

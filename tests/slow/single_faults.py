@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.data import dataset as records
 from mrcnn_jax.data import shapes
+from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.errors import InputError
 from tests.slow.training_process import (
     AGAIN,
@@ -114,9 +115,9 @@ def damaged_files(task: Task, finished: Path, folder: Path, most: int | None = N
 
 
 def _outcome(directory, expected):
-    kept = Checkpoints(directory, read_only=True)
+    kept = CheckpointStore(directory, read_only=True)
     try:
-        found = kept.newest()
+        found = kept.restore_latest()
     except InputError:
         return "found out"
     finally:
@@ -196,7 +197,7 @@ def unreadable_images(task: Task, finished: Path, folder: Path) -> list[Row]:
     data = folder / "data"
     source = records.open_dataset(task.data, "train")
     cut = [record._replace(image=record.image[: len(record.image) // 2]) if index in (5, 20) else record for index, record in enumerate(source)]
-    records.write(data, shapes.INFO, {"train": cut, "validation": records.open_dataset(task.data, "validation")})
+    write_dataset(data, shapes.INFO, {"train": cut, "validation": records.open_dataset(task.data, "validation")})
     short = replace(task, data=data, steps=2 * len(source) // (task.devices * task.images_per_device), evaluate_every=1000)
     names, rows = [cut[index].file_name for index in (5, 20)], []
     for allowed, status in ((2, FINISHED), (1, BAD_INPUT)):

@@ -19,9 +19,9 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax import ops
 from mrcnn_jax.cli import main as cli
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
-from mrcnn_jax.inference.detector import to_detections
+from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.models import norm
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training import step
 from mrcnn_jax.weights.param_map import to_theirs
@@ -45,7 +45,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def variables(case):
-    case.check(jax.eval_shape(lambda: initialise(MaskRCNN(case.recognised.experiment.model), jax.random.key(0))))
+    case.check(jax.eval_shape(lambda: init_variables(MaskRCNN(case.recognised.experiment.model), jax.random.key(0))))
     return case.variables()
 
 
@@ -128,7 +128,7 @@ def test_box_logits(case, outputs):
 def detections(outputs, image, original):
     (found, sizes, model), (height, width) = outputs, original
     one = jax.tree.map(lambda leaf: leaf[image], found["predictions"])
-    return to_detections(one, tuple(sizes[image]), (height, width), model)[0]
+    return to_detections(one, tuple(sizes[image]), (height, width), model)
 
 
 def compare(case, found, prefix, pixels=0.05, score=2e-3):

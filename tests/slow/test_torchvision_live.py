@@ -19,10 +19,10 @@ from library_models import arrays, match
 from paths import TESTS
 from test_weights_torchvision import nothing
 
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.inference import detector as detectors
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.weights.import_export import export_weights, import_weights, recognise
 from mrcnn_jax.weights.param_map import check, to_ours
@@ -181,8 +181,8 @@ def test_a_model_of_ours(torchvision, folder, monkeypatch):
     case = Case("maskrcnn_resnet50_fpn", 7, {"epsilon": 1e-5, "num_classes": 4}, backbone={"norm_epsilon": 1e-5})
     experiment = case.change(recognise("torchvision", nothing("maskrcnn_resnet50_fpn", width=64), "names").experiment)
     model = replace(experiment.model, num_classes=3)
-    variables = tiny.jittered(jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0))))
-    checkpoints = Checkpoints(folder / "ours" / "checkpoints")
+    variables = tiny.jittered(jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0))))
+    checkpoints = CheckpointStore(folder / "ours" / "checkpoints")
     state = {"params": variables.pop("params"), "model_state": variables}
     checkpoints.save(0, state, 0, replace(experiment, model=model), coco_classes.unknown(3))
     checkpoints.wait()
@@ -204,7 +204,7 @@ def test_features_of_backbones(name, torchvision, folder):
     table, network = found.table(model), ResNet(model.backbone)
     image = jnp.asarray(expected["image"].transpose(0, 2, 3, 1))
     variables = {collection: contents["backbone"] for collection, contents in to_ours(found.tensors, table).items()}
-    assert check(found.tensors, table, jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0))), name) == []
+    assert check(found.tensors, table, jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0))), name) == []
     features = network.apply(variables, image)  # not compiled: most blocks are alike, and compiled operation by operation only once
     for layer, feature in enumerate(features, start=1):
         theirs = expected[f"layer{layer}"]

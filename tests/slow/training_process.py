@@ -23,7 +23,7 @@ from etils import epath
 from paths import REPOSITORY
 
 from mrcnn_jax.data import shapes
-from mrcnn_jax.training.logging import SPEED
+from mrcnn_jax.training.logging import SPEED_METRICS
 
 PHASES = ("start-up", "compiling", "steps", "checkpoint", "evaluation")
 FINISHED, FAILED, BAD_INPUT, AGAIN = 0, 1, 2, 75  # exit status of `mrcnn train`
@@ -212,7 +212,7 @@ def saved_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
 def logged(directory: Path) -> tuple[list[dict[str, float]], dict[int, dict[str, float]]]:
     """What was logged of every step of the training, and of the evaluations by their steps; without the times that it took."""
     lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
-    training = [{name: value for name, value in line.items() if name not in SPEED} for line in lines if "loss" in line]
+    training = [{name: value for name, value in line.items() if name not in SPEED_METRICS} for line in lines if "loss" in line]
     return training, {line["step"]: line for line in lines if "loss" not in line}
 
 

@@ -64,10 +64,10 @@ def test_anchors(arrays, rpn):
 
 def test_labels_of_anchors(arrays, targets):
     for image in range(2):
-        index, positive, exists = (np.asarray(leaf[image]) for leaf in (targets.index, targets.positive, targets.exists))
+        index, positive, valid = (np.asarray(leaf[image]) for leaf in (targets.index, targets.positive, targets.valid))
         labels = np.full(ANCHORS, -1)
-        labels[index[exists]] = positive[exists]
-        assert len(set(index[exists])) == exists.sum() and set(labels) == {-1, 0, 1}
+        labels[index[valid]] = positive[valid]
+        assert len(set(index[valid])) == valid.sum() and set(labels) == {-1, 0, 1}
         np.testing.assert_array_equal(labels, arrays["rpn_labels"][image])
 
 
@@ -83,7 +83,7 @@ def test_rpn_losses(arrays, rpn, targets):
     logits, deltas = (jnp.concatenate(levels, axis=1) for levels in rpn[:2])
     sampled = jnp.take_along_axis(logits, targets.index, axis=1), jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
     divisor = 2 * EVERY_ANCHOR.samples_per_image
-    objectness = losses.objectness_loss(sampled[0], targets.positive, targets.exists) / divisor
+    objectness = losses.objectness_loss(sampled[0], targets.positive, targets.valid) / divisor
     np.testing.assert_allclose(objectness, arrays["loss_rpn_cls"], rtol=1e-5)
     box = losses.box_loss(sampled[1], targets.deltas, targets.positive, EVERY_ANCHOR.smooth_l1_beta) / divisor
     np.testing.assert_allclose(box, arrays["loss_rpn_loc"], rtol=1e-5)

@@ -53,7 +53,7 @@ def test_mask_loss_equals_torchvision(arrays):
     logits = arrays["mask_logits"].astype(jnp.float32)[jnp.arange(5), arrays["mask_gt_labels"][match]]
     frames = jnp.asarray([[0.0, 0.0, 64.0, 64.0]] * 5)
     # torchvision's targets: adaptive sampling, unaligned, not made binary
-    targets = ops.crop_masks(arrays["mask_gt"][match].astype(jnp.float32), frames, proposals, 28, sampling_ratio=0, aligned=False, border=0.5)
+    targets = ops.crop_masks(arrays["mask_gt"][match].astype(jnp.float32), frames, proposals, 28, sampling_ratio=0, half_pixel=False, border=0.5)
     value = losses.mask_loss(logits, targets, jnp.ones(5, bool)) / 5
     np.testing.assert_allclose(value, arrays["mask_loss_tv"], rtol=1e-6)
 
@@ -83,14 +83,14 @@ def test_softmax_mask_loss_by_hand():
             probabilities = np.exp(logits[roi, row, column]) / np.exp(logits[roi, row, column]).sum()
             label = classes[roi] if targets[roi, row, column] else 5  # the background
             expected -= np.log(probabilities[label]) / 16
-    value = losses.softmax_mask_loss(jnp.float32(logits), jnp.asarray(targets), jnp.asarray(classes), jnp.asarray(positive))
+    value = losses.softmax_mask_loss(jnp.float32(logits), jnp.float32(targets), jnp.asarray(classes), jnp.asarray(positive))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_objectness_loss_by_hand():
-    logits, positive, exists = jnp.asarray([2.0, -1.0, 0.5, 9.0]), jnp.asarray([True, False, True, False]), jnp.asarray([True, True, True, False])
+    logits, positive, valid = jnp.asarray([2.0, -1.0, 0.5, 9.0]), jnp.asarray([True, False, True, False]), jnp.asarray([True, True, True, False])
     expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-0.5))
-    np.testing.assert_allclose(losses.objectness_loss(logits, positive, exists), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.objectness_loss(logits, positive, valid), expected, rtol=1e-6)
 
 
 def test_what_is_not_sampled_gives_neither_loss_nor_gradient():

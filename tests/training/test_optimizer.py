@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 
 SCHEDULE = TrainConfig(steps=100, learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(60, 80), decay_factor=0.1)
@@ -106,7 +106,7 @@ def test_a_small_gradient_is_not_clipped():
 @pytest.mark.parametrize("stages", [0, 1, 2, 5])
 def test_frozen_stages_have_no_update_and_no_optimizer_state(stages, name):
     config = tiny.model_config(freeze_stages=stages)
-    params = jax.eval_shape(lambda: initialise(MaskRCNN(config), jax.random.key(0)))["params"]
+    params = jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0)))["params"]
     optimizer = rule(config, optimizer=name)
     state = jax.eval_shape(optimizer.init, params)
     frozen = ("stem", "res2", "res3", "res4", "res5")[:stages]

@@ -1,58 +1,59 @@
-"""What cuts a run short from outside, without a run. Whole ones are interrupted in tests/test_faults.py."""
+"""Requests to stop and the watchdog, without a run. tests/slow interrupts whole runs."""
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from mrcnn_jax.errors import Interrupted
+from mrcnn_jax.training import preemption
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 
 
-def test_a_request_to_stop_is_kept_until_someone_asks():
+def test_sigterm_is_recorded_and_the_previous_handler_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with PreemptionHandler() as stop:
-        assert not stop.before_next_step(3)
-        stop.check()
+    with PreemptionHandler() as handler:
+        assert not handler.should_stop(3)
+        handler.raise_if_requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.before_next_step(4) and stop.before_next_step(5)
+        assert handler.should_stop(4) and handler.should_stop(5)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            stop.check()
+            handler.raise_if_requested()
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-HANGS = """
-import time
-from mrcnn_jax.training.preemption import Watchdog
-
-def a_disk_that_hangs():
-    time.sleep(60)
-
-with Watchdog({seconds}) as watchdog:
-    watchdog.at("waiting for the images of step 7")
-    a_disk_that_hangs()
-"""
+@pytest.fixture
+def exit_statuses(monkeypatch):
+    """Statuses with which a watchdog would have ended the process."""
+    statuses = []
+    monkeypatch.setattr(preemption.os, "_exit", statuses.append)
+    monkeypatch.setattr(preemption.faulthandler, "dump_traceback", lambda file, all_threads: None)
+    return statuses
 
 
-def test_a_hanging_process_says_where_and_ends():
-    began = time.monotonic()
-    process = subprocess.run([sys.executable, "-c", HANGS.format(seconds=0.5)], capture_output=True, text=True, timeout=60, check=False)
-    assert process.returncode == os.EX_TEMPFAIL == 75 and time.monotonic() - began < 50
-    assert "No progress for 0.5 seconds (train.stall_seconds) while waiting for the images of step 7" in process.stderr
-    assert "in a_disk_that_hangs" in process.stderr and "Give the same command again" in process.stderr
+def test_watchdog_ends_a_hanging_process_and_reports_the_phase(exit_statuses, capsys):
+    with Watchdog(0.2) as watchdog:
+        watchdog.progress("waiting for the images of step 7")
+        deadline = time.monotonic() + 20
+        while not exit_statuses and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert exit_statuses[0] == os.EX_TEMPFAIL == 75
+    error = capsys.readouterr().err
+    message = "No progress for 0.2 seconds (train.stall_seconds) while waiting for the images of step 7"
+    assert message in error and "Repeat the command" in error
 
 
-def test_who_moves_is_left_alone():
-    with Watchdog(0.4) as watchdog:
-        for _ in range(8):
+def test_watchdog_leaves_a_process_that_progresses_alone(exit_statuses):
+    with Watchdog(0.8) as watchdog:
+        for _ in range(12):
             time.sleep(0.1)
-            watchdog.at("moving")
-    time.sleep(0.6)  # and nobody watches what is over
+            watchdog.progress("moving")
+    time.sleep(1.0)  # closed
+    assert not exit_statuses
 
 
-def test_nobody_watches_at_0():
+def test_watchdog_is_disabled_at_0(exit_statuses):
     with Watchdog(0):
         time.sleep(0.1)
+    assert not exit_statuses

@@ -1,4 +1,4 @@
-"""Targets of hand-made images: which anchors and RoIs are examples of what, and what each should have said."""
+"""Targets of hand-made images: labels of anchors and RoIs, their samples, and what each should predict."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,14 +11,14 @@ import tiny
 from mrcnn_jax import ops
 from mrcnn_jax.config import (
     BoxHeadConfig,
+    BranchPoolConfig,
     KeypointHeadConfig,
     MaskHeadConfig,
     ModelConfig,
-    PoolConfig,
     RoIConfig,
     RPNConfig,
 )
-from mrcnn_jax.structures import Batch, Proposals
+from mrcnn_jax.structures import Example, Proposals
 from mrcnn_jax.training.targets import roi_targets, rpn_targets
 
 SLOTS, CLASSES, MASK, SIDE = 4, 5, 8, 16  # SIDE of the masks of a batch
@@ -41,7 +41,7 @@ POSITIVE, BACKGROUND = {0, 1, 4}, {3, 5, 6, 7, 8}
 
 
 def slots(*names):
-    """boxes, valid and crowd of the named objects. The other slots hold a copy of the first anchor, which must not count."""
+    """Returns boxes, valid and crowd of the named objects; invalid slots hold a copy of the first anchor."""
     boxes = np.tile(ANCHORS[0], (SLOTS, 1))
     boxes[: len(names)] = [OBJECTS[name] for name in names] if names else boxes[:0]
     names += ("nothing",) * (SLOTS - len(names))
@@ -56,21 +56,21 @@ def rpn(key, *objects, config=RPN):
     return rpn_targets(key, jnp.asarray(ANCHORS), *objects, config)
 
 
-def sampled(targets, which="exists"):
-    chosen = np.asarray(targets.exists) if which == "exists" else np.asarray(targets.positive)
+def sampled(targets, which="valid"):
+    chosen = np.asarray(getattr(targets, which))
     return set(np.asarray(targets.index)[chosen].tolist())
 
 
-def test_which_anchors_are_positive_background_and_neither():
+def test_anchor_labels_follow_iou_thresholds_and_best_matches():
     drawn = [rpn(jax.random.key(seed), *slots("object", "lonely")) for seed in range(10)]
     assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE
     assert set().union(*(sampled(targets) for targets in drawn)) == POSITIVE | BACKGROUND  # never 2, whose IoU lies between
     for targets in drawn:
         assert targets.positive.tolist() == [True] * 3 + [False] * 5  # positives first
-        assert targets.exists.all()
+        assert targets.valid.all()
 
 
-def test_anchor_deltas_lead_to_the_object():
+def test_decoding_anchor_deltas_returns_the_object():
     objects = slots("object", "lonely")
     targets = rpn(jax.random.key(0), *objects)
     own = {0: 0, 1: 0, 4: 1}
@@ -80,30 +80,30 @@ def test_anchor_deltas_lead_to_the_object():
     assert not np.asarray(targets.deltas)[3:].any()
 
 
-def test_anchors_within_a_crowd_are_no_examples():
-    names = [rpn(jax.random.key(seed), *slots("object", "lonely", "crowd")) for seed in range(10)]
-    assert set().union(*(sampled(targets) for targets in names)) == (POSITIVE | BACKGROUND) - {6}  # 7 is half out, so it stays
-    alone = rpn(jax.random.key(0), *slots("crowd"))  # a crowd is no object: its best anchor is not positive
+def test_anchors_inside_a_crowd_are_ignored():
+    drawn = [rpn(jax.random.key(seed), *slots("object", "lonely", "crowd")) for seed in range(10)]
+    assert set().union(*(sampled(targets) for targets in drawn)) == (POSITIVE | BACKGROUND) - {6}  # 7 is half inside
+    alone = rpn(jax.random.key(0), *slots("crowd"))  # the best anchor of a crowd is not positive
     assert not alone.positive.any() and 6 not in sampled(alone)
 
 
 def test_no_object_makes_every_anchor_background():
     targets = rpn(jax.random.key(0), *slots())
-    assert not targets.positive.any() and targets.exists.all() and len(sampled(targets)) == 8
+    assert not targets.positive.any() and targets.valid.all() and len(sampled(targets)) == 8
     assert np.isfinite(targets.deltas).all() and not np.asarray(targets.deltas).any()
 
 
-def test_an_object_that_no_anchor_touches_has_none():
+def test_object_without_overlapping_anchor_has_no_positive():
     boxes, valid, crowd = slots("object")
     boxes[0] = 200, 200, 210, 210
     assert not rpn(jax.random.key(0), boxes, valid, crowd).positive.any()
 
 
-def test_more_positive_anchors_than_slots():
+def test_excess_positive_anchors_are_drawn_at_random():
     config = RPNConfig(samples_per_image=4, positive_fraction=0.5)
     drawn = [rpn(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
-    assert all(targets.positive.tolist() == [True, True, False, False] and targets.exists.all() for targets in drawn)
-    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE  # each has its turn
+    assert all(targets.positive.tolist() == [True, True, False, False] and targets.valid.all() for targets in drawn)
+    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE  # over many draws, all of them
 
 
 # ---- RoIs ----
@@ -116,33 +116,33 @@ PROPOSALS = np.float32(
         [52, 40, 70, 50],  # 3: 0.9 with the lonely one
         [70, 70, 80, 80],  # 4: nothing
         [62, 2, 72, 12],  # 5: in the crowd
-        [0, 0, 10, 10],  # 6: does not exist
-        [0, 0, 0, 0],  # 7: does not exist
+        [0, 0, 10, 10],  # 6: not valid
+        [0, 0, 0, 0],  # 7: not valid
     ]
 )
-EXISTS = np.arange(8) < 6
+PROPOSAL_VALID = np.arange(8) < 6
 CLASS = np.int32([3, 1, 2, 4])
 ROI = RoIConfig(samples_per_image=16, positive_fraction=0.5)
 BOX = BoxHeadConfig()
 
 
 def object_masks():
-    """The first object is its lower half, the second its left half, the others are full."""
+    """Masks of the lower half of the first object, the left half of the second, and all of the others."""
     masks = np.ones((SLOTS, SIDE, SIDE), np.uint8)
     masks[0, : SIDE // 2] = 0
     masks[1, :, SIDE // 2 :] = 0
     return masks
 
 
-MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MaskHeadConfig(pool=PoolConfig(size=MASK // 2)))
+MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MaskHeadConfig(pool=BranchPoolConfig(size=MASK // 2)))
 NO_KEYPOINTS = np.zeros((SLOTS, 0, 3), np.float32)
 
 
 @partial(jax.jit, static_argnames="config")
-def rois(key, boxes, valid, crowd, exists=EXISTS, config=MODEL, keypoints=NO_KEYPOINTS):
-    proposals = Proposals(boxes=jnp.asarray(PROPOSALS), scores=jnp.zeros(8), valid=exists)
-    objects = Batch(images=None, sizes=None, boxes=boxes, classes=jnp.asarray(CLASS), valid=valid, crowd=crowd, masks=jnp.asarray(object_masks()),
-                    keypoints=keypoints)  # fmt: skip
+def rois(key, boxes, valid, crowd, proposal_valid=PROPOSAL_VALID, config=MODEL, keypoints=NO_KEYPOINTS):
+    proposals = Proposals(boxes=jnp.asarray(PROPOSALS), scores=jnp.zeros(8), valid=proposal_valid)
+    objects = Example(images=None, sizes=None, boxes=boxes, classes=jnp.asarray(CLASS), valid=valid, crowd=crowd,
+                      masks=jnp.asarray(object_masks()), keypoints=keypoints)  # fmt: skip
     return roi_targets(key, proposals, objects, config)
 
 
@@ -150,19 +150,20 @@ def rows(boxes):
     return {tuple(box) for box in np.asarray(boxes).tolist()}
 
 
-def test_which_rois_are_positive_and_background():
+def test_roi_labels_follow_the_iou_threshold():
     objects = slots("object", "lonely")
     targets = rois(jax.random.key(0), *objects)
-    positive, exists = np.asarray(targets.positive), np.asarray(targets.exists)
-    assert positive.tolist() == [True] * 5 + [False] * 11 and exists.tolist() == [True] * 8 + [False] * 8
-    # the objects themselves take part; the slots without an object and the proposals that do not exist do not
+    positive, valid = np.asarray(targets.positive), np.asarray(targets.valid)
+    assert positive.tolist() == [True] * 5 + [False] * 11
+    assert valid.tolist() == [True] * 8 + [False] * 8
+    # boxes of the objects are candidates, invalid slots and invalid proposals are not
     assert rows(targets.boxes[:5]) == rows(PROPOSALS[[0, 1, 3]]) | rows(objects[0][:2])
     assert rows(targets.boxes[5:8]) == rows(PROPOSALS[[2, 4, 5]])
     assert (np.asarray(targets.classes)[~positive] == CLASSES).all()
-    assert not np.asarray(targets.boxes)[~exists].any() and not np.asarray(targets.deltas)[~positive].any()
+    assert not np.asarray(targets.boxes)[~valid].any() and not np.asarray(targets.deltas)[~positive].any()
 
 
-def test_each_positive_roi_has_its_objects_class_and_deltas():
+def test_positive_roi_has_the_class_and_deltas_of_its_object():
     objects = slots("object", "lonely")
     targets = rois(jax.random.key(0), *objects)
     for slot in range(5):
@@ -172,7 +173,7 @@ def test_each_positive_roi_has_its_objects_class_and_deltas():
         np.testing.assert_allclose(decoded, objects[0][own], atol=1e-4)
 
 
-def test_masks_are_the_objects_part_of_the_roi():
+def test_mask_target_is_the_part_of_the_object_inside_the_roi():
     targets = rois(jax.random.key(0), *slots("object", "lonely"))
     assert targets.masks.shape == (8, MASK, MASK)  # half of the samples at most are positive
     row, column = np.mgrid[:MASK, :MASK] + 0.5
@@ -183,13 +184,13 @@ def test_masks_are_the_objects_part_of_the_roi():
         np.testing.assert_array_equal(targets.masks[slot], expected, err_msg=str(targets.boxes[slot]))
 
 
-def test_rois_within_a_crowd_are_no_examples():
+def test_rois_inside_a_crowd_are_ignored():
     targets = rois(jax.random.key(0), *slots("object", "lonely", "crowd"))
     assert targets.positive.sum() == 5
-    assert rows(targets.boxes[5:7]) == rows(PROPOSALS[[2, 4]]) and targets.exists.sum() == 7
+    assert rows(targets.boxes[5:7]) == rows(PROPOSALS[[2, 4]]) and targets.valid.sum() == 7
 
 
-def test_a_crowd_is_no_proposal_of_the_object_it_covers():
+def test_crowd_box_is_not_a_candidate_of_the_object_it_covers():
     boxes, valid, crowd = slots("object", "crowd")
     boxes[1] = 0, 0, 10, 11  # IoU 0.91 with the object
     targets = rois(jax.random.key(0), boxes, valid, crowd)
@@ -198,53 +199,56 @@ def test_a_crowd_is_no_proposal_of_the_object_it_covers():
 
 def test_no_object_makes_every_roi_background():
     targets = rois(jax.random.key(0), *slots())
-    assert not targets.positive.any() and targets.exists.sum() == 6
+    assert not targets.positive.any() and targets.valid.sum() == 6
     assert rows(targets.boxes[:6]) == rows(PROPOSALS[:6]) and (np.asarray(targets.classes) == CLASSES).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(targets))
 
 
-def test_nothing_at_all_stays_finite():
+def test_neither_objects_nor_proposals_stays_finite():
     targets = rois(jax.random.key(0), *slots(), np.zeros(8, bool))
-    assert not targets.exists.any() and not targets.positive.any()
+    assert not targets.valid.any() and not targets.positive.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(targets))
 
 
-def test_more_positive_rois_than_slots():
+def test_excess_positive_rois_are_drawn_at_random():
     config = replace(MODEL, roi=RoIConfig(samples_per_image=8, positive_fraction=0.25))
     drawn = [rois(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
     for targets in drawn:
-        assert targets.positive.tolist() == [True] * 2 + [False] * 6 and targets.exists.sum() == 5  # two positive, all three of background
+        assert targets.positive.tolist() == [True] * 2 + [False] * 6
+        assert targets.valid.sum() == 5  # two positive, and all three of background
         assert targets.masks.shape == (2, MASK, MASK) and targets.masks.any(axis=(1, 2)).all()
-    assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5  # each has its turn
+    assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5  # over many draws, all of them
 
 
 # ---- branches ----
 
 
-def test_keypoints_are_cells_of_the_roi_that_holds_them():
-    """The first object's keypoints: its centre, a hidden one low in it, one that is not labelled, one outside every RoI."""
+def test_keypoint_target_is_the_cell_of_the_roi():
+    """Keypoints of the first object: its centre, a hidden one below, an unlabelled one, one outside every RoI."""
     keypoints = np.zeros((SLOTS, 4, 3), np.float32)
     keypoints[0] = [(5, 5, 2), (2, 11.5, 1), (5, 5, 0), (200, 5, 2)]
-    config = replace(MODEL, tasks=("boxes", "masks", "keypoints"), keypoint=KeypointHeadConfig(pool=PoolConfig(size=5), num_keypoints=4))
+    head = KeypointHeadConfig(pool=BranchPoolConfig(size=5), num_keypoints=4)
+    config = replace(MODEL, tasks=("boxes", "masks", "keypoints"), keypoint=head)
     assert config.keypoint_size == 20
     targets = rois(jax.random.key(0), *slots("object", "lonely"), config=config, keypoints=keypoints)
     assert targets.keypoint_cells.shape == targets.keypoint_valid.shape == (8, 4)
     seen = set()
     for slot in range(8):
         x1, _, x2, y2 = np.asarray(targets.boxes[slot])
-        expected = [bool(positive and x1 == 0 and visible and y < y2) for positive, (x, y, visible) in zip([targets.positive[slot]] * 4, keypoints[0], strict=True)]
+        inside = targets.positive[slot] and x1 == 0
+        expected = [bool(inside and visible and y < y2) for _, y, visible in keypoints[0]]
         expected[3] = False
         assert targets.keypoint_valid[slot].tolist() == expected
         seen.add(tuple(expected[:2]))
         for joint in np.flatnonzero(expected):
             x, y = keypoints[0, joint, :2]
             assert targets.keypoint_cells[slot, joint] == int(20 * y / y2) * 20 + int(20 * x / x2)
-    assert (True, True) in seen and (True, False) in seen  # in the taller proposals the low one lies inside
+    assert (True, True) in seen and (True, False) in seen  # the hidden one is only inside taller RoIs
 
 
-def test_only_the_branches_there_are_have_targets():
+def test_only_configured_branches_have_targets():
     boxes_only = rois(jax.random.key(0), *slots("object"), config=replace(MODEL, tasks=("boxes",)))
     assert boxes_only.masks is None and boxes_only.keypoint_cells is None and boxes_only.keypoint_valid is None
     with_masks = rois(jax.random.key(0), *slots("object"))
     assert with_masks.masks is not None and with_masks.keypoint_cells is None
-    tiny.assert_same(boxes_only, with_masks.replace(masks=None))  # the boxes are sampled alike, whatever else is predicted
+    tiny.assert_same(boxes_only, with_masks._replace(masks=None))  # other targets do not change the sample

@@ -13,13 +13,16 @@ import pytest
 import tiny
 import tiny_run
 
-from mrcnn_jax.cli.main import _tuned, main
+from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, PoolConfig
 from mrcnn_jax.data import dataset as records
 from mrcnn_jax.data import shapes
+from mrcnn_jax.data.dataset_writer import write_dataset
+from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, load
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.presets import fine_tune
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.warm_start import (
@@ -30,7 +33,6 @@ from mrcnn_jax.training.warm_start import (
     match_preprocessing,
     resolve_dataset_fields,
 )
-from mrcnn_jax.visualize.draw import read_image
 
 PUPPET = shapes.INFO.keypoint_classes
 
@@ -74,7 +76,7 @@ def test_a_set_without_keypoints_is_refused(source, tmp_path):
     info = shapes.INFO._replace(keypoint_names=(), keypoint_flip=(), skeleton=(), keypoint_classes=(), keypoint_sigmas=())
     record = source[0]
     bare = record._replace(objects=record.objects._replace(keypoints=np.zeros((len(record.objects.ids), 0, 3), np.float32)))
-    records.write(tmp_path / "bare", info, {"train": [bare]})
+    write_dataset(tmp_path / "bare", info, {"train": [bare]})
     with pytest.raises(InputError, match="^model.tasks has keypoints, but no class of .*bare has any: leave keypoints out, or prepare the set with them$"):
         resolve_dataset_fields(with_keypoints(tiny_run.run_experiment(tmp_path), num_keypoints=0), records.open_dataset(tmp_path / "bare", "train"))
 
@@ -215,7 +217,7 @@ def rpn_run(base) -> Path:
     """Two steps of a region proposal network alone."""
     experiment = tiny_run.run_experiment(tiny_run.dataset(base), steps=2)
     directory = base / "rpn-run"
-    train(replace(experiment, model=replace(experiment.model, tasks=())), directory, tiny_run.quiet())
+    train(replace(experiment, model=replace(experiment.model, tasks=())), directory, tiny_run.recording_console())
     return directory
 
 
@@ -224,7 +226,7 @@ def separate_run(base, rpn_run) -> Path:
     """Two steps of a detector with all branches whose proposals come from that network."""
     experiment = with_keypoints(tiny_run.run_experiment(tiny_run.dataset(base), steps=2, learning_rate=0.005), num_keypoints=0)
     directory = base / "separate-run"
-    train(on_frozen_proposals(experiment, rpn_run), directory, tiny_run.quiet())
+    train(on_frozen_proposals(experiment, rpn_run), directory, tiny_run.recording_console())
     return directory
 
 
@@ -239,7 +241,7 @@ def test_proposals_alone_are_scored_by_recall(rpn_run):
 
 
 def test_region_proposals_alone_can_be_tuned(rpn_run):
-    experiment = _tuned(rpn_run)
+    experiment = fine_tune(rpn_run)
     assert experiment.train.init_from == str(rpn_run) and experiment.model.tasks == () and experiment.model.num_classes == 0
 
 

@@ -1,21 +1,19 @@
-"""The original Detectron's tensors under Detectron2's names: against its own converter, and where a file says more or less than a detector's."""
+"""Conversion of the original Detectron's tensors equals Detectron2's own converter."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from paths import GOLDEN
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.weights.caffe2 import is_detectron1, to_detectron2
+from mrcnn_jax.weights.caffe2 import convert_to_detectron2, is_caffe2
 
 NAMES = json.loads((GOLDEN / "detectron1_names.json").read_text())
 MODELS = ["mask_rcnn_R_50_FPN", "keypoint_rcnn_R_50_FPN", "mask_rcnn_R_50_C4"]
 
 
-def made_up(names, rows=12):
-    """Tensors of these names, with the axes they have in files: every one different, and every row."""
+def random_tensors(names, rows=12):
     rng = np.random.default_rng(0)
     linear = ("fc6_w", "fc7_w", "cls_score_w", "bbox_pred_w", "fc1000_w", "pred_w")
 
@@ -26,45 +24,58 @@ def made_up(names, rows=12):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_names_and_rows_equal_detectron2s_converter(model):
+def test_names_and_rows_equal_those_of_detectron2s_converter(model):
     expected = NAMES[model]
-    tensors = made_up(expected["c2_to_d2"])
-    assert is_detectron1(tensors)
-    converted = to_detectron2(tensors)
-    assert not is_detectron1(converted)
+    tensors = random_tensors(expected["c2_to_d2"])
+    assert is_caffe2(tensors)
+    converted = convert_to_detectron2(tensors)
+    assert not is_caffe2(converted)
     assert converted.keys() == {*expected["c2_to_d2"].values(), *expected["d2_without_c2"]}
     for name, renamed in expected["c2_to_d2"].items():
         if name.endswith("_riv"):
             np.testing.assert_array_equal(converted[renamed], tensors[name] + np.float32(1e-5))
         elif not (model.endswith("C4") and name.startswith("rpn_")):  # the converter leaves anchors alone
-            np.testing.assert_array_equal(converted[renamed], tensors[name][expected["row_map"].get(name, slice(None))], err_msg=name)
+            np.testing.assert_array_equal(
+                converted[renamed], tensors[name][expected["row_map"].get(name, slice(None))], err_msg=name
+            )
     for name in expected["d2_without_c2"]:
-        np.testing.assert_array_equal(converted[name], np.full(12, name.endswith("var"), np.float32), err_msg=name, strict=True)
+        np.testing.assert_array_equal(
+            converted[name], np.full(12, name.endswith("var"), np.float32), err_msg=name, strict=True
+        )
 
 
-@pytest.mark.parametrize("per_anchor, name, renamed", [(1, "rpn_cls_logits", "objectness_logits"), (4, "rpn_bbox_pred", "anchor_deltas")])
+@pytest.mark.parametrize(
+    "per_anchor, name, renamed",
+    [(1, "rpn_cls_logits", "objectness_logits"), (4, "rpn_bbox_pred", "anchor_deltas")],
+)
 @pytest.mark.parametrize("parameter, rank", [("weight", 4), ("bias", 1)])
 @pytest.mark.parametrize("sizes", [[32, 64, 128, 256, 512], [256]])
-def test_anchors_of_one_map_go_size_by_size(per_anchor, name, renamed, parameter, rank, sizes):
+def test_anchors_of_a_single_map_are_reordered_by_size(per_anchor, name, renamed, parameter, rank, sizes):
     ratios = [1, 2, 3]
     original = [1e4 * ratio + size + 0.1 * i for ratio in ratios for size in sizes for i in range(per_anchor)]
     expected = [1e4 * ratio + size + 0.1 * i for size in sizes for ratio in ratios for i in range(per_anchor)]
-    tensors = made_up(["conv1_w", "conv_rpn_w"])
+    tensors = random_tensors(["conv1_w", "conv_rpn_w"])
     rows = np.array(original).reshape(-1, *[1] * (rank - 1)) * np.ones((1, 3, 2, 2)[:rank])
-    converted = to_detectron2(tensors | {f"{name}_{parameter[0]}": rows})[f"proposal_generator.rpn_head.{renamed}.{parameter}"]
+    converted = convert_to_detectron2(tensors | {f"{name}_{parameter[0]}": rows})[
+        f"proposal_generator.rpn_head.{renamed}.{parameter}"
+    ]
     assert converted.shape == rows.shape
-    np.testing.assert_array_equal(converted.reshape(len(rows), -1), np.repeat(np.array(expected)[:, None], rows[0].size, axis=1))
+    np.testing.assert_array_equal(
+        converted.reshape(len(rows), -1), np.repeat(np.array(expected)[:, None], rows[0].size, axis=1)
+    )
 
 
-def test_anchors_of_a_pyramid_stay():
-    tensors = made_up(["conv1_w", "fpn_res2_2_sum_w", "rpn_cls_logits_fpn2_b"], rows=6)
-    converted = to_detectron2(tensors)
-    np.testing.assert_array_equal(converted["proposal_generator.rpn_head.objectness_logits.bias"], tensors["rpn_cls_logits_fpn2_b"])
+def test_anchors_of_a_pyramid_keep_their_order():
+    tensors = random_tensors(["conv1_w", "fpn_res2_2_sum_w", "rpn_cls_logits_fpn2_b"], rows=6)
+    converted = convert_to_detectron2(tensors)
+    np.testing.assert_array_equal(
+        converted["proposal_generator.rpn_head.objectness_logits.bias"], tensors["rpn_cls_logits_fpn2_b"]
+    )
 
 
-def test_anchors_of_other_ratios_are_refused():
-    with pytest.raises(InputError, match="8 rows.*3 aspect ratios"):
-        to_detectron2(made_up(["conv1_w", "conv_rpn_w", "rpn_cls_logits_b"], rows=8))
+def test_other_numbers_of_aspect_ratios_are_refused():
+    with pytest.raises(InputError, match="3 aspect ratios per size: 8 rows"):
+        convert_to_detectron2(random_tensors(["conv1_w", "conv_rpn_w", "rpn_cls_logits_b"], rows=8))
 
 
 @pytest.mark.parametrize(
@@ -77,61 +88,113 @@ def test_anchors_of_other_ratios_are_refused():
         ("fpn_res3_7_sum_b", "backbone.fpn_output3.bias"),
     ],
 )
-def test_names_of_deeper_networks(name, renamed):
-    tensors = made_up(["conv1_w", "fpn_res2_2_sum_w", name])
-    np.testing.assert_array_equal(to_detectron2(tensors)[renamed], tensors[name])
+def test_names_of_deeper_networks_are_converted(name, renamed):
+    tensors = random_tensors(["conv1_w", "fpn_res2_2_sum_w", name])
+    np.testing.assert_array_equal(convert_to_detectron2(tensors)[renamed], tensors[name])
 
 
-def test_a_dilated_res5_belongs_to_the_backbone():
-    converted = to_detectron2(made_up(["conv1_w", "conv_rpn_w", "fc6_w", "res5_0_branch1_w"]))
+def test_dilated_res5_belongs_to_the_backbone():
+    converted = convert_to_detectron2(random_tensors(["conv1_w", "conv_rpn_w", "fc6_w", "res5_0_branch1_w"]))
     assert "backbone.res5.0.shortcut.weight" in converted and "backbone.stem.conv1.weight" in converted
 
 
-@pytest.mark.parametrize("ends, classifier", [("s b", "fc1000"), ("gamma beta running_mean running_var", "fc1000"), ("s b rm riv", "pred")])
-def test_a_backbone_alone(ends, classifier):
+@pytest.mark.parametrize(
+    "ends, classifier",
+    [("s b", "fc1000"), ("gamma beta running_mean running_var", "fc1000"), ("s b rm riv", "pred")],
+)
+def test_backbone_alone_is_converted(ends, classifier):
     ends = ends.split()
-    layers = {"res2_0_branch1": "res2.0.shortcut", "res4_22_branch2a": "res4.22.conv1", "res5_2_branch2c": "res5.2.conv3"}
+    layers = {
+        "res2_0_branch1": "res2.0.shortcut",
+        "res4_22_branch2a": "res4.22.conv1",
+        "res5_2_branch2c": "res5.2.conv3",
+    }
     norms = {"res_conv1_bn": "stem.conv1", **{f"{layer}_bn": renamed for layer, renamed in layers.items()}}
     dropped = ["conv1_b", *(f"{layer}_b" for layer in layers), f"{classifier}_w", f"{classifier}_b"]
-    tensors = made_up(["conv1_w", *(f"{layer}_w" for layer in layers), *(f"{norm}_{end}" for norm in norms for end in ends), *dropped])
-    converted = to_detectron2(tensors)
+    tensors = random_tensors(
+        [
+            "conv1_w",
+            *(f"{layer}_w" for layer in layers),
+            *(f"{norm}_{end}" for norm in norms for end in ends),
+            *dropped,
+        ]
+    )
+    converted = convert_to_detectron2(tensors)
     assert len(converted) == 5 * len(norms)
     for layer, renamed in {"conv1": "stem.conv1", **layers}.items():
         np.testing.assert_array_equal(converted[f"{renamed}.weight"], tensors[f"{layer}_w"])
     for norm, renamed in norms.items():
         scale, bias, *statistics = (tensors[f"{norm}_{end}"] for end in ends)
-        mean, var = (statistics[0], statistics[1] + np.float32(1e-5)) if statistics else np.float32([[0] * 12, [1] * 12])
-        for parameter, value in (("weight", scale), ("bias", bias), ("running_mean", mean), ("running_var", var)):
+        mean, var = (
+            (statistics[0], statistics[1] + np.float32(1e-5))
+            if statistics
+            else np.float32([[0] * 12, [1] * 12])
+        )
+        for parameter, value in (
+            ("weight", scale),
+            ("bias", bias),
+            ("running_mean", mean),
+            ("running_var", var),
+        ):
             np.testing.assert_array_equal(converted[f"{renamed}.norm.{parameter}"], value, strict=True)
 
 
-def test_what_training_left_in_a_detectors_file_is_dropped():
-    tensors = made_up(["conv1_w", "conv_rpn_w", "cls_score_w"])
-    extra = made_up(["conv1_b", "fc1000_w", "fc1000_b", "cls_score_w_momentum", "res2_0_branch1_bn_s_momentum", "kps_score_w", "kps_score_b"])
-    assert to_detectron2(tensors | extra).keys() == to_detectron2(tensors).keys()
+def test_leftovers_of_training_are_dropped():
+    tensors = random_tensors(["conv1_w", "conv_rpn_w", "cls_score_w"])
+    extra = random_tensors(
+        [
+            "conv1_b",
+            "fc1000_w",
+            "fc1000_b",
+            "cls_score_w_momentum",
+            "res2_0_branch1_bn_s_momentum",
+            "kps_score_w",
+            "kps_score_b",
+        ]
+    )
+    assert convert_to_detectron2(tensors | extra).keys() == convert_to_detectron2(tensors).keys()
 
 
-def test_every_unknown_name_is_listed():
-    names = ["conv1_w", "head_conv1_w", "head_conv1_gn_s", "res6_0_branch1_w", "retnet_cls_conv_n0_fpn3_w", "cls_score", "xconv5_mask_w"]
+def test_all_unknown_names_are_listed():
+    names = [
+        "conv1_w",
+        "head_conv1_w",
+        "head_conv1_gn_s",
+        "res6_0_branch1_w",
+        "retnet_cls_conv_n0_fpn3_w",
+        "cls_score",
+        "xconv5_mask_w",
+    ]
     with pytest.raises(InputError) as error:
-        to_detectron2(made_up(names))
-    assert str(error.value).endswith(f"has no {', '.join(names[1:])}.")
+        convert_to_detectron2(random_tensors(names))
+    assert str(error.value).endswith(f"have no tensors {', '.join(names[1:])}")
 
 
 def test_class_agnostic_boxes_are_refused_but_not_two_classes():
-    boxes = made_up(["conv1_w", "bbox_pred_w", "bbox_pred_b"], rows=8)
-    with pytest.raises(InputError, match="class-agnostic box regression is not supported"):
-        to_detectron2(boxes | made_up(["cls_score_w"], rows=81))
-    two = to_detectron2(boxes | made_up(["cls_score_w"], rows=2))
+    boxes = random_tensors(["conv1_w", "bbox_pred_w", "bbox_pred_b"], rows=8)
+    with pytest.raises(InputError, match="class-agnostic boxes are not supported"):
+        convert_to_detectron2(boxes | random_tensors(["cls_score_w"], rows=81))
+    two = convert_to_detectron2(boxes | random_tensors(["cls_score_w"], rows=2))
     np.testing.assert_array_equal(two["roi_heads.box_predictor.bbox_pred.bias"], boxes["bbox_pred_b"][4:])
 
 
-def test_a_mask_for_all_classes_keeps_its_row():
-    tensors = made_up(["conv1_w", "cls_score_w"]) | made_up(["mask_fcn_logits_w", "mask_fcn_logits_b"], rows=1)
-    converted = to_detectron2(tensors)
+def test_class_agnostic_masks_keep_their_row():
+    tensors = random_tensors(["conv1_w", "cls_score_w"]) | random_tensors(
+        ["mask_fcn_logits_w", "mask_fcn_logits_b"], rows=1
+    )
+    converted = convert_to_detectron2(tensors)
     for parameter in ("weight", "bias"):
-        np.testing.assert_array_equal(converted[f"roi_heads.mask_head.predictor.{parameter}"], tensors[f"mask_fcn_logits_{parameter[0]}"])
+        np.testing.assert_array_equal(
+            converted[f"roi_heads.mask_head.predictor.{parameter}"],
+            tensors[f"mask_fcn_logits_{parameter[0]}"],
+        )
 
 
-def test_other_libraries_files_are_not_taken_for_detectron1():
-    assert not is_detectron1({"conv1.weight": np.zeros(1), "backbone.body.conv1.weight": np.zeros(1), "stem.conv1.weight": np.zeros(1)})
+def test_is_caffe2_is_false_for_other_libraries():
+    assert not is_caffe2(
+        {
+            "conv1.weight": np.zeros(1),
+            "backbone.body.conv1.weight": np.zeros(1),
+            "stem.conv1.weight": np.zeros(1),
+        }
+    )

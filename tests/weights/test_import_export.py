@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mrcnn_jax.checkpoint import Checkpoints
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, ModelConfig, read_experiment
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.weights import detectron2
 from mrcnn_jax.weights import import_export as exchange
 from mrcnn_jax.weights.import_export import import_weights, recognise, save
@@ -26,7 +26,7 @@ SCORES = "roi_heads.box_predictor.cls_score.weight"
 
 @cache
 def shapes(model: ModelConfig):
-    return jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0)))
+    return jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0)))
 
 
 @cache
@@ -42,11 +42,11 @@ def tensors(classes: int = 3, joints: int = 0) -> dict[str, np.ndarray]:
 
 def written(out):
     """Experiment, classes and state of a checkpoint."""
-    checkpoints = Checkpoints(out / "checkpoints", read_only=True)
-    saved = checkpoints.newest()
+    checkpoints = CheckpointStore(out / "checkpoints", read_only=True)
+    saved = checkpoints.restore_latest()
     checkpoints.close()
     template = {name: leaf for name, leaf in shapes(saved.experiment.model).items() if name != "params"}
-    return saved.experiment, saved.info, saved.state({"params": shapes(saved.experiment.model)["params"], "model_state": template})
+    return saved.experiment, saved.info, saved.restore_state({"params": shapes(saved.experiment.model)["params"], "model_state": template})
 
 
 # ---- tables ----

@@ -1,4 +1,4 @@
-"""Files of weights: what is written is read, what others publish is unwrapped, what is damaged or hostile is refused without cost."""
+"""Weight files are written and read back; damaged and hostile files are refused without cost."""
 
 import io
 import os
@@ -19,7 +19,12 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is an extra")
-WRITTEN = [".npz", ".safetensors", pytest.param(".pth", marks=needs_torch), pytest.param(".pt", marks=needs_torch)]
+WRITTEN = [
+    ".npz",
+    ".safetensors",
+    pytest.param(".pth", marks=needs_torch),
+    pytest.param(".pt", marks=needs_torch),
+]
 READ = [*WRITTEN, ".pkl"]
 
 
@@ -37,7 +42,11 @@ def tensors() -> dict[str, np.ndarray]:
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(
-        isinstance(a[n], np.ndarray) and a[n].dtype == b[n].dtype and a[n].shape == b[n].shape and a[n].tobytes() == b[n].tobytes() for n in a
+        isinstance(a[n], np.ndarray)
+        and a[n].dtype == b[n].dtype
+        and a[n].shape == b[n].shape
+        and a[n].tobytes() == b[n].tobytes()
+        for n in a
     )
 
 
@@ -54,14 +63,14 @@ def write(path: Path, content: dict) -> None:
         write_tensors(path, content)
 
 
-def refused(path: Path, reason: str = "") -> None:
-    with pytest.raises(InputError, match=f"{path.name}\\b.*(?:{reason}).*\\.$") as caught:
+def assert_refused(path: Path, reason: str = "") -> None:
+    with pytest.raises(InputError, match=reason) as caught:
         read_tensors(path)
     assert str(path) in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("suffix", READ)
-def test_what_is_written_is_read(suffix, tmp_path):
+def test_read_tensors_returns_what_was_written(suffix, tmp_path):
     path = tmp_path / "new" / "folder" / f"weights{suffix}"
     path.parent.mkdir(parents=True) if suffix == ".pkl" else None
     write(path, tensors())
@@ -70,7 +79,7 @@ def test_what_is_written_is_read(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_layout_and_types_are_settled_before_writing(suffix, tmp_path):
+def test_write_tensors_normalises_layout_and_dtype(suffix, tmp_path):
     values = np.float32([[1, 2, 3], [4, 5, -6]])
     given = {
         "transposed": values.T,
@@ -104,88 +113,113 @@ def test_layout_and_types_are_settled_before_writing(suffix, tmp_path):
         lambda w: {"blobs": w, "cfg": "MODEL:\n  TYPE: generalized_rcnn\n"},
         lambda w: {"blobs": w | {"conv1_w_momentum": np.ones(3), "lr_momentum": "text"}, "cfg": ""},
         lambda w: {"state_dict": w, "epoch": 3},
-        lambda w: {"model": w, "optimizer": {"state": {0: {"momentum_buffer": np.ones(3)}}}, "iteration": 90_000},
+        lambda w: {
+            "model": w,
+            "optimizer": {"state": {0: {"momentum_buffer": np.ones(3)}}},
+            "iteration": 90_000,
+        },
         lambda w: {"model": {"state_dict": w, "meta": None}},
         lambda w: w | {"weight_order": ["conv1_w", "conv1_b"]},
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_checkpoints_are_unwrapped(nested, protocol, tmp_path):
+def test_read_tensors_unwraps_checkpoints(nested, protocol, tmp_path):
     assert same(read_tensors(pickled(tmp_path, nested(tensors()), protocol)), tensors())
 
 
-def test_a_tensor_may_be_named_like_a_wrapper(tmp_path):
+def test_tensors_may_be_named_like_wrappers(tmp_path):
     assert read_tensors(pickled(tmp_path, {"model": np.ones(2), "blobs": 3}))["model"].shape == (2,)
 
 
-def test_what_is_no_tensor_is_named_all_at_once(tmp_path):
+def test_read_tensors_names_everything_that_is_not_a_tensor(tmp_path):
     good = {"a": np.ones(2), "b": 1, "c": True, "d": np.float16(2)}
-    assert same(read_tensors(pickled(tmp_path, good)), {"a": np.ones(2, "f4"), "b": np.array(1), "c": np.array(True), "d": np.array(2, "f4")})
+    assert same(
+        read_tensors(pickled(tmp_path, good)),
+        {"a": np.ones(2, "f4"), "b": np.array(1), "c": np.array(True), "d": np.array(2, "f4")},
+    )
     bad = {"text": "x", "list": [1.0], "bytes": b"", "none": None, "dict": {"a": np.ones(2)}}
-    refused(pickled(tmp_path, good | bad), "but these are not: text, list, bytes, none, dict")
-    refused(pickled(tmp_path, good | bad | {"long": 2**70, "tuple": ()}), "dict and 2 more")
-    refused(pickled(tmp_path, good | {1: np.ones(2), "weight_order": ["a", 1]}), "a name of type int, weight_order")
-    refused(pickled(tmp_path, good | {"\x1b[2J" + "a" * 1000: None}), r"\\x1b\[2Ja{76}")
+    assert_refused(
+        pickled(tmp_path, good | bad), "named arrays of real numbers, unlike text, list, bytes, none, dict"
+    )
+    assert_refused(pickled(tmp_path, good | bad | {"long": 2**70, "tuple": ()}), "dict and 2 more")
+    assert_refused(
+        pickled(tmp_path, good | {1: np.ones(2), "weight_order": ["a", 1]}),
+        "a name of type int, weight_order",
+    )
+    assert_refused(pickled(tmp_path, good | {"\x1b[2J" + "a" * 1000: None}), r"\\x1b\[2Ja{76}")
 
 
-@pytest.mark.parametrize("content, kind", [([np.ones(2)], "list"), (np.ones(2), "ndarray"), ("text", "str"), (None, "NoneType")])
-def test_what_is_no_dict(content, kind, tmp_path):
-    refused(pickled(tmp_path, content), f"holds no dict of tensors, but a {kind}")
+@pytest.mark.parametrize(
+    "content, kind", [([np.ones(2)], "list"), (np.ones(2), "ndarray"), ("text", "str"), (None, "NoneType")]
+)
+def test_read_tensors_refuses_other_content_than_a_dict(content, kind, tmp_path):
+    assert_refused(pickled(tmp_path, content), f"must hold a dict of tensors, not a {kind}")
 
 
-def test_no_tensors(tmp_path):
-    refused(pickled(tmp_path, {}), "there are no tensors")
-    refused(pickled(tmp_path, {"blobs": {"a_momentum": np.ones(2)}}), "there are no tensors")
-    with pytest.raises(InputError, match="there are no tensors"):
+def test_files_without_tensors_are_refused(tmp_path):
+    assert_refused(pickled(tmp_path, {}), "has no tensors")
+    assert_refused(pickled(tmp_path, {"blobs": {"a_momentum": np.ones(2)}}), "has no tensors")
+    with pytest.raises(InputError, match="has no tensors"):
         write_tensors(tmp_path / "weights.npz", {})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_values_that_are_not_finite_are_named(value, tmp_path):
+def test_values_that_are_not_finite_are_refused(value, tmp_path):
     bad = {"good": np.ones(2), "first": np.array([1.0, value]), "second": np.float64(value)}
-    refused(pickled(tmp_path, bad), "finite in float32, but these are not: first, second")
-    with pytest.raises(InputError, match="not: first, second"):
+    assert_refused(pickled(tmp_path, bad), "finite in float32, unlike first, second")
+    with pytest.raises(InputError, match="unlike first, second"):
         write_tensors(tmp_path / "weights.npz", bad)
     assert not (tmp_path / "weights.npz").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.txt", "weights", "weights.pth.zip", "weights.h5"])
-def test_other_files(name, tmp_path):
+def test_unknown_suffixes_are_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"content")
-    refused(tmp_path / name, "none of .pth, .pt, .safetensors, .npz, .pkl")
-    with pytest.raises(InputError, match="none of .pth, .pt, .safetensors, .npz, which are the files of weights to write"):
+    assert_refused(
+        tmp_path / name, "suffix of weights to read must be one of .pth, .pt, .safetensors, .npz, .pkl"
+    )
+    with pytest.raises(
+        InputError, match="suffix of weights to write must be one of .pth, .pt, .safetensors, .npz$"
+    ):
         write_tensors(tmp_path / name, tensors())
     assert (tmp_path / name).read_bytes() == b"content"
 
 
-def test_pickles_are_not_written(tmp_path):
-    with pytest.raises(InputError, match="none of .pth, .pt, .safetensors, .npz,"):
+def test_write_tensors_refuses_pickles(tmp_path):
+    with pytest.raises(InputError, match="must be one of .pth, .pt, .safetensors, .npz$"):
         write_tensors(tmp_path / "weights.pkl", tensors())
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @pytest.mark.parametrize("suffix", READ)
-def test_damaged_files(suffix, tmp_path):
+def test_read_tensors_refuses_damaged_files(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
-    refused(path, "there is no such file")
+    assert_refused(path, "there is no file")
     path.mkdir()
-    refused(path, "there is no such file")
+    assert_refused(path, "there is no file")
     path.rmdir()
     path.write_bytes(b"")
-    refused(path, "is empty")
+    assert_refused(path, "is empty")
     write(path, tensors())
     whole = path.read_bytes()
-    for content in [b"\0", b"\0" * 1000, b"\xff" * 1000, b"<html>Not Found</html>\n", np.random.default_rng(0).bytes(3000), whole[1:]]:
+    for content in [
+        b"\0",
+        b"\0" * 1000,
+        b"\xff" * 1000,
+        b"<html>Not Found</html>\n",
+        np.random.default_rng(0).bytes(3000),
+        whole[1:],
+    ]:
         path.write_bytes(content)
-        refused(path)
+        assert_refused(path)
     for end in np.linspace(1, len(whole) - 1, 23).astype(int):
         path.write_bytes(whole[:end])
-        refused(path)
+        assert_refused(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_nothing_else_than_a_refusal_comes_of_damage(suffix, tmp_path):
+def test_read_tensors_raises_only_input_errors_for_damage(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     write(path, tensors())
     whole, rng, refusals = path.read_bytes(), np.random.default_rng(0), 0
@@ -202,10 +236,10 @@ def test_nothing_else_than_a_refusal_comes_of_damage(suffix, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path):
+def test_read_tensors_reports_missing_permission(tmp_path):
     path = pickled(tmp_path, tensors())
     path.chmod(0)
-    refused(path, "cannot be read: Permission denied")
+    assert_refused(path, "cannot be read: Permission denied")
 
 
 def peak(function) -> int:
@@ -223,31 +257,31 @@ class Harmful:
         return os.system, ("echo > ran",)
 
 
-def test_nothing_in_a_pickle_is_run(tmp_path, monkeypatch):
+def test_reading_a_pickle_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = pickled(tmp_path, {"model": {"a": np.ones(2), "b": Harmful()}})
-    refused(path, r"names (posix|nt)\.system")
+    assert_refused(path, r"names (posix|nt)\.system")
     assert not Path("ran").exists()
     pickle.loads(path.read_bytes())
     assert Path("ran").exists()
 
 
-def test_nothing_in_an_npz_is_run(tmp_path, monkeypatch):
+def test_reading_an_npz_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.npz"
     np.savez(path, a=np.ones(2), b=np.array([Harmful()], object))
-    refused(path, "b.npy is no array of numbers")
+    assert_refused(path, "b.npy is not an array of numbers")
     assert not Path("ran").exists()
     with np.load(path, allow_pickle=True) as arrays:
         dict(arrays)
     assert Path("ran").exists()
 
 
-def test_one_array_under_many_names(tmp_path):
+def test_read_tensors_refuses_one_array_under_many_names(tmp_path):
     half = np.ones(100_000, np.float16)
     assert len(read_tensors(pickled(tmp_path, {f"{i}": half for i in range(2)}))) == 2
     path = pickled(tmp_path, {f"{i}": half for i in range(1000)})
-    assert peak(lambda: refused(path, "larger than the file")) < 3_000_000
+    assert peak(lambda: assert_refused(path, "larger than the file")) < 3_000_000
 
 
 def member(array: np.ndarray, **header) -> bytes:
@@ -263,29 +297,29 @@ HEADERS = [
     ({"shape": (3,)}, "not as large as its shape"),
     ({"shape": (5,)}, "not as large as its shape"),
     ({"shape": ()}, "not as large as its shape"),
-    ({"shape": (-4,)}, "no array of numbers"),
-    ({"shape": (-2, -2)}, "no array of numbers"),
+    ({"shape": (-4,)}, "not an array of numbers"),
+    ({"shape": (-2, -2)}, "not an array of numbers"),
     ({"shape": [4]}, "shape is not valid"),
     ({"shape": (4.0,)}, "shape is not valid"),
-    ({"descr": "|O"}, "no array of numbers"),
-    ({"descr": "<c8", "shape": (2,)}, "no array of numbers"),
-    ({"descr": [("a", "<f4")]}, "no array of numbers"),
+    ({"descr": "|O"}, "not an array of numbers"),
+    ({"descr": "<c8", "shape": (2,)}, "not an array of numbers"),
+    ({"descr": [("a", "<f4")]}, "not an array of numbers"),
     ({"descr": "<f8"}, "not as large as its shape"),
-    ({"descr": "V1000000000"}, "no array of numbers"),
+    ({"descr": "V1000000000"}, "not an array of numbers"),
 ]
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("header, reason", HEADERS)
-def test_false_headers_in_an_npz(header, reason, compression, tmp_path):
+def test_npz_with_false_headers_is_refused(header, reason, compression, tmp_path):
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("good.npy", member(np.ones(3, "f4")))
         archive.writestr("bad.npy", member(np.ones(4, "f4"), **header))
-    assert peak(lambda: refused(path, reason)) < 1_000_000
+    assert peak(lambda: assert_refused(path, reason)) < 1_000_000
 
 
-def test_false_sizes_in_an_npz(tmp_path):
+def test_npz_with_false_sizes_is_refused(tmp_path):
     """The directory at the end of a zip file, which states sizes too, agrees with the false header."""
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w") as archive:
@@ -294,46 +328,48 @@ def test_false_sizes_in_an_npz(tmp_path):
     entry = data.index(b"PK\x01\x02")
     size = len(member(np.ones(0, "f4"), shape=(10**9,))) + 4 * 10**9
     path.write_bytes(data[: entry + 24] + struct.pack("<I", size) + data[entry + 28 :])
-    assert peak(lambda: refused(path, "not as large as its shape")) < 1_000_000
+    assert peak(lambda: assert_refused(path, "not as large as its shape")) < 1_000_000
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
-def test_other_members_in_an_npz(tmp_path):
+def test_npz_with_other_members_is_refused(tmp_path):
     path = tmp_path / "weights.npz"
     for name, content, reason in [
         ("a.npy", member(np.ones(4, "f4")), "share names"),
         ("cfg.txt", b"text", "magic string"),
-        ("v2.npy", b"\x93NUMPY\x02\x00" + b"\xff\xff\xff\xff" + b"{", "no array of numbers"),
+        ("v2.npy", b"\x93NUMPY\x02\x00" + b"\xff\xff\xff\xff" + b"{", "not an array of numbers"),
         ("empty.npy", b"", ""),
         ("folder/", b"", ""),
     ]:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.npy", member(np.ones(4, "f4")))
             archive.writestr(name, content)
-        refused(path, reason)
+        assert_refused(path, reason)
 
 
-def test_members_that_share_their_bytes_in_an_npz(tmp_path):
+def test_npz_whose_members_share_bytes_is_refused(tmp_path):
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", member(np.ones(400, "f4")))
         archive.filelist += [info := zipfile.ZipInfo("b.npy")]
         for field in ("header_offset", "compress_size", "file_size", "CRC"):
             setattr(info, field, getattr(archive.filelist[0], field))
-    refused(path, "share names or bytes")
+    assert_refused(path, "share names or bytes")
 
 
-def test_compressed_npz(tmp_path):
+def test_compressed_npz_is_read(tmp_path):
     path = tmp_path / "weights.npz"
     np.savez_compressed(path, zeros=np.zeros((100, 1000), "f4"), a=np.float32([1, 2]))
     assert read_tensors(path)["zeros"].shape == (100, 1000)
     assert path.stat().st_size < 2000
 
 
-def test_bfloat16_in_safetensors(tmp_path):
+def test_bfloat16_safetensors_are_read_as_float32(tmp_path):
     path = tmp_path / "weights.safetensors"
     values = np.float32([1.5, -2])
-    safetensors.numpy.save_file({"a": values.astype(ml_dtypes.bfloat16), "b": values.astype(np.float16)}, path)
+    safetensors.numpy.save_file(
+        {"a": values.astype(ml_dtypes.bfloat16), "b": values.astype(np.float16)}, path
+    )
     assert same(read_tensors(path), {"a": values, "b": values})
 
 
@@ -344,7 +380,10 @@ def test_bfloat16_in_safetensors(tmp_path):
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,40000000000000]}}', None),
         ('{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}', None),
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}', None),
-        ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', None),
+        (
+            '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            None,
+        ),
         ('{"a":{"dtype":"O","shape":[1],"data_offsets":[0,8]}}', None),
         ('{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', None),
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}', None),
@@ -353,14 +392,14 @@ def test_bfloat16_in_safetensors(tmp_path):
         ("{}", 2**64 - 1),
     ],
 )
-def test_false_headers_in_safetensors(header, size, tmp_path):
+def test_safetensors_with_false_headers_are_refused(header, size, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes((size or len(header)).to_bytes(8, "little") + header.encode() + bytes(8))
-    assert peak(lambda: refused(path)) < 1_000_000
+    assert peak(lambda: assert_refused(path)) < 1_000_000
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_an_older_file_stays_until_the_new_one_is_complete(suffix, tmp_path, monkeypatch):
+def test_write_tensors_replaces_a_file_only_when_complete(suffix, tmp_path, monkeypatch):
     path = tmp_path / f"weights{suffix}"
     write_tensors(path, {"a": np.ones(2)})
 
@@ -378,41 +417,58 @@ def test_an_older_file_stays_until_the_new_one_is_complete(suffix, tmp_path, mon
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_where_nothing_can_be_written(suffix, tmp_path):
+def test_write_tensors_reports_unwritable_places(suffix, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / f"folder{suffix}").mkdir()
     for path in (tmp_path / "file" / f"weights{suffix}", tmp_path / f"folder{suffix}"):
-        with pytest.raises(InputError, match=r"cannot be written: .+\."):
+        with pytest.raises(InputError, match="cannot be written: .+"):
             write_tensors(path, tensors())
     assert sorted(os.listdir(tmp_path)) == ["file", f"folder{suffix}"]
 
 
-@pytest.mark.parametrize("value", ["text", None, [1.0], np.array(["a"]), np.array([1j]), np.array([None]), b""])
-def test_what_is_no_tensor_is_not_written(value, tmp_path):
-    with pytest.raises(InputError, match="these are not: bad"):
+@pytest.mark.parametrize(
+    "value", ["text", None, [1.0], np.array(["a"]), np.array([1j]), np.array([None]), b""]
+)
+def test_write_tensors_refuses_other_values(value, tmp_path):
+    with pytest.raises(InputError, match="unlike bad"):
         write_tensors(tmp_path / "weights.npz", {"good": np.ones(2), "bad": value})
     assert not os.listdir(tmp_path)
 
 
-def test_without_pytorch(tmp_path, monkeypatch):
+def test_pth_needs_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "weights.pth").write_bytes(b"content")
-    for call in (lambda: read_tensors(tmp_path / "weights.pth"), lambda: write_tensors(tmp_path / "new.pth", tensors())):
-        with pytest.raises(InputError, match=r'pip install "mrcnn_jax\[torch\]"; \.safetensors and \.npz do not'):
+    for call in (
+        lambda: read_tensors(tmp_path / "weights.pth"),
+        lambda: write_tensors(tmp_path / "new.pth", tensors()),
+    ):
+        with pytest.raises(
+            InputError, match=r'pip install "mrcnn_jax\[torch\]"; \.safetensors and \.npz do not'
+        ):
             call()
     assert os.listdir(tmp_path) == ["weights.pth"]
 
 
 @needs_torch
 @pytest.mark.parametrize("zipped", [True, False])
-def test_checkpoints_of_pytorch(zipped, tmp_path):
+def test_read_tensors_reads_checkpoints_of_pytorch(zipped, tmp_path):
     import torch
 
     path = tmp_path / "weights.pth"
     values = torch.tensor([[1.5, -2.0, 3.0]])
     model = torch.nn.BatchNorm2d(2).state_dict()  # an OrderedDict with attributes
-    model |= {"half": values.half(), "brain": values.bfloat16(), "double": values.double(), "view": values.T, "own": torch.nn.Parameter(values)}
-    content = {"model": model, "optimizer": {"state": {0: {"momentum_buffer": values}}, "param_groups": [{"lr": 0.1}]}, "iteration": 3}
+    model |= {
+        "half": values.half(),
+        "brain": values.bfloat16(),
+        "double": values.double(),
+        "view": values.T,
+        "own": torch.nn.Parameter(values),
+    }
+    content = {
+        "model": model,
+        "optimizer": {"state": {0: {"momentum_buffer": values}}, "param_groups": [{"lr": 0.1}]},
+        "iteration": 3,
+    }
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     read = read_tensors(path)
     assert read.keys() == model.keys()
@@ -420,26 +476,32 @@ def test_checkpoints_of_pytorch(zipped, tmp_path):
     for name in ("half", "brain", "double", "own"):
         assert same({"": read[name]}, {"": np.float32([[1.5, -2, 3]])})
     assert same({"": read["view"]}, {"": np.float32([[1.5], [-2], [3]])})
-    torch.save(content | {"model": model | {"text": "x", "list": [values]}}, path, _use_new_zipfile_serialization=zipped)
-    refused(path, "these are not: text, list")
+    torch.save(
+        content | {"model": model | {"text": "x", "list": [values]}},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    assert_refused(path, "unlike text, list")
 
 
 @needs_torch
 @pytest.mark.parametrize("zipped", [True, False])
-def test_nothing_in_a_file_of_pytorch_is_run(zipped, tmp_path, monkeypatch):
+def test_reading_a_pth_executes_nothing(zipped, tmp_path, monkeypatch):
     import torch
 
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pth"
-    torch.save({"model": {"a": torch.ones(2)}, "extra": Harmful()}, path, _use_new_zipfile_serialization=zipped)
-    refused(path, r"names (posix|nt)\.system, which is no part of tensors")
+    torch.save(
+        {"model": {"a": torch.ones(2)}, "extra": Harmful()}, path, _use_new_zipfile_serialization=zipped
+    )
+    assert_refused(path, r"names (posix|nt)\.system")
     assert not Path("ran").exists()
     torch.load(path, weights_only=False)
     assert Path("ran").exists()
 
 
 @needs_torch
-def test_other_tensors_of_pytorch(tmp_path):
+def test_unusual_tensors_of_pytorch_are_refused(tmp_path):
     import torch
 
     path = tmp_path / "weights.pth"
@@ -447,18 +509,18 @@ def test_other_tensors_of_pytorch(tmp_path):
         (torch.ones(1).expand(10**6, 10**6), "larger than the file"),
         (torch.ones(1, dtype=torch.bfloat16).expand(10**6, 10**6), "larger than the file"),
         (torch.eye(3).to_sparse(), ""),
-        (torch.ones(2, dtype=torch.complex64), "these are not: a"),
+        (torch.ones(2, dtype=torch.complex64), "unlike a"),
         (torch.ones(2, device="meta"), ""),
-        (torch.tensor([1.0, np.nan]), "these are not: a"),
+        (torch.tensor([1.0, np.nan]), "unlike a"),
     ]:
         torch.save({"a": value}, path)
-        refused(path, reason)
+        assert_refused(path, reason)
     torch.save(torch.ones(2), path)
-    refused(path, "holds no dict of tensors, but a Tensor")
+    assert_refused(path, "must hold a dict of tensors, not a Tensor")
 
 
 @needs_torch
-def test_pytorch_reads_what_is_written(tmp_path):
+def test_pytorch_reads_what_write_tensors_writes(tmp_path):
     import torch
 
     write_tensors(tmp_path / "weights.pth", tensors())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from mrcnn_jax.weights.report import conventions, loading_in_torchvision
 
 from mrcnn_jax.cli import main as cli
 from mrcnn_jax.config import (
@@ -23,17 +24,18 @@ from mrcnn_jax.config import (
 )
 from mrcnn_jax.data import dataset as records
 from mrcnn_jax.data import shapes
+from mrcnn_jax.data.dataset_writer import write_dataset
+from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.coco import coco_results, evaluate_coco
+from mrcnn_jax.evaluation.coco import evaluate_coco
+from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, read_weights
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training import loop
 from mrcnn_jax.training.loop import train
-from mrcnn_jax.visualize.draw import read_image
 from mrcnn_jax.weights import torchvision
 from mrcnn_jax.weights.param_map import to_theirs, unused_rows
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
-from mrcnn_jax.weights.report import conventions, loading_in_torchvision
 
 CLASSES = ("ant", "bee", "cow", "dog", "eel")
 BACKBONE = {"norm": "frozen", "norm_epsilon": 0.0, "freeze_stages": 2, "stride_in_1x1": False}
@@ -55,7 +57,7 @@ CLASS_LAYERS = ("box/classes", "box/deltas", "mask/logits")
 @pytest.fixture(autouse=True)
 def console(monkeypatch):
     """What is printed, in ``console.file``."""
-    quiet = tiny_run.quiet()
+    quiet = tiny_run.recording_console()
     monkeypatch.setattr(cli, "CONSOLE", quiet)
     return quiet
 
@@ -100,7 +102,7 @@ def file(base, tensors) -> Path:
 def imported(base, file) -> tuple[Path, str]:
     """The directory, and what was said."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "CONSOLE", tiny_run.quiet())
+        patch.setattr(cli, "CONSOLE", tiny_run.recording_console())
         arguments = ["import-weights", "torchvision", file, "--out", base / "tv", "--classes", *CLASSES, *FIELDS]
         assert cli.main([str(argument) for argument in arguments]) == 0
         return base / "tv", cli.CONSOLE.file.getvalue()
@@ -112,7 +114,7 @@ def backbone(base, tensors) -> Path:
     prefix = torchvision.BODY
     write_tensors(base / "r18.npz", {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "CONSOLE", tiny_run.quiet())
+        patch.setattr(cli, "CONSOLE", tiny_run.recording_console())
         assert cli.main(["import-weights", "torchvision", str(base / "r18.npz"), "--out", str(base / "r18")]) == 0
         said = cli.CONSOLE.file.getvalue()
     number = len(torchvision.table(ModelConfig(tasks=(), backbone=MODEL.backbone)))
@@ -135,7 +137,7 @@ def given_to_the_step(monkeypatch, experiment: Experiment, directory: Path, cons
         return step
 
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
-    monkeypatch.setattr(loop, "initialise", lambda model, key: tiny.variables(model.config, seed=1))
+    monkeypatch.setattr(loop, "init_variables", lambda model, key: tiny.variables(model.config, seed=1))
     with pytest.raises(Given) as given:
         train(experiment, directory, console)
     (state,) = given.value.args
@@ -292,7 +294,7 @@ def test_a_detector_may_know_more_classes_than_a_data_set(mrcnn, imported, base,
     source = records.open_dataset(tiny_run.dataset(base), "validation")
     objects = [record.objects._replace(classes=record.objects.classes % 3, keypoints=record.objects.keypoints[:, :0]) for record in source]
     few = [record._replace(objects=fewer) for record, fewer in zip(source, objects, strict=True)]
-    records.write(tmp_path / "few", info, {"validation": few})
+    write_dataset(tmp_path / "few", info, {"validation": few})
     status, _ = mrcnn("evaluate", imported[0], "--dataset", tmp_path / "few", "--out", tmp_path / "out", "--pictures", 2)
     assert status == 0
     detector, found = load(imported[0]), []
@@ -303,7 +305,7 @@ def test_a_detector_may_know_more_classes_than_a_data_set(mrcnn, imported, base,
     assert 0 < len(counted) < len(found)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert _by_image(results) == _by_image(counted)
-    truth = records.ground_truth(records.open_dataset(tmp_path / "few", "validation"))
+    truth = records.open_dataset(tmp_path / "few", "validation").ground_truth()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == evaluate_coco(truth, results)
     assert read_image(tmp_path / "out" / "predictions.png").std() > 10
 
@@ -327,7 +329,7 @@ def tuned(base, imported) -> tuple[Path, str]:
     """A run of two steps on seven classes, and what was said. The weights are gone afterwards."""
     shutil.copytree(imported[0], base / "gone")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "CONSOLE", tiny_run.quiet())
+        patch.setattr(cli, "CONSOLE", tiny_run.recording_console())
         arguments = ["train", base / "gone", "--data.dataset", tiny_run.dataset(base), "--directory", base / "tuned", "--train.steps", 2, *SETTINGS]
         assert cli.main([str(argument) for argument in arguments]) == 0
         said = cli.CONSOLE.file.getvalue()
@@ -393,7 +395,7 @@ def test_another_backbone_is_refused(backbone, base, tmp_path):
     model = tiny.model_config(0, **BACKBONE | {"width": 16})
     experiment = tiny.experiment(model, {"dataset": str(tiny_run.dataset(base))}, init_from=str(backbone))
     with pytest.raises(InputError) as refusal:
-        train(experiment, tmp_path / "run", tiny_run.quiet())
+        train(experiment, tmp_path / "run", tiny_run.recording_console())
     assert str(refusal.value) == f"train.weights_from {backbone} has another backbone: backbone.width is 8 there and 16 here"
 
 

@@ -1,14 +1,14 @@
-"""torchvision's names: models are recognised by them alone, each tensor has its one place, and what is no known model is refused in a sentence."""
+"""torchvision's models: inferred from the names and shapes of their tensors, and mapped completely."""
 
 from dataclasses import replace
-from functools import cache
 
 import jax
 import numpy as np
 import pytest
-from library_models import arrays
+from library_models import check_complete, read_arrays, variable_shapes, zero_tensors
 
 from mrcnn_jax.config import (
+    TORCHVISION,
     BackboneConfig,
     BoxHeadConfig,
     KeypointHeadConfig,
@@ -17,97 +17,96 @@ from mrcnn_jax.config import (
     RPNConfig,
 )
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, initialise
-from mrcnn_jax.weights import param_map as table
 from mrcnn_jax.weights import torchvision
-from mrcnn_jax.weights.import_export import recognise
-from mrcnn_jax.weights.param_map import Entry, check, flattened, to_ours, to_theirs, unused_rows
+from mrcnn_jax.weights.import_export import identify_model
+from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
 
 MODELS = [
-    "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2",
     "maskrcnn_resnet18_fpn",
-]  # fmt: skip
-BACKBONES = {
-    "resnet18": {}, "resnet34": {}, "resnet50": {}, "resnet101": {}, "resnet152": {},
-    "resnext50_32x4d": {"groups": 32, "group_width": 4}, "resnext101_32x8d": {"groups": 32, "group_width": 8},
-    "resnext101_64x4d": {"groups": 64, "group_width": 4}, "wide_resnet50_2": {"group_width": 128}, "wide_resnet101_2": {"group_width": 128},
-}  # fmt: skip
+    "keypointrcnn_resnet18_fpn",
+    "fasterrcnn_resnet18_fpn_v2",
+    "maskrcnn_resnet50_fpn_v2",
+]
+BACKBONES = ("resnet18", "resnet50")
 
 
-NARROW = 16
+def backbone_config(name: str, width: int = 16, **settings) -> BackboneConfig:
+    return BackboneConfig(name=name, width=width, stride_in_1x1=False, **settings)
 
 
-def backbone(name: str, width: int = NARROW, **settings) -> BackboneConfig:
-    plain = name.replace("resnext", "resnet").removeprefix("wide_").partition("_")[0]
-    return BackboneConfig(name=plain, width=width, stride_in_1x1=False, **BACKBONES[name], **settings)
-
-
-def model_config(name: str, classes: int = 80, width: int = NARROW) -> ModelConfig:
-    """The parts that torchvision's model has."""
+def model_config(name: str, num_classes: int = 80, width: int = 16) -> ModelConfig:
+    """Returns the modules that torchvision's model has; the ResNet is narrow unless ``width`` is 64."""
     kind, network, _, *second = name.split("_")
     norm = "batch" if second else "none"
+    tasks = {"fasterrcnn": (), "maskrcnn": ("masks",), "keypointrcnn": ("keypoints",)}[kind]
+    heads = {"convolutions": 4, "fully_connected": 1} if second else {}
+    backbone_norm = "batch" if second else "frozen"
     return ModelConfig(
-        num_classes=classes,
-        tasks=("boxes", *{"fasterrcnn": (), "maskrcnn": ("masks",), "keypointrcnn": ("keypoints",)}[kind]),
-        backbone=backbone(network, width, norm="batch" if second else "frozen", pyramid_norm=norm),
+        num_classes=num_classes,
+        tasks=("boxes", *tasks),
+        backbone=backbone_config(network, width, norm=backbone_norm, pyramid_norm=norm),
         rpn=RPNConfig(convolutions=2 if second else 1),
-        box=BoxHeadConfig(norm=norm, **({"convolutions": 4, "fully_connected": 1} if second else {})),
-        mask=MaskHeadConfig(norm=norm), keypoint=KeypointHeadConfig(num_keypoints=17),
-    )  # fmt: skip
+        box=BoxHeadConfig(norm=norm, **heads),
+        mask=MaskHeadConfig(norm=norm),
+        keypoint=KeypointHeadConfig(num_keypoints=17),
+    )
 
 
-@cache
-def shapes(model: ModelConfig):
-    return jax.eval_shape(lambda: initialise(MaskRCNN(model), jax.random.key(0)))
-
-
-def nothing(name: str, width: int = NARROW) -> dict[str, np.ndarray]:
-    """Zeros as the state dict of a model; its ResNet is narrow, to be quick."""
-    model = ModelConfig(tasks=(), backbone=backbone(name, width)) if name in BACKBONES else model_config(name, width=width)
-    names = torchvision.table(model)
-    tensors = to_theirs(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model)), names)
-    if name in BACKBONES:
+def state_dict(name: str, width: int = 16) -> dict[str, np.ndarray]:
+    """Returns the state dict of a model, all zero."""
+    is_backbone = name in BACKBONES
+    model = (
+        ModelConfig(tasks=(), backbone=backbone_config(name, width))
+        if is_backbone
+        else model_config(name, width=width)
+    )
+    tensors = zero_tensors(model, torchvision.make_param_map)
+    if is_backbone:
         tensors |= {"fc.weight": np.zeros((1000, 8), np.float32), "fc.bias": np.zeros(1000, np.float32)}
-    if name in BACKBONES or name.endswith("v2"):
+    if is_backbone or name.endswith("v2"):
         tensors |= counters(tensors)
     return tensors
 
 
 def counters(tensors):
-    return {name.replace("running_var", "num_batches_tracked"): np.int64(0) for name in tensors if name.endswith("running_var")}
-
-
-def paths(tree):
-    return {"/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    names = [name for name in tensors if name.endswith("running_var")]
+    return {name.replace("running_var", "num_batches_tracked"): np.int64(0) for name in names}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_detectors_are_recognised(name):
-    found, expected = recognise("torchvision", nothing(name), name), model_config(name)
-    experiment, model = found.experiment, found.experiment.model
-    assert experiment.name == name and not found.backbone_alone
-    assert (model.tasks, model.num_classes, model.rpn.convolutions) == (expected.tasks, 80, expected.rpn.convolutions)
+def test_detectors_are_identified(name):
+    source, expected = identify_model("torchvision", state_dict(name), name), model_config(name)
+    experiment, model = source.experiment, source.experiment.model
+    second_generation = name.endswith("v2")
+    assert experiment.name == name and not source.is_backbone
+    assert model.conventions == TORCHVISION
+    assert (model.tasks, model.num_classes) == (expected.tasks, 80)
+    assert model.rpn.convolutions == expected.rpn.convolutions
     assert replace(model.backbone, norm_epsilon=1e-5, freeze_stages=2) == expected.backbone
-    assert (model.box.convolutions, model.box.fully_connected, model.box.norm, model.mask.layers, model.mask.norm) == (
-        expected.box.convolutions, expected.box.fully_connected, expected.box.norm, 4, expected.mask.norm,
-    )  # fmt: skip
-    assert (model.backbone.norm_epsilon, model.backbone.freeze_stages) == ((1e-5, 0) if name.endswith("v2") else (0.0, 2))
-    assert check(found.tensors, found.table(model), shapes(expected), name) == []
-    assert {entry.path for entry in found.table(model).values()} == paths(shapes(expected))
+    assert (model.backbone.norm_epsilon, model.backbone.freeze_stages) == (
+        (1e-5, 0) if second_generation else (0.0, 2)
+    )
+    fields = ("convolutions", "fully_connected", "norm")
+    assert [getattr(model.box, field) for field in fields] == [
+        getattr(expected.box, field) for field in fields
+    ]
+    assert (model.mask.layers, model.mask.norm) == (4, expected.mask.norm)
+    check_complete(source, name)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet152", "resnext101_64x4d", "wide_resnet50_2"])
-def test_backbones_are_recognised(name):
-    tensors = nothing(name)
-    found = recognise("torchvision", tensors, name)
-    assert found.backbone_alone and found.experiment.model.backbone == backbone(name)
-    assert found.tensors.keys() == {name for name in tensors if not name.startswith("fc.") and not name.endswith("num_batches_tracked")}
-    assert found.unused.keys() == counters(tensors).keys()
-    assert check(found.tensors, found.table(found.experiment.model), shapes(found.experiment.model), name) == []
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_are_identified(name):
+    tensors = state_dict(name)
+    source = identify_model("torchvision", tensors, name)
+    assert source.is_backbone and source.experiment.model.backbone == backbone_config(name)
+    assert source.unused.keys() == counters(tensors).keys()
+    weights = {name for name in tensors if not name.startswith("fc.")} - source.unused.keys()
+    assert source.tensors.keys() == weights
+    check_complete(source, name)
 
 
-def test_old_names():
-    old = {
+def test_first_published_names_are_renamed():
+    renamed = {
         "backbone.fpn.inner_blocks.0.weight": "backbone.fpn.inner_blocks.0.0.weight",
         "backbone.fpn.layer_blocks.3.bias": "backbone.fpn.layer_blocks.3.0.bias",
         "rpn.head.conv.weight": "rpn.head.conv.0.0.weight",
@@ -115,151 +114,151 @@ def test_old_names():
         "roi_heads.mask_head.mask_fcn1.weight": "roi_heads.mask_head.0.0.weight",
         "roi_heads.mask_head.mask_fcn4.bias": "roi_heads.mask_head.3.0.bias",
     }
-    tensors = nothing("maskrcnn_resnet50_fpn")
-    new = {name: tensor for name, tensor in tensors.items() if name not in old.values()}
-    renamed = torchvision.modern(new | {name: tensors[modern] for name, modern in old.items()})
-    assert renamed.keys() == tensors.keys()
-    assert all(renamed[name] is tensors[name] for name in old.values())
-    assert torchvision.modern(tensors).keys() == tensors.keys()
+    tensors = state_dict("maskrcnn_resnet18_fpn")
+    others = {name: tensor for name, tensor in tensors.items() if name not in renamed.values()}
+    weights = torchvision.normalize_state_dict(others | {old: tensors[new] for old, new in renamed.items()})
+    assert weights.keys() == tensors.keys()
+    assert all(weights[name] is tensors[name] for name in renamed.values())
+    assert torchvision.normalize_state_dict(tensors).keys() == tensors.keys()
 
 
-def test_a_prefix_of_several_devices_is_dropped():
-    tensors = nothing("fasterrcnn_resnet50_fpn_v2")
-    found = recognise("torchvision", {f"module.{name}": tensor for name, tensor in tensors.items()}, "file")
-    assert found.experiment.name == "fasterrcnn_resnet50_fpn_v2"
-    assert found.tensors.keys() | found.unused.keys() == tensors.keys() and found.unused
+def test_prefix_of_distributed_training_is_dropped():
+    tensors = state_dict("fasterrcnn_resnet18_fpn_v2")
+    prefixed = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    source = identify_model("torchvision", prefixed, "file")
+    assert source.experiment.name == "fasterrcnn_resnet18_fpn_v2"
+    assert source.tensors.keys() | source.unused.keys() == tensors.keys() and source.unused
 
 
-def test_batch_norm_that_was_not_frozen_has_counters():
-    """A detector of the first generation that was trained from scratch; the published ones have frozen norm without epsilon."""
-    tensors = nothing("maskrcnn_resnet50_fpn")
-    learned = recognise("torchvision", tensors | counters(tensors), "file").experiment
-    assert learned.name == "maskrcnn_resnet50_fpn"
-    norm = learned.model.backbone
-    assert (norm.norm, norm.norm_epsilon, norm.freeze_stages, norm.pyramid_norm) == ("batch", 1e-5, 0, "none")
+def test_counters_mean_trained_batch_norm():
+    """First-generation detectors trained from scratch; in published ones norm is frozen, without epsilon."""
+    tensors = state_dict("maskrcnn_resnet18_fpn")
+    experiment = identify_model("torchvision", tensors | counters(tensors), "file").experiment
+    backbone = experiment.model.backbone
+    assert experiment.name == "maskrcnn_resnet18_fpn"
+    assert (backbone.norm, backbone.norm_epsilon) == ("batch", 1e-5)
+    assert (backbone.freeze_stages, backbone.pyramid_norm) == (0, "none")
 
 
-def test_keypoints_of_every_class():
-    tensors = nothing("keypointrcnn_resnet50_fpn")
+def test_keypoints_belong_to_every_class():
+    tensors = state_dict("keypointrcnn_resnet18_fpn")
     for part, rows in (("cls_score", 4), ("bbox_pred", 16)):
         for kind in ("weight", "bias"):
             name = f"roi_heads.box_predictor.{part}.{kind}"
             tensors[name] = tensors[name][:rows]
     tensors["roi_heads.keypoint_predictor.kps_score_lowres.weight"] = np.zeros((512, 5, 4, 4), np.float32)
-    model = recognise("torchvision", tensors, "file").experiment.model
-    assert (model.num_classes, model.keypoint.classes, model.keypoint.num_keypoints, model.keypoint.layers) == (3, (0, 1, 2), 5, 8)
+    model = identify_model("torchvision", tensors, "file").experiment.model
+    assert (model.num_classes, model.keypoint.classes) == (3, (0, 1, 2))
+    assert (model.keypoint.num_keypoints, model.keypoint.layers) == (5, 8)
 
 
-def test_anchors_of_other_ratios_must_be_said():
-    """A file tells their number alone."""
-    tensors = nothing("maskrcnn_resnet50_fpn")
+def test_other_aspect_ratios_must_be_given():
+    """A file holds only the number of anchors."""
+    tensors = state_dict("maskrcnn_resnet18_fpn")
     for part, rows in (("cls_logits", 5), ("bbox_pred", 20)):
-        tensors[f"rpn.head.{part}.weight"], tensors[f"rpn.head.{part}.bias"] = np.zeros((rows, 256, 1, 1), np.float32), np.zeros(rows, np.float32)
-    found = recognise("torchvision", tensors, "file")
-    model = found.experiment.model
-    names = found.table(model)
-    with pytest.raises(InputError, match=r"file .* 4 of another shape: rpn.head.cls_logits.weight \[5, 256, 1, 1\] instead of \[3, 256, 1, 1\]"):
-        check(found.tensors, names, shapes(model), "file")
+        tensors[f"rpn.head.{part}.weight"] = np.zeros((rows, 256, 1, 1), np.float32)
+        tensors[f"rpn.head.{part}.bias"] = np.zeros(rows, np.float32)
+    source = identify_model("torchvision", tensors, "file")
+    model = source.experiment.model
+    param_map = source.make_param_map(model)
+    shape = r"4 of the wrong shape: rpn.head.cls_logits.weight \[5, 256, 1, 1\] instead of \[3, "
+    with pytest.raises(InputError, match=f"file .* {shape}"):
+        check_tensors(source.tensors, param_map, variable_shapes(model), "file")
     model = replace(model, rpn=replace(model.rpn, aspect_ratios=(0.25, 0.5, 1.0, 2.0, 4.0)))
-    assert check(found.tensors, names, shapes(model), "file") == []
+    assert check_tensors(source.tensors, param_map, variable_shapes(model), "file") == []
 
 
-def test_folded_batch_norm(test_data):
-    """A ResNet-18 of which four convolutions are missing."""
-    tensors = arrays(test_data / "resnet18_partial" / "resnet18_imagenet_bnfolded_no_layer4_convs.npz")
-    found = recognise("torchvision", tensors, "file")
-    model = found.experiment.model
-    names = found.table(model)
-    assert model.backbone == backbone("resnet18", 64, norm_epsilon=0.0)
+def test_folded_batch_norm_is_unfolded(test_data):
+    """A ResNet-18 in which four convolutions are missing."""
+    tensors = read_arrays(test_data / "resnet18_partial" / "resnet18_imagenet_bnfolded_no_layer4_convs.npz")
+    source = identify_model("torchvision", tensors, "file")
+    model = source.experiment.model
+    param_map, template = source.make_param_map(model), variable_shapes(model)
+    assert model.backbone == backbone_config("resnet18", 64, norm_epsilon=0.0)
     missing = [f"layer4.{block}.conv{number}.weight" for block in (0, 1) for number in (1, 2)]
-    assert check(found.tensors, names, shapes(model), "file", partial=True) == missing
-    with pytest.raises(InputError, match=r"4 missing: layer4.0.conv1.weight.*--partial would leave"):
-        check(found.tensors, names, shapes(model), "file")
-    variables = to_ours(found.tensors, names)
-    norms = variables["frozen"]["backbone"]
-    places = {"conv1": norms["stem_norm"], "layer2.0.downsample.0": norms["res3_0"]["shortcut_norm"], "layer3.1.conv2": norms["res4_1"]["conv2_norm"]}
-    for theirs, norm in places.items():
-        np.testing.assert_array_equal(norm["bias"], tensors[f"{theirs}.bias"])
+    assert check_tensors(source.tensors, param_map, template, "file", partial=True) == missing
+    with pytest.raises(InputError, match=r"4 missing: layer4.0.conv1.weight.*--partial would initialise"):
+        check_tensors(source.tensors, param_map, template, "file")
+    variables = to_jax(source.tensors, param_map)
+    frozen = variables["frozen"]["backbone"]
+    norms = {
+        "conv1": frozen["stem_norm"],
+        "layer2.0.downsample.0": frozen["res3_0"]["shortcut_norm"],
+        "layer3.1.conv2": frozen["res4_1"]["conv2_norm"],
+    }
+    for name, norm in norms.items():
+        np.testing.assert_array_equal(norm["bias"], tensors[f"{name}.bias"])
         assert not norm["mean"].any() and (norm["scale"] == 1).all() and (norm["var"] == 1).all()
-    np.testing.assert_array_equal(variables["params"]["backbone"]["stem"]["kernel"][1, 2, :, 5], tensors["conv1.weight"][5, :, 1, 2])
+    stem = variables["params"]["backbone"]["stem"]["kernel"]
+    np.testing.assert_array_equal(stem[1, 2, :, 5], tensors["conv1.weight"][5, :, 1, 2])
 
 
-UNKNOWN = {
+UNSUPPORTED = {
     "vgg": ["features.0.weight", "classifier.0.weight"],
-    "ssd": ["backbone.features.0.weight", "backbone.extra.0.0.weight", "head.classification_head.module_list.0.weight"],
+    "ssd": ["backbone.features.0.weight", "backbone.extra.0.0.weight"],
     "fcn": ["backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "classifier.0.weight"],
-    "mobilenet": ["backbone.body.0.0.weight", "backbone.fpn.inner_blocks.0.0.weight", "rpn.head.cls_logits.weight", "roi_heads.box_head.fc6.weight"],
+    "mobilenet": [
+        "backbone.body.0.0.weight",
+        "backbone.fpn.inner_blocks.0.0.weight",
+        "rpn.head.cls_logits.weight",
+    ],
     "detectron2": ["backbone.bottom_up.stem.conv1.weight", "proposal_generator.rpn_head.conv.weight"],
     "other": ["weight"],
 }
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_unknown_files(name):
-    with pytest.raises(InputError, match="no known model of torchvision: known are Faster, Mask and Keypoint R-CNN") as error:
-        recognise("torchvision", {name: np.zeros((4, 4, 1, 1), np.float32) for name in UNKNOWN[name]}, "weights.pth")
-    assert str(error.value).startswith("weights.pth ") and "\n" not in str(error.value) and UNKNOWN[name][0] in str(error.value)
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_other_models_are_refused(name):
+    tensors = {name: np.zeros((4, 4, 1, 1), np.float32) for name in UNSUPPORTED[name]}
+    with pytest.raises(
+        InputError, match="not a supported model of torchvision: those are Faster, Mask"
+    ) as error:
+        identify_model("torchvision", tensors, "weights.pth")
+    message = str(error.value)
+    assert message.startswith("weights.pth ") and "\n" not in message and UNSUPPORTED[name][0] in message
 
 
-def test_other_detectors_on_such_a_backbone():
-    tensors = {name: tensor for name, tensor in nothing("fasterrcnn_resnet50_fpn").items() if name.startswith("backbone")}
-    with pytest.raises(InputError, match="no known model of torchvision"):
-        recognise("torchvision", tensors | {"head.classification_head.conv.0.0.weight": np.zeros((8, 8, 3, 3), np.float32)}, "retinanet.pth")
+def test_other_detectors_on_the_same_backbone_are_refused():
+    tensors = state_dict("maskrcnn_resnet18_fpn")
+    tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone")}
+    tensors["head.classification_head.conv.0.0.weight"] = np.zeros((8, 8, 3, 3), np.float32)
+    with pytest.raises(InputError, match="not a supported model of torchvision"):
+        identify_model("torchvision", tensors, "retinanet.pth")
 
 
-def test_a_network_of_other_depth():
-    tensors = {name: tensor for name, tensor in nothing("resnet18").items() if not name.startswith("layer3.1")}
-    with pytest.raises(InputError, match="blocks a stage are 2 2 1 2"):
-        recognise("torchvision", tensors, "file")
+def test_backbones_of_other_depths_are_refused():
+    tensors = state_dict("resnet18")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("layer3.1")}
+    with pytest.raises(InputError, match="blocks per stage are 2 2 1 2"):
+        identify_model("torchvision", tensors, "file")
 
 
-LAYOUTS = {
-    "vector": (table.VECTOR, (6,)), "convolution": (table.CONVOLUTION, (6, 5, 3, 2)), "matrix": (table.MATRIX, (6, 5)),
-    "pointwise": (table.POINTWISE, (6, 5, 1, 1)), "4x4": (table.TRANSPOSED_4X4, (6, 5, 4, 4)), "2x2": (table.TRANSPOSED_2X2, (6, 5, 2, 2)),
-    "flattened": (flattened(3), (6, 4 * 9)),
-}  # fmt: skip
+def test_tensors_of_wrong_rank_are_refused():
+    tensors = state_dict("resnet50") | {"layer1.0.conv2.weight": np.zeros(16, np.float32)}
+    with pytest.raises(InputError, match="file holds tensors whose shapes do not fit their names"):
+        identify_model("torchvision", tensors, "file")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("rows", [{}, {"unused_rows": 2}, {"background_first": True}])
-def test_there_and_back(layout, rows):
-    layout, shape = LAYOUTS[layout]
-    entry = Entry("params/x", layout, **rows)
-    tensor = np.random.default_rng(0).standard_normal(shape, np.float32)
-    ours = entry.to_ours(tensor)
-    unused = tensor[: entry.unused_rows] if entry.unused_rows else None
-    np.testing.assert_array_equal(entry.to_theirs(ours, unused), tensor, strict=True)
-    assert ours.size == tensor.size * (6 - entry.unused_rows) // 6
-    zeros = entry.to_theirs(ours)
-    assert not zeros[: entry.unused_rows].any()
-    np.testing.assert_array_equal(zeros[entry.unused_rows :], tensor[entry.unused_rows :])
-
-
-def test_layouts_by_hand():
-    tensor = np.random.default_rng(0).standard_normal((6, 5, 2, 2), np.float32)
-    np.testing.assert_array_equal(table.TRANSPOSED_2X2.ours(tensor)[4].reshape(2, 2, 5)[1, 0], tensor[4, :, 1, 0])
-    np.testing.assert_array_equal(table.CONVOLUTION.ours(tensor)[1, 0, 3, 4], tensor[4, 3, 1, 0])
-    np.testing.assert_array_equal(table.TRANSPOSED_4X4.ours(tensor)[1, 0, 4, 3], tensor[4, 3, 1, 0])
-    matrix = np.random.default_rng(0).standard_normal((7, 2, 3, 3), np.float32)
-    np.testing.assert_array_equal(flattened(3).ours(matrix.reshape(7, -1)).reshape(3, 3, 2, 7)[2, 1, 0], matrix[:, 0, 2, 1])
-    scores = Entry("params/x", background_first=True).to_ours(np.float32([9, 0, 1, 2]))
-    np.testing.assert_array_equal(scores, [0, 1, 2, 9])
-
-
-@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
-def test_every_tensor_of_a_small_model_there_and_back(name):
-    model = model_config(name, classes=3)
+@pytest.mark.parametrize(
+    "name", ["maskrcnn_resnet18_fpn", "keypointrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn_v2"]
+)
+def test_all_tensors_are_converted_and_restored(name):
+    model = model_config(name, num_classes=3)
     model = replace(
-        model, backbone=replace(model.backbone, name="resnet18", width=8, pyramid_channels=16), box=replace(model.box, channels=12, convolution_channels=16),
-        mask=replace(model.mask, channels=16), keypoint=replace(model.keypoint, channels=8),
-    )  # fmt: skip
-    names, rng = torchvision.table(model), np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
-    tensors = {name: rng.standard_normal(tensor.shape, np.float32) for name, tensor in to_theirs(variables, names).items()}
-    ours, rest = to_ours(tensors, names), unused_rows(tensors, names)
-    assert set(rest) >= {"roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}
-    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, variables)
-    back = to_theirs(ours, names, rest)
-    assert back.keys() == tensors.keys()
+        model,
+        backbone=replace(model.backbone, width=8, pyramid_channels=16),
+        box=replace(model.box, channels=12, convolution_channels=16),
+        mask=replace(model.mask, channels=16),
+        keypoint=replace(model.keypoint, channels=8),
+    )
+    param_map, rng = torchvision.make_param_map(model), np.random.default_rng(0)
+    zeros = zero_tensors(model, torchvision.make_param_map)
+    tensors = {name: rng.standard_normal(tensor.shape, np.float32) for name, tensor in zeros.items()}
+    ours, unused = to_jax(tensors, param_map), collect_unused_rows(tensors, param_map)
+    deltas = "roi_heads.box_predictor.bbox_pred"
+    assert set(unused) >= {f"{deltas}.weight", f"{deltas}.bias"}
+    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, variable_shapes(model))
+    restored = to_source(ours, param_map, unused)
+    assert restored.keys() == tensors.keys()
     for key, tensor in tensors.items():
-        np.testing.assert_array_equal(back[key], tensor, err_msg=key, strict=True)
+        np.testing.assert_array_equal(restored[key], tensor, err_msg=key, strict=True)

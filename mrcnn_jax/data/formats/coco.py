@@ -1,22 +1,26 @@
-"""One annotation file in COCO format -> records: reading, checking and mending what people's files really hold.
+"""Reader of data sets in COCO format: annotation files and image folders -> a prepared data set.
 
-What makes a whole file untrustworthy (a missing image, an id that refers to nothing, a size that is not the image's)
-ends with an InputError. A bad annotation in an otherwise good file is left out, counted and reported. The format is
-described at https://cocodataset.org/#format-data.
+A fault that makes a whole file untrustworthy (a missing image, an id that refers to nothing, a size that is
+not the image's) raises an InputError. A bad annotation in an otherwise good file is left out, counted and
+reported.
+
+References:
+    https://cocodataset.org/#format-data
 """
 
 import itertools
 import json
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data.dataset import PERSON_SIGMAS, Objects, Record
+from mrcnn_jax.data.coco_keypoints import PERSON_KEYPOINTS, PERSON_SIGMAS, flip_indices
+from mrcnn_jax.data.dataset import Objects, Record
+from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.formats.coco_annotation import (
     BadAnnotation,
     is_id,
@@ -25,49 +29,65 @@ from mrcnn_jax.data.formats.coco_annotation import (
     to_rle,
     to_xyxy,
 )
-from mrcnn_jax.data.image_io import decode
+from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits
+from mrcnn_jax.data.formats.report import Report
+from mrcnn_jax.data.image_io import decode_image, require_jpeg_or_png
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
-_PAIRED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-# COCO's keypoints of a person, for which alone it publishes tolerances.
-PERSON_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _PAIRED for side in ("left", "right")))
 
+def prepare(
+    splits: str | os.PathLike | Mapping[str, CocoSplit],
+    out: str | os.PathLike,
+    *,
+    validation_images: int = 0,
+    keypoints: bool = False,
+    name: str | None = None,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Report]:
+    """Converts a folder in COCO format into a prepared data set.
 
-class Report:
-    """What was left out of a split, and what was mended, by kind."""
+    Args:
+        splits: the folder, searched by ``find_splits``, or the files of each split.
+        out: the directory to write.
+        validation_images: see ``find_splits``; only for a folder.
+        keypoints: see ``find_splits``; only for a folder.
+        name: name of the data set; by default that of the folder or of the output directory.
+        progress: show a progress bar on stderr.
+        overwrite: replace a prepared data set at ``out``.
 
-    def __init__(self, name: str):
-        self.name = name
-        self.images = 0
-        self.annotations = 0
-        # Sets of annotation ids, so that reading a record twice does not count it twice.
-        self.left_out: dict[str, set[int]] = defaultdict(set)
-        self.mended: dict[str, set[int]] = defaultdict(set)
+    Returns:
+        Which annotations were kept, left out and mended, for each split.
 
-    @property
-    def kept(self) -> int:
-        """Annotations that became objects."""
-        return self.annotations - sum(map(len, self.left_out.values()))
-
-    def __str__(self) -> str:
-        lines = [f"{self.name}: {self.images:,} images, {self.kept:,} of {self.annotations:,} annotations kept"]
-        for what, kinds in (("left out", self.left_out), ("mended", self.mended)):
-            for kind, ids in sorted(kinds.items()):
-                shown = ", ".join(map(str, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
-                lines.append(f"  {what}: {len(ids):,} x {kind} (annotation {shown})")
-        return "\n".join(lines)
+    Raises:
+        InputError: the input cannot be trusted; nothing is written.
+    """
+    if not isinstance(splits, Mapping):
+        name = name or Path(splits).absolute().name
+        splits = find_splits(splits, validation_images, keypoints=keypoints)
+    name = name or Path(out).absolute().name
+    files = {split: CocoFile(*source, name=name) for split, source in splits.items()}
+    (first, info), *others = ((split, file.info) for split, file in files.items())
+    for split, other in others:
+        if other != info:
+            raise InputError(f"the categories of the splits {first} and {split} differ, but must be the same")
+    write_dataset(out, info, files, progress=progress, overwrite=overwrite)
+    for split, file in files.items():
+        file.report.name = split
+    return {split: file.report for split, file in files.items()}
 
 
 class CocoFile:
     """One annotation file and its images: a sequence of records in the order of the image ids.
 
-    The constructor reads and checks the annotation file; the images are read, and the annotations judged, one record
-    at a time. ``report`` is complete once every record has been read.
+    The constructor reads and checks the annotation file; images are read, and annotations checked, one
+    record at a time. ``report`` is complete once every record has been read.
 
     Raises:
-        InputError: from the constructor for the annotation file and missing images; from reading a record for an image
-            that is unreadable, truncated, neither JPEG nor PNG, or of another size than annotated.
+        InputError: from the constructor for the annotation file and missing images; from reading a record
+            for an image that is unreadable, truncated, neither JPEG nor PNG, or of another size than
+            annotated.
     """
 
     def __init__(
@@ -87,37 +107,37 @@ class CocoFile:
         self._annotations: dict[int, list[dict]] = {id_: [] for id_ in by_id}
         for position, annotation in enumerate(content["annotations"]):
             if not isinstance(annotation, dict):
-                raise InputError(f"{self.path}: annotation number {position}, counted from 0, is not an object.")
+                raise InputError(f"{self.path}: annotation number {position}, from 0, is not an object")
             for key, known in (("image_id", by_id), ("category_id", categories)):
                 given = annotation.get(key)
                 if not is_id(given) or given not in known:
-                    id_ = annotation.get("id", f"number {position}")
-                    raise InputError(f"{self.path}: annotation {id_} has {key} {given!r}, which is not listed.")
+                    named = f"{self.path}: annotation {annotation.get('id', f'number {position}')}"
+                    raise InputError(f"{named} has {key} {given!r}, which is not listed")
             self._annotations[annotation["image_id"]].append(annotation)
         self._images = [by_id[id_] for id_ in sorted(by_id)[part]]
         if not self._images:
-            raise InputError(f"{self.path}: none of its {len(by_id)} images is left for this split.")
+            raise InputError(f"{self.path}: none of its {len(by_id)} images is left for this split")
         self._check_files()
-        self.report = Report(self.path.name)
-        self.report.images = len(self._images)
-        self.report.annotations = sum(len(self._annotations[image["id"]]) for image in self._images)
-        self._number_annotations()
+        annotations = [annotation for image in self._images for annotation in self._annotations[image["id"]]]
+        self.report = Report(self.path.name, len(self._images), len(annotations))
+        self._replace_unusable_ids(annotations)
 
     def _check_files(self) -> None:
         for image in self._images:
             if not isinstance(image.get("file_name"), str):
-                raise InputError(f"{self.path}: image {image['id']} has no file_name.")
-        missing = [name for name in (i["file_name"] for i in self._images) if not (self.folder / name).is_file()]
-        if missing:
+                raise InputError(f"{self.path}: image {image['id']} has no file_name")
+        names = [image["file_name"] for image in self._images]
+        if missing := [name for name in names if not (self.folder / name).is_file()]:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(
-                f"{self.path}: {len(missing)} of {len(self._images)} images are missing from {self.folder} ({shown})."
+                f"{self.path}: {len(missing)} of {len(names)} images are missing from {self.folder} ({shown})"
             )
 
-    def _number_annotations(self) -> None:
-        """Gives annotations whose id is missing, repeated or not positive a new one: the evaluation needs unique ids,
-        and pycocotools takes an object with id 0 for no object at all."""
-        annotations = [a for image in self._images for a in self._annotations[image["id"]]]
+    def _replace_unusable_ids(self, annotations: list[dict]) -> None:
+        """Gives annotations whose id is missing, repeated or not positive a new one.
+
+        The evaluation needs unique ids, and pycocotools takes an object with id 0 for no object at all.
+        """
         usable = [a["id"] for a in annotations if is_id(a.get("id")) and a["id"] > 0]
         fresh = itertools.count(max(usable, default=0) + 1)
         seen: set[int] = set()
@@ -140,13 +160,14 @@ class CocoFile:
     def _record(self, image: dict) -> Record:
         path = self.folder / image["file_name"]
         data = path.read_bytes()
-        height, width = decode(path, data).shape[:2]
+        require_jpeg_or_png(data, path)
+        height, width = decode_image(data, path).shape[:2]
         annotated = (image.get("height") or height, image.get("width") or width)
         if annotated != (height, width):
-            raise InputError(
-                f"{self.path}: image {image['id']} is said to be {annotated[1]}x{annotated[0]} (width x height), "
-                f"but {path} is {width}x{height} (as stored, without EXIF rotation)."
-            )
+            size = f"{annotated[1]}x{annotated[0]} (width x height)"
+            stored = f"{width}x{height} (as stored, without EXIF rotation)"
+            named = f"{self.path}: image {image['id']}"
+            raise InputError(f"{named} is annotated as {size}, but {path} is {stored}")
         objects = []
         for annotation in self._annotations[image["id"]]:
             try:
@@ -155,34 +176,27 @@ class CocoFile:
                 self.report.left_out[str(kind)].add(annotation["id"])
         columns = list(zip(*objects, strict=True)) or [()] * len(Objects._fields)
         ids, boxes, classes, areas, crowd, rles, keypoints = columns
-        return Record(
-            image=data,
-            image_id=image["id"],
-            file_name=image["file_name"],
-            height=height,
-            width=width,
-            objects=Objects(
-                ids=np.array(ids, np.int64),
-                boxes=np.array(boxes, np.float64).reshape(-1, 4),
-                classes=np.array(classes, np.int32),
-                areas=np.array(areas, np.float64),
-                crowd=np.array(crowd, bool),
-                rles=list(rles),
-                keypoints=np.array(keypoints, np.float32).reshape(len(ids), len(self.info.keypoint_names), 3),
-            ),
+        shape = len(ids), len(self.info.keypoint_names), 3
+        objects = Objects(
+            ids=np.array(ids, np.int64),
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
+            classes=np.array(classes, np.int32),
+            areas=np.array(areas, np.float64),
+            crowd=np.array(crowd, bool),
+            rles=list(rles),
+            keypoints=np.array(keypoints, np.float32).reshape(shape),
         )
+        return Record(data, image["id"], image["file_name"], height, width, objects)
 
     def _object(self, annotation: dict, height: int, width: int) -> tuple:
-        """The fields of ``Objects`` for one annotation.
+        """Returns the fields of ``Objects`` for one annotation.
 
         Raises:
             BadAnnotation: it is to be left out.
         """
-        mended = self.report.mended
-        id_ = annotation["id"]
-        segmentation = annotation.get("segmentation")
+        mended, id_ = self.report.mended, annotation["id"]
         rle = None
-        if segmentation:
+        if segmentation := annotation.get("segmentation"):
             rle, dropped = to_rle(segmentation, height, width)
             if dropped:
                 mended["polygon parts with fewer than 3 points dropped"].add(id_)
@@ -206,28 +220,28 @@ class CocoFile:
 
 
 def _load(path: Path) -> dict[str, list]:
-    """The annotation file, with its three lists."""
     try:
         content = json.loads(path.read_bytes())
     except OSError:
-        raise InputError(f"{path}: there is no such annotation file.") from None
+        raise InputError(f"{path}: there is no such annotation file") from None
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{path} has no list '{key}': a COCO file has images, annotations and categories.")
+            needed = "a COCO file has images, annotations and categories"
+            raise InputError(f"{path} has no list '{key}': {needed}")
     return content
 
 
 def _by_id(path: Path, kind: str, entries: list[dict]) -> dict[int, dict]:
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not is_id(entry.get("id")):
-            raise InputError(f"{path}: {kind} number {position}, counted from 0, has no integer id.")
+            raise InputError(f"{path}: {kind} number {position}, from 0, has no integer id")
     repeated = [id_ for id_, times in Counter(entry["id"] for entry in entries).items() if times > 1]
     if repeated:
-        raise InputError(f"{path}: {kind} id {repeated[0]} is given more than once.")
+        raise InputError(f"{path}: {kind} id {repeated[0]} is given more than once")
     if not entries:
-        raise InputError(f"{path}: it lists no {kind}, but needs at least one.")
+        raise InputError(f"{path}: it lists no {kind}, but needs at least one")
     return {entry["id"]: entry for entry in entries}
 
 
@@ -235,30 +249,24 @@ def _dataset_info(path: Path, name: str, categories: dict[int, dict]) -> Dataset
     ids = tuple(sorted(categories))
     for id_ in ids:
         if not isinstance(categories[id_].get("name"), str):
-            raise InputError(f"{path}: category {id_} has no name.")
+            raise InputError(f"{path}: category {id_} has no name")
     with_keypoints = [categories[id_] for id_ in ids if categories[id_].get("keypoints")]
     keypoints, skeleton = (), ()
     if with_keypoints:
         keypoints = tuple(with_keypoints[0]["keypoints"])
         if any(tuple(category["keypoints"]) != keypoints for category in with_keypoints):
-            raise InputError(f"{path}: its categories list different keypoints, but one list must serve them all.")
-        skeleton = tuple((a - 1, b - 1) for a, b in with_keypoints[0].get("skeleton") or ())  # counted from 1 in COCO
+            raise InputError(f"{path}: its categories must list the same keypoints, but list different ones")
+        # COCO counts from 1
+        skeleton = tuple((a - 1, b - 1) for a, b in with_keypoints[0].get("skeleton") or ())
         if any(not 0 <= end < len(keypoints) for edge in skeleton for end in edge):
-            raise InputError(f"{path}: the skeleton refers to a keypoint outside 1..{len(keypoints)}.")
+            raise InputError(f"{path}: the skeleton refers to a keypoint outside 1..{len(keypoints)}")
     return DatasetInfo(
         name=name,
         category_ids=ids,
         category_names=tuple(categories[id_]["name"] for id_ in ids),
         keypoint_names=keypoints,
-        keypoint_flip=_flip(keypoints),
+        keypoint_flip=flip_indices(keypoints),
         skeleton=skeleton,
         keypoint_classes=tuple(class_ for class_, id_ in enumerate(ids) if categories[id_].get("keypoints")),
         keypoint_sigmas=PERSON_SIGMAS if keypoints == PERSON_KEYPOINTS else (),
     )
-
-
-def _flip(names: tuple[str, ...]) -> tuple[int, ...]:
-    """left_x and right_x take each other's place in the mirrored image, every other keypoint keeps its own."""
-    other_side = {"left": "right", "right": "left"}
-    mirrored = (re.sub("left|right", lambda side: other_side[side[0]], name) for name in names)
-    return tuple(names.index(other) if other in names else i for i, other in enumerate(mirrored))

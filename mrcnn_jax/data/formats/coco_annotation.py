@@ -1,4 +1,4 @@
-"""The parts of one COCO annotation -> what an object is made of, or a BadAnnotation that says why it cannot be one.
+"""Conversion of the box, mask and keypoints of one COCO annotation; BadAnnotation says what is wrong.
 
 Masks become compressed RLE as pycocotools' ``annToRLE`` makes them.
 """
@@ -10,20 +10,20 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-MAX_COORDINATE = 1e6  # the rasteriser walks along every edge of a polygon: a stray 1e12 would never end
+MAX_COORDINATE = 1e6  # in pixels; the rasteriser walks along every edge, which takes for ever at 1e12
 
 
 class BadAnnotation(Exception):
-    """One annotation cannot be used; the message is the kind under which it is reported."""
+    """An annotation that cannot be used; the message is the kind under which it is reported."""
 
 
 def is_id(value: Any) -> bool:
-    """A whole number; JSON's true and false, which Python takes for 1 and 0, are none."""
+    """Returns whether a value is a whole number; true and false, which are integers in Python, are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """A finite number."""
+    """Returns whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -32,13 +32,13 @@ def _are_numbers(values: Any) -> bool:
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> tuple[dict, bool]:
-    """The compressed RLE of a segmentation, and whether degenerate parts of a polygon were dropped."""
+    """Returns the compressed RLE of a segmentation, and whether parts of a polygon were dropped."""
     if isinstance(segmentation, dict):
         if segmentation.get("size") != [height, width]:
             raise BadAnnotation("RLE of another size than the image")
         counts = segmentation.get("counts")
         counts = _runs(counts) if isinstance(counts, str) else counts
-        # pycocotools decodes runs that do not fill the image into uninitialised memory, so they must not get there.
+        # pycocotools decodes runs that do not fill the image into uninitialised memory
         whole = isinstance(counts, list) and all(is_id(count) and count >= 0 for count in counts)
         if not whole or sum(counts) != height * width:
             raise BadAnnotation("malformed RLE")
@@ -55,10 +55,10 @@ def to_rle(segmentation: Any, height: int, width: int) -> tuple[dict, bool]:
 
 
 def _runs(counts: str) -> list[int] | None:
-    """Run lengths of a compressed RLE, None if it is malformed.
+    """Returns the run lengths of a compressed RLE, or None if it is malformed.
 
-    Five bits a character, lowest first, bit 5 says that more follow; from the fourth run on, the difference to the run
-    before the last is stored (pycocotools' maskApi.c).
+    A character holds five bits, lowest first, and a sixth that is set if more follow; from the fourth run on,
+    the difference to the run before the last is stored (pycocotools' maskApi.c).
     """
     runs: list[int] = []
     value = shift = 0
@@ -78,11 +78,11 @@ def _runs(counts: str) -> list[int] | None:
 
 
 def to_xyxy(box: Any, height: int, width: int) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 of COCO's x, y, width, height, as annotated: not clipped to the image."""
+    """Converts COCO's x, y, width, height to x1, y1, x2, y2, as annotated: not clipped to the image."""
     if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box) or box[2] <= 0 or box[3] <= 0:
         raise BadAnnotation("box without a positive, finite width and height")
     x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    # In float32, as the model sees it: a sliver that vanishes there would come out as a width of zero.
+    # In float32, as in the model, where a sliver would have a width of zero.
     seen = np.clip(np.float32([x1, y1, x2, y2]), 0, np.float32([width, height, width, height]))
     if seen[2] <= seen[0] or seen[3] <= seen[1]:
         raise BadAnnotation("box wholly outside the image")
@@ -90,7 +90,7 @@ def to_xyxy(box: Any, height: int, width: int) -> tuple[float, float, float, flo
 
 
 def to_keypoints(keypoints: Any, number: int) -> Float[np.ndarray, "J 3"]:
-    """x, y, visibility of each of ``number`` keypoints; all 0 for an annotation without any."""
+    """Returns x, y, visibility of each of ``number`` keypoints; all 0 for an annotation without any."""
     if not number or keypoints is None:
         return np.zeros((number, 3), np.float32)
     if not isinstance(keypoints, list) or len(keypoints) != 3 * number:

@@ -1,39 +1,46 @@
-"""Convolutions in groups (ResNeXt), with a gradient that a CPU can compute."""
-
-from functools import partial
+"""Grouped convolution (ResNeXt) whose gradient is fast on a CPU."""
 
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
 
 
-def grouped_convolution(x: Float[Array, "B H W C"], kernel: Float[Array, "h w i O"], *arguments, feature_group_count: int = 1, **settings) -> Float[Array, "B y x O"]:
-    """``jax.lax.conv_general_dilated``, for ``conv_general_dilated`` of ``flax.linen.Conv``; C = i * feature_group_count.
+def grouped_convolution(
+    x: Float[Array, "N H W C"], kernel: Float[Array, "h w c O"], *args, feature_group_count: int = 1, **kwargs
+) -> Float[Array, "N y x O"]:
+    """Computes ``jax.lax.conv_general_dilated``, as ``conv_general_dilated`` of ``flax.linen.Conv``.
 
-    On CPU, XLA has naive loops for the gradient of a kernel in groups, 50 to 130 times as slow as a convolution for each group. Training takes these there;
-    without gradients, and on accelerators, there is one operation, which is compiled sooner.
+    XLA has naive loops for the kernel's gradient of a grouped convolution on CPU, 50 to 130 times as slow as
+    one convolution per group. Programs for CPU therefore differentiate the latter. Without a gradient, and on
+    accelerators, there is one operation, which compiles sooner.
+
+    Args:
+        x: features, C = c * feature_group_count.
+        kernel: of all groups.
+        *args: window strides and padding.
+        feature_group_count: number of groups.
+        **kwargs: further arguments of ``conv_general_dilated``.
     """
-    if feature_group_count == 1:
-        return jax.lax.conv_general_dilated(x, kernel, *arguments, **settings)
+    conv = jax.lax.conv_general_dilated
 
-    def whole(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, *arguments, feature_group_count=feature_group_count, **settings)
+    def grouped(x, kernel):
+        return conv(x, kernel, *args, feature_group_count=feature_group_count, **kwargs)
 
-    def by_group(x, kernel):
-        parts = zip(*(jnp.split(operand, feature_group_count, axis=-1) for operand in (x, kernel)), strict=True)
-        return jnp.concatenate([jax.lax.conv_general_dilated(*part, *arguments, **settings) for part in parts], axis=-1)
+    def group_by_group(x, kernel):
+        groups = zip(*(jnp.split(array, feature_group_count, axis=-1) for array in (x, kernel)), strict=True)
+        return jnp.concatenate([conv(*group, *args, **kwargs) for group in groups], axis=-1)
 
-    def forward(*operands):
-        return jax.lax.platform_dependent(*operands, cpu=by_group, default=whole), operands
+    if feature_group_count == 1 or target_platform() != "cpu":
+        return grouped(x, kernel)
+
+    def forward(x, kernel):
+        return group_by_group(x, kernel), (x, kernel)
 
     def backward(operands, cotangent):
-        return jax.lax.platform_dependent(*operands, cotangent, cpu=partial(_gradients, by_group), default=partial(_gradients, whole))
+        return jax.vjp(group_by_group, *operands)[1](cotangent)
 
-    convolve = jax.custom_vjp(whole)
+    convolve = jax.custom_vjp(grouped)
     convolve.defvjp(forward, backward)
     return convolve(x, kernel)
-
-
-def _gradients(form, x, kernel, cotangent):
-    return jax.vjp(form, x, kernel)[1](cotangent)

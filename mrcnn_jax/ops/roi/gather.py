@@ -1,244 +1,169 @@
-"""Reading features for rows of bins, block of readings by block, and the gradient of that.
+"""Pooled features of rows of bins by gathering the cells that they sample, block by block of samples.
 
-Features are the rows of a table. The readings of a block are unrolled, each a gather of its own, which XLA fuses on CPU and GPU into one loop that writes the
-result and nothing else: as one gather, or as an einsum, what is read would go through memory first, sixteen times the result. On TPU, where gathers are fused
-with nothing, they are made one after another for the same reason.
+The reads of a block are unrolled, each a gather of its own, which XLA fuses on CPU and GPU into one loop that writes
+only the result: as one gather, or as an einsum, the features read would go through memory first, sixteen times the
+result. On TPU, where gathers are fused with nothing, they run in a loop for the same reason.
 """
 
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.ops.roi.sampling import Reading, Strips, axes
-from mrcnn_jax.typing import Array, Float, Int
-
-# what a block holds along each axis: either way 4 x 4 cells
-SAMPLES = 2
-CELLS = 4
-
-
-def pool(reading: Reading, table: Float[Array, "R C"], strips: Strips) -> Float[Array, "n q C"]:
-    """The strips' bins."""
-    y, x = axes(reading, strips)
-    side = _side(reading)
-    across = x.count(side)
-    start = jnp.full(
-        (strips.row.shape[0], reading.bins[1], table.shape[1]), 0.0 if reading.reduction == "average" else -jnp.inf, computing(table.dtype)
-    )
-
-    def visit(k, total):
-        rows, weights = _block(reading, strips, y, x, *_split(k, across), side)
-        if reading.reduction == "cells":
-            return _fold(rows.shape[-1], lambda i, total: larger(total, _take(table, rows[..., i])), total)
-        if reading.reduction == "max":
-            return _fold(
-                rows.shape[-1] // 4,
-                lambda i, total: larger(total, sum(_weighted(table, rows[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4))),
-                total,
-            )
-        return _fold(rows.shape[-1], lambda i, total: total + _weighted(table, rows[..., i], weights[..., i]), total)
-
-    total = _repeat(reading, y.count(side) * across, visit, start)
-    return jnp.where(_nothing(y, x), 0, total).astype(table.dtype)
+from mrcnn_jax.ops.roi import tuning
+from mrcnn_jax.ops.roi.sampling import BinRows, Bins, bins_of_rows
+from mrcnn_jax.ops.roi.spec import PoolSpec
+from mrcnn_jax.runtime import target_platform
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 
-def add_gradient(
-    reading: Reading, total: Float[Array, "R C"], table: Float[Array, "R C"], strips: Strips, pooled: Float[Array, "n q C"] | None,
-    gradient: Float[Array, "n q C"], scatter: str,
-) -> Float[Array, "R C"]:  # fmt: skip
-    """``total`` with what the table gets from the gradient of the strips' bins.
+def pool_bin_rows(spec: PoolSpec, features: Float[Array, "F C"], rows: BinRows) -> Float[Array, "n q C"]:
+    """Pools rows of bins.
 
     Args:
-        pooled: the bins; asked for where reading.reduction is "cells".
-        scatter: how it is added up. "rows": a row of channels to every cell that a bin read, of a maximum 0 where it was not the largest. "elements": of a
-            maximum, each channel's part to what was its largest alone; an element costs a CPU many times as much as one in a row. "sorted": of an average
-            of a fixed number of samples, everything that all bins read, sorted by cells.
+        spec: the operation.
+        features: flat features, one cell a row.
+        rows: the bins, with the offsets of their maps in the flat features.
     """
-    y, x = axes(reading, strips)
-    gradient = jnp.where(_nothing(y, x), 0, gradient).astype(total.dtype)
-    add = {"average": _add_averages, "max": _add_largest_samples, "cells": partial(_add_largest_cells, pooled)}[reading.reduction]
-    return add(reading, total, table, strips, y, x, gradient, scatter)
+    y, x = bins_of_rows(spec, rows)
+    size = block_size(spec)
+    across = x.num_blocks(size)
+    dtype = accumulation_dtype(features.dtype)
+    initial = 0.0 if spec.reduction == "average" else -jnp.inf
+    start = jnp.full((rows.row.shape[0], spec.output_size[1], features.shape[1]), initial, dtype)
+
+    def visit(k, total):
+        cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size)
+        if spec.reduction == "cells":
+            return fold(
+                cells.shape[-1], lambda i, total: maximum_first_wins(total, take(features, cells[..., i])), total
+            )
+        if spec.reduction == "max":
+            sample = lambda i: sum(
+                weighted(features, cells[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4)
+            )
+            return fold(cells.shape[-1] // 4, lambda i, total: maximum_first_wins(total, sample(i)), total)
+        add = lambda i, total: total + weighted(features, cells[..., i], weights[..., i])
+        return fold(cells.shape[-1], add, total)
+
+    total = repeat_blocks(spec, y.num_blocks(size) * across, visit, start)
+    return jnp.where(empty_bins(y, x), 0, total).astype(features.dtype)
 
 
-def most_cells(reading: Reading, strips: Strips) -> Int[Array, "n"]:
-    """How many cells, or samples, the largest bin of each strip reads."""
-    y, x = axes(reading, strips)
-    return y.count(1) * x.count(1)
+def max_reads(spec: PoolSpec, rows: BinRows) -> Int[Array, "n"]:
+    """Returns the number of cells, or samples, of the largest bin of each row."""
+    y, x = bins_of_rows(spec, rows)
+    return y.num_blocks(1) * x.num_blocks(1)
 
 
 @jax.custom_jvp
-def larger(first: Float[Array, "*n"], second: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The maximum; of two equal numbers the first gets the gradient."""
+def maximum_first_wins(first: Float[Array, "*n"], second: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns the elementwise maximum; of two equal numbers the first gets the gradient."""
     return jnp.maximum(first, second)
 
 
-@larger.defjvp
-def _larger_jvp(values, tangents):
+@maximum_first_wins.defjvp
+def _maximum_first_wins_jvp(values, tangents):
     (first, second), (of_first, of_second) = values, tangents
-    return larger(first, second), jnp.where(second > first, of_second, of_first)
+    return maximum_first_wins(first, second), jnp.where(second > first, of_second, of_first)
 
 
-def computing(dtype: jnp.dtype) -> jnp.dtype:
-    """In which numbers features are weighted and added up."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """Returns the dtype in which features are weighted and summed: at least float32."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def as_bits(array: Array) -> Array:
-    """Numbers of 16 bits as integers. To read or write a part of an array of such numbers, XLA's CPU compiler converts all of it to float32 and back."""
+    """Reinterprets 16-bit numbers as integers.
+
+    To read or write a part of an array of 16-bit floats, XLA's CPU compiler converts all of it to float32 and back.
+    """
     return jax.lax.bitcast_convert_type(array, jnp.uint16) if array.dtype.itemsize == 2 else array
 
 
 def from_bits(bits: Array, dtype: jnp.dtype) -> Array:
-    """Numbers of a dtype from what ``as_bits`` gave."""
+    """Reverts ``as_bits`` to numbers of a dtype."""
     return jax.lax.bitcast_convert_type(bits, dtype) if jnp.dtype(dtype).itemsize == 2 else bits
 
 
-def _add_averages(reading, total, table, strips, y, x, gradient, scatter):
-    side = _side(reading)
-    across = x.count(side)
-
-    def visit(k, total):
-        rows, weights = _block(reading, strips, y, x, *_split(k, across), side)
-        if scatter == "sorted":
-            order = jnp.argsort(rows.reshape(-1))
-            parts = gradient.reshape(-1, gradient.shape[-1])[order // rows.shape[-1]] * weights.reshape(-1, 1)[order].astype(total.dtype)
-            return total.at[rows.reshape(-1)[order]].add(parts, mode="promise_in_bounds", indices_are_sorted=True)
-        return jax.lax.fori_loop(
-            0, rows.shape[-1], lambda i, total: _add(total, rows[..., i], gradient * weights[..., i, None].astype(total.dtype)), total
-        )
-
-    return _repeat(reading, y.count(side) * across, visit, total)
+def block_size(spec: PoolSpec) -> int:
+    """Returns the side of a block, in cells or samples."""
+    if spec.reduction == "cells" or (spec.reduction == "average" and not spec.is_fixed):
+        return tuning.CELLS_PER_BLOCK
+    return min(tuning.SAMPLES_PER_BLOCK, spec.sampling_ratio) if spec.is_fixed else tuning.SAMPLES_PER_BLOCK
 
 
-def _add_largest_samples(reading, total, table, strips, y, x, gradient, scatter):
-    """To the first largest sample of each bin and channel; they are compared again, one after another."""
-    across = x.count(1)
-    number = reading.samples**2 if reading.fixed else jnp.max(y.count(1) * across, initial=0)
-
-    def sample(k):
-        rows, weights = _block(reading, strips, y, x, *_split(k, across), 1)
-        return rows, weights.astype(total.dtype)
-
-    def compare(k, found):
-        best, chosen = found
-        rows, weights = sample(k)
-        value = sum(_weighted(table, rows[..., j], weights[..., j]) for j in range(4))
-        better = (k == 0) | (value > best) | jnp.isnan(value)  # what is not a number stays visible
-        now = tuple(array[:, :, None] for array in (rows, weights)) if scatter == "elements" else (jnp.full((1, 1, 1, 1), k),)
-        return jnp.where(better, value, best), tuple(jnp.where(better[..., None], new, old) for new, old in zip(now, chosen, strict=True))
-
-    kinds = (jnp.int32, total.dtype) if scatter == "elements" else (jnp.int32,)
-    nothing = tuple(jnp.zeros((*gradient.shape, 4 if scatter == "elements" else 1), kind) for kind in kinds)
-    _, chosen = jax.lax.fori_loop(0, number, compare, (jnp.zeros(gradient.shape, computing(table.dtype)), nothing))
-    if scatter == "elements":
-        rows, weights = chosen
-        return jax.lax.fori_loop(0, 4, lambda j, total: _add_elements(total, rows[..., j], gradient * weights[..., j]), total)
-    which = chosen[0][..., 0]
-
-    def add(k, total):
-        rows, weights = sample(k)
-        part = jnp.where(which == k, gradient, 0)
-        return jax.lax.fori_loop(0, 4, lambda j, total: _add(total, rows[..., j], part * weights[..., j, None]), total)
-
-    return jax.lax.fori_loop(0, number, add, total)
-
-
-def _add_largest_cells(pooled, reading, total, table, strips, y, x, gradient, scatter):
-    """To the first largest cell of each bin and channel, found by its value."""
-    across = x.count(CELLS)
-    nowhere = jnp.iinfo(jnp.int32).max
-
-    def find(k, first):
-        rows, _ = _block(reading, strips, y, x, *_split(k, across), CELLS)
-
-        def closer(i, first):
-            value = _take(table, rows[..., i])
-            return jnp.where((value == pooled) | jnp.isnan(value), jnp.minimum(first, rows[..., i, None]), first)
-
-        return _fold(rows.shape[-1], closer, first)
-
-    first = jax.lax.fori_loop(0, jnp.max(y.count(CELLS) * across, initial=0), find, jnp.full(gradient.shape, nowhere))
-    if scatter == "elements":
-        return _add_elements(total, jnp.where(_nothing(y, x), nowhere, first), gradient)  # nowhere is dropped
-    across = x.count(1)
-
-    def add(k, total):
-        ky, kx = _split(k, across)
-        row = _block(reading, strips, y, x, ky, kx, 1)[0][..., 0]
-        once = (ky[:, None] < y.end - y.begin) & (kx[:, None] < x.end - x.begin)
-        return _add(total, row, jnp.where(once[..., None] & (first == row[..., None]), gradient, 0))
-
-    return jax.lax.fori_loop(0, jnp.max(y.count(1) * across, initial=0), add, total)
-
-
-def _side(reading):
-    if reading.reduction == "cells" or (reading.reduction == "average" and not reading.fixed):
-        return CELLS
-    return min(SAMPLES, reading.samples) if reading.fixed else SAMPLES
-
-
-def _repeat(reading, number, visit, total):
-    """``visit`` every block."""
-    if reading.fixed and reading.samples <= SAMPLES:
+def repeat_blocks(
+    spec: PoolSpec, num_blocks: Int[Array, "n"], visit: Callable[[Array, Array], Array], total: Array
+) -> Array:
+    """Applies ``visit(k, total)`` to every block k."""
+    if spec.is_fixed and spec.sampling_ratio <= tuning.SAMPLES_PER_BLOCK:
         return visit(0, total)
-    rounds = (-(-reading.samples // SAMPLES)) ** 2 if reading.fixed else jnp.max(number, initial=0)
-    return jax.lax.fori_loop(0, rounds, visit, total)
+    fixed = (-(-spec.sampling_ratio // tuning.SAMPLES_PER_BLOCK)) ** 2
+    return jax.lax.fori_loop(0, fixed if spec.is_fixed else jnp.max(num_blocks, initial=0), visit, total)
 
 
-def _fold(number, function, total):
-    """function(i, total) for each i, unrolled but on TPU."""
-
-    def unrolled(total):
-        for i in range(number):
-            total = function(i, total)
-        return total
-
-    return jax.lax.platform_dependent(total, tpu=lambda total: jax.lax.fori_loop(0, number, function, total), default=unrolled)
+def fold(number: int, function: Callable[[int, Array], Array], total: Array) -> Array:
+    """Applies ``function(i, total)`` for each i, unrolled except on TPU."""
+    if target_platform() == "tpu":
+        return jax.lax.fori_loop(0, number, function, total)
+    for i in range(number):
+        total = function(i, total)
+    return total
 
 
-def _split(k, across):
+def split_block(k: Array | int, across: Int[Array, "n"]) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """Returns the block's index along y and along x."""
     across = jnp.maximum(across, 1)
     return k // across, k % across
 
 
-def _nothing(y, x):
-    return (y.nothing() | x.nothing())[..., None]
+def empty_bins(y: Bins, x: Bins) -> Bool[Array, "n q 1"]:
+    """Returns the bins that sample nothing."""
+    return (y.is_empty() | x.is_empty())[..., None]
 
 
-def _block(reading, strips, y, x, ky, kx, side):
-    """What block (ky, kx) of side x side samples or cells reads: the table's rows and their weights, two [n, q, readings]; of samples four readings each.
+def block_reads(
+    spec: PoolSpec, rows: BinRows, y: Bins, x: Bins, ky: Int[Array, "n"], kx: Int[Array, "n"], size: int
+) -> tuple[Int[Array, "n q r"], Float[Array, "n q r"] | None]:
+    """Returns the flat cells that block (ky, kx) of ``size`` x ``size`` samples or cells reads, and their weights.
 
-    Of a maximum, the last sample or cell is read again where a bin ends; of an average it then has no weight.
+    A sample reads four cells. Past the end of a bin the last sample or cell repeats, with weight 0 in an average.
     """
-    if reading.reduction == "cells":
-        ys, xs = (axis.block(k, side)[..., None] for axis, k in ((y, ky), (x, kx)))
-        wys = wxs = None
-    elif reading.reduction == "average" and not reading.fixed:
-        (ys, wys), (xs, wxs) = ((array[..., None] for array in axis.cells(k, side)) for axis, k in ((y, ky), (x, kx)))
+    if spec.reduction == "cells":
+        ys, xs = (axis.cell_block(k, size)[..., None] for axis, k in ((y, ky), (x, kx)))
+        y_weights = x_weights = None
+    elif spec.reduction == "average" and not spec.is_fixed:
+        (ys, y_weights), (xs, x_weights) = (
+            (array[..., None] for array in axis.cell_block(k, size)) for axis, k in ((y, ky), (x, kx))
+        )
     else:
-        (ys, wys, real_y), (xs, wxs, real_x) = y.points(ky, side), x.points(kx, side)
-        if reading.reduction == "average":
-            wys, wxs = (jnp.where(real[..., None], w / axis.number[..., None], 0.0) for w, real, axis in ((wys, real_y, y), (wxs, real_x, x)))
-    # fused into what is done per channel, all this would be computed again for each of them; the sums and products that are left cost less than the memory
-    ys, wys, xs, wxs = jax.lax.optimization_barrier((strips.start[:, None, None, None] + ys * strips.width[:, None, None, None], wys, xs, wxs))
-    each = [(v, u, t, s) for v in range(side) for u in range(side) for t in range(ys.shape[-1]) for s in range(xs.shape[-1])]
-    rows = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)
-    return rows, None if wys is None else jnp.stack([wys[:, :, v, t] * wxs[:, :, u, s] for v, u, t, s in each], axis=-1)
+        (ys, y_weights, y_valid), (xs, x_weights, x_valid) = y.sample_block(ky, size), x.sample_block(kx, size)
+        if spec.reduction == "average":
+            y_weights, x_weights = (
+                jnp.where(valid[..., None], weights / axis.num_samples[..., None], 0.0)
+                for weights, valid, axis in ((y_weights, y_valid, y), (x_weights, x_valid, x))
+            )
+    # fused into what is done per channel, all of this would be computed again for each channel
+    ys = rows.offset[:, None, None, None] + ys * rows.width[:, None, None, None]
+    ys, y_weights, xs, x_weights = jax.lax.optimization_barrier((ys, y_weights, xs, x_weights))
+    each = [
+        (v, u, t, s) for v in range(size) for u in range(size) for t in range(ys.shape[-1]) for s in range(xs.shape[-1])
+    ]
+    cells = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)
+    if y_weights is None:
+        return cells, None
+    return cells, jnp.stack([y_weights[:, :, v, t] * x_weights[:, :, u, s] for v, u, t, s in each], axis=-1)
 
 
-def _take(table, row):
-    rows = from_bits(as_bits(table).at[row].get(mode="promise_in_bounds"), table.dtype)
-    return rows.astype(computing(table.dtype))
+def take(features: Float[Array, "F C"], cell: Int[Array, "n q"]) -> Float[Array, "n q C"]:
+    """Gathers cells, in the accumulation dtype."""
+    cells = from_bits(as_bits(features).at[cell].get(mode="promise_in_bounds"), features.dtype)
+    return cells.astype(accumulation_dtype(features.dtype))
 
 
-def _weighted(table, row, weight):
-    return _take(table, row) * weight[..., None].astype(computing(table.dtype))
-
-
-def _add(total, row, gradient):
-    return total.at[row].add(gradient, mode="promise_in_bounds")
-
-
-def _add_elements(total, row, gradient):
-    return total.at[row, jnp.arange(total.shape[1])].add(gradient, mode="drop")
+def weighted(
+    features: Float[Array, "F C"], cell: Int[Array, "n q"], weight: Float[Array, "n q"]
+) -> Float[Array, "n q C"]:
+    """Gathers cells and multiplies them by their weights."""
+    return take(features, cell) * weight[..., None].astype(accumulation_dtype(features.dtype))

@@ -1,80 +1,90 @@
-"""Averages of RoIAlign as matrix products: a bin is a weighted sum over the rows of its map and then over the columns, and the weights are matrices.
+"""RoI averages as matrix products: a bin is a weighted sum over the rows of its map and then over its columns.
 
-Each RoI reads its whole map, but with no gather: the form for processors that are built for matrix products. Some RoIs of one map are taken at a time, so that
-what lies between the two products stays small. A feature that is not a finite number spoils all RoIs on its map, as its weight of 0 does not hide it.
+Each RoI reads its whole map, but without a gather: the implementation for processors built for matrix products. A few
+RoIs of one map and image are taken at a time, so that the intermediate product stays small. A feature that is not
+finite spoils all RoIs on its map, as a weight of 0 does not hide it.
 """
 
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.ops.roi.gather import computing
-from mrcnn_jax.ops.roi.sampling import Reading, axes_of_rois
-from mrcnn_jax.ops.roi.tiles import Maps, Plan, Rois, arrange
+from mrcnn_jax.ops.roi import tuning
+from mrcnn_jax.ops.roi.gather import accumulation_dtype
+from mrcnn_jax.ops.roi.sampling import bins_of_rois
+from mrcnn_jax.ops.roi.spec import PoolSpec
+from mrcnn_jax.ops.roi.tiles import Maps, Rois, make_tiles
 from mrcnn_jax.typing import Array, Float
 
-CHUNK = 32  # RoIs
 
-
-def pool(reading: Reading, maps: Maps, rois: Rois) -> Float[Array, "N PH PW C"]:
-    """The RoIs' bins."""
-    plan = _plan(maps, rois)
-    pooled = jnp.zeros((*plan.members.shape, *reading.bins, maps[0].shape[-1]), maps[0].dtype)
+def pool(spec: PoolSpec, maps: Maps, rois: Rois) -> Float[Array, "N PH PW C"]:
+    """Pools the RoIs."""
+    plan = _make_tiles(maps, rois)
+    pooled = jnp.zeros((*plan.slots.shape, *spec.output_size, maps[0].shape[-1]), maps[0].dtype)
     for level, features in enumerate(maps):
 
-        def visit(chunk, pooled, features=features):
-            image, down, across = _chunk(reading, features, rois, plan.members[chunk])
+        def visit(tile, pooled, features=features):
+            image, rows, columns = _weights(spec, features, rois, plan.slots[tile])
             own = jax.lax.dynamic_index_in_dim(features, image, keepdims=False)
-            if features.shape[2] >= features.shape[1]:  # the longer side first leaves less to do
-                bins = _product("nph,nqhc->npqc", down, _product("nqw,hwc->nqhc", across, own))
+            if features.shape[2] >= features.shape[1]:  # reducing the longer side first is cheaper
+                bins = _product("nph,nqhc->npqc", rows, _product("nqw,hwc->nqhc", columns, own))
             else:
-                bins = _product("nqw,npwc->npqc", across, _product("nph,hwc->npwc", down, own))
-            return pooled.at[chunk].set(bins)
+                bins = _product("nqw,npwc->npqc", columns, _product("nph,hwc->npwc", rows, own))
+            return pooled.at[tile].set(bins)
 
-        pooled = jax.lax.fori_loop(*_chunks(plan, maps, level), visit, pooled)
-    return pooled.reshape(-1, *pooled.shape[2:])[plan.place]
+        pooled = jax.lax.fori_loop(*_tiles_of_level(plan, maps, level), visit, pooled)
+    return pooled.reshape(-1, *pooled.shape[2:])[plan.inverse]
 
 
-def gradients(reading: Reading, maps: Maps, rois: Rois, gradient: Float[Array, "N PH PW C"]) -> list[Float[Array, "B _h _w C"]]:
-    """The gradient of every map from that of the RoIs' bins."""
-    plan = _plan(maps, rois)
+def gradients(
+    spec: PoolSpec, maps: Maps, rois: Rois, gradient: Float[Array, "N PH PW C"]
+) -> list[Float[Array, "B _h _w C"]]:
+    """Computes the gradient of every map from that of the pooled RoIs."""
+    plan = _make_tiles(maps, rois)
     totals = []
     for level, features in enumerate(maps):
 
-        def visit(chunk, total, features=features):
-            member = plan.members[chunk]
-            image, down, across = _chunk(reading, features, rois, member)
-            bins = jnp.where((member >= 0)[:, None, None, None], gradient[member], 0)
+        def visit(tile, total, features=features):
+            slot = plan.slots[tile]
+            image, rows, columns = _weights(spec, features, rois, slot)
+            bins = jnp.where((slot >= 0)[:, None, None, None], gradient[slot], 0)
             if features.shape[2] >= features.shape[1]:
-                part = _product("nqw,nqhc->hwc", across, _product("nph,npqc->nqhc", down, bins), total.dtype)
+                part = _product("nqw,nqhc->hwc", columns, _product("nph,npqc->nqhc", rows, bins), total.dtype)
             else:
-                part = _product("nph,npwc->hwc", down, _product("nqw,npqc->npwc", across, bins), total.dtype)
+                part = _product("nph,npwc->hwc", rows, _product("nqw,npqc->npwc", columns, bins), total.dtype)
             return total.at[image].add(part)
 
-        total = jax.lax.fori_loop(*_chunks(plan, maps, level), visit, jnp.zeros(features.shape, computing(features.dtype)))
+        total = jnp.zeros(features.shape, accumulation_dtype(features.dtype))
+        total = jax.lax.fori_loop(*_tiles_of_level(plan, maps, level), visit, total)
         totals.append(total.astype(features.dtype))
     return totals
 
 
-def _plan(maps: Maps, rois: Rois) -> Plan:
+def _make_tiles(maps, rois):
     images = maps[0].shape[0]
-    return arrange(rois.level * images + rois.image, len(maps) * images, min(CHUNK, max(1, rois.level.shape[0])))
+    size = min(tuning.MATMUL_ROIS, max(1, rois.level.shape[0]))
+    return make_tiles(rois.level * images + rois.image, len(maps) * images, size)
 
 
-def _chunks(plan, maps, level):
+def _tiles_of_level(plan, maps, level):
     images = maps[0].shape[0]
     return plan.begin[level * images], plan.begin[(level + 1) * images]
 
 
-def _chunk(reading, features, rois, member):
-    """The image of a chunk, and the weights of all cells in its bins along y and x, [n, PH, H] and [n, PW, W]."""
+def _weights(spec, features, rois, slot):
+    """The image of a tile, and the weights of all cells in its bins along y and x, [n, PH, H] and [n, PW, W]."""
     _, height, width, _ = features.shape
-    boxes = jnp.where((member >= 0)[:, None], rois.boxes[member], 0)
-    y, x = axes_of_rois(reading, boxes, jnp.full_like(member, height), jnp.full_like(member, width))
-    return rois.image[member[0]], *(axis.dense(limit, reading.samples).astype(features.dtype) for axis, limit in ((y, height), (x, width)))
+    boxes = jnp.where((slot >= 0)[:, None], rois.boxes[slot], 0)
+    axes = bins_of_rois(spec, boxes, jnp.full_like(slot, height), jnp.full_like(slot, width))
+    rows, columns = (
+        axis.weight_matrix(limit, spec.sampling_ratio).astype(features.dtype)
+        for axis, limit in zip(axes, (height, width), strict=True)
+    )
+    return rois.image[slot[0]], rows, columns
 
 
 def _product(equation, weights, features, dtype=None):
-    """In the features' numbers, added up in at least float32."""
-    precision = jax.lax.Precision.HIGHEST if computing(features.dtype) == features.dtype else None
-    product = jnp.einsum(equation, weights, features, precision=precision, preferred_element_type=computing(features.dtype))
+    """An einsum in the dtype of the features, accumulated in at least float32."""
+    accumulated = accumulation_dtype(features.dtype)
+    precision = jax.lax.Precision.HIGHEST if accumulated == features.dtype else None
+    product = jnp.einsum(equation, weights, features, precision=precision, preferred_element_type=accumulated)
     return product.astype(dtype or features.dtype)

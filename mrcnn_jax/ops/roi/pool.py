@@ -1,33 +1,71 @@
-"""RoIPool (Fast R-CNN, section 2.1): the largest value of each bin of whole cells."""
+"""RoIPool (Fast R-CNN, section 2.1): the maximum of whole cells in each bin."""
 
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from mrcnn_jax.ops.roi.levels import on_one_map
-from mrcnn_jax.ops.roi.operations import operate
+from mrcnn_jax.ops.roi.implementations import check_one_map, pool_one_map
+from mrcnn_jax.ops.roi.sampling import cell_ranges, clip_coordinates, round_half_away
+from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 
 
-@partial(jax.jit, static_argnames=("output_size", "spatial_scale", "form"))
+def pool_by_definition(
+    features: Float[Array, "H W C"], boxes: Float[Array, "N 4"], spec: PoolSpec
+) -> Float[Array, "N PH PW C"]:
+    """Computes RoIPool of boxes in cells: the largest of all cells that belong to a bin."""
+    height, width, channels = features.shape
+    x1, y1, x2, y2 = round_half_away(clip_coordinates(boxes)).astype(jnp.int32).T
+    rows = _membership(y1, y2, height, spec.output_size[0])[:, :, None, :, None]
+    columns = _membership(x1, x2, width, spec.output_size[1])[:, None, :, None, :]
+    belongs = (rows & columns).reshape(len(boxes), *spec.output_size, height * width, 1)
+
+    cells = features.reshape(height * width, channels)
+    first = jnp.where(belongs, cells[None, None, None], -jnp.inf).argmax(axis=3)  # of equal cells the first
+    pooled = cells[first, jnp.arange(channels)[None, None, None]]
+    return jnp.where(belongs.any(axis=3), pooled, 0)  # a bin without cells on the map is 0
+
+
+def _membership(first, last, limit, bins):
+    """Whether each cell along an axis belongs to each bin, [N, bins, limit]."""
+    begin, end = cell_ranges(first, last, jnp.full_like(first, limit), jnp.arange(bins)[None], bins)
+    cell = jnp.arange(limit)[None, None]
+    return (cell >= begin[..., None]) & (cell < end[..., None])
+
+
+@partial(jax.jit, static_argnames=("output_size", "spatial_scale", "implementation"))
 def roi_pool(
     features: Float[Array, "H W C"],
     boxes: Float[Array, "N 4"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
-    form: str | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
-    """RoIPool from one feature map, as in torchvision and Fast R-CNN's released code.
+    """Pools RoIs from one feature map by RoIPool, as in torchvision and the released code of Fast R-CNN.
 
-    A RoI's corners are rounded to whole cells, halves away from 0, and both end cells belong to it. Bin p of P over n cells takes the cells from
-    floor(p n / P) up to, not including, ceil((p + 1) n / P), so that neighbouring bins may share cells. Bins without a cell on the map are 0.
+    The corners of a RoI are rounded to whole cells, halves away from 0, and both end cells belong to it. Bin p of P
+    over n cells takes the cells from floor(p n / P) up to, excluding, ceil((p + 1) n / P), so neighbouring bins may
+    share cells. Bins without a cell on the map are 0.
+
+    The gradient of a bin goes to its first largest cell, row by row. Boxes get none because of the rounding.
 
     Args:
         features: one image's features, channels last.
-        boxes: RoIs in image pixels; farther than 2**20 cells from the map's origin they end there.
+        boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
         output_size: bins along y and x, or one number for both.
-        spatial_scale: feature pixels per image pixel.
-        form: how it is computed, see ``roi_forms``; None is what is fastest on the platform.
-    The gradient of a bin goes to its first largest cell, row by row. The boxes get none, as the rounding stands between.
+        spatial_scale: feature cells per image pixel.
+        implementation: one of ``roi_implementations``; None is the default of the platform.
+
+    Returns:
+        The pooled features, in the dtype of the features.
+
+    Raises:
+        ValueError: for a shape or implementation that is not allowed.
+
+    References:
+        Girshick, "Fast R-CNN", 2015, section 2.1.
     """
-    return operate("pool", "max", 0, False, output_size, form, *on_one_map(features, boxes, spatial_scale))
+    features, boxes = check_one_map(features, boxes)
+    spec = make_spec("pool", "max", 0, False, output_size)
+    return pool_one_map(spec, pool_by_definition, implementation, features, boxes * spatial_scale)

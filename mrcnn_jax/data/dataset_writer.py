@@ -1,0 +1,129 @@
+"""Writing of prepared data sets, through TensorFlow Datasets without TensorFlow.
+
+Two properties of TFDS decide how records are stored and written:
+
+- a ``tf.train.Example`` holds floats in single precision only, so boxes and areas, which must come back
+  exactly for the evaluation, are stored as the bytes of float64 arrays;
+- the writer behind ``download_and_prepare`` keeps a split in memory up to 1 GB and asks for TensorFlow
+  beyond that, so records go through ``tfds.core.SequentialWriter``, which keeps one image at a time and the
+  given order.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mrcnn_jax.data.dataset import Record, is_prepared
+from mrcnn_jax.data.statistics import Statistics
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.structures import DatasetInfo
+
+IMAGES_PER_SHARD = 2048  # a few hundred megabytes of ordinary photographs
+
+
+def write_dataset(
+    directory: str | os.PathLike,
+    info: DatasetInfo,
+    splits: Mapping[str, Iterable[Record]],
+    *,
+    progress: bool = False,
+    overwrite: bool = False,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> None:
+    """Writes a prepared data set, completely or not at all: the directory appears when it is complete.
+
+    Records are stored in the order given and never held together in memory, so a split may be a generator.
+
+    Args:
+        directory: where to write.
+        info: names and ids of classes and keypoints.
+        splits: the records of each split, by its name.
+        progress: show a progress bar on stderr.
+        overwrite: replace a prepared set of that name; anything else of that name is never touched.
+        images_per_shard: maximum number of images in one file.
+
+    Raises:
+        InputError: the directory exists, or a split has no images.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and not overwrite:
+        advice = "choose another name, or overwrite it if it is a prepared set"
+        raise InputError(f"{directory} exists already: {advice}")
+    if directory.exists() and not is_prepared(directory):
+        raise InputError(f"{directory} exists and is not a prepared data set, so it is not overwritten")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        written = _write(temporary, info, splits, progress, images_per_shard)
+        if directory.exists():
+            directory.rename(temporary / "replaced")
+        written.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    root: Path, info: DatasetInfo, splits: Mapping[str, Iterable[Record]], progress: bool, shard_size: int
+) -> Path:
+    path = root / "new"
+    path.mkdir()
+    metadata = tfds.core.MetadataDict(dataset=info._asdict(), statistics={})
+    name = tfds.core.DatasetIdentity("mrcnn_records", tfds.core.Version("1.0.0"), str(path), __name__)
+    described = tfds.core.DatasetInfo(builder=name, features=_features(info), metadata=metadata)
+    writer = tfds.core.SequentialWriter(described, shard_size, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bars:
+        tasks = {split: bars.add_task(split, total=_length(records)) for split, records in splits.items()}
+        for split, records in splits.items():
+            statistics = Statistics(info.num_classes)
+            counted = bars.track(statistics.count(records), task_id=tasks[split])
+            writer.add_examples({split: (_to_example(record, info) for record in counted)})
+            if not statistics.sizes:
+                raise InputError(f"the split '{split}' has no images: a split needs at least one")
+            np.save(path / f"{split}_sizes.npy", np.asarray(statistics.sizes, np.int32))
+            metadata["statistics"][split] = statistics.as_dict()
+    writer.close_all()
+    return path
+
+
+def _length(records: Iterable[Record]) -> int | None:
+    return len(records) if isinstance(records, Sized) else None
+
+
+def _features(info: DatasetInfo) -> tfds.features.FeaturesDict:
+    tensor = tfds.features.Tensor
+    objects = {
+        "ids": tensor(shape=(None,), dtype=np.int64),
+        "boxes": tensor(shape=(None, 4), dtype=np.float64, encoding="bytes"),
+        "classes": tensor(shape=(None,), dtype=np.int32),
+        "areas": tensor(shape=(None,), dtype=np.float64, encoding="bytes"),
+        "crowd": tensor(shape=(None,), dtype=np.bool_),
+        "rles": tfds.features.Sequence(tfds.features.Text()),
+    }
+    if info.keypoint_names:  # an array with an axis of length 0 does not survive being stored
+        objects["keypoints"] = tensor(shape=(None, len(info.keypoint_names), 3), dtype=np.float32)
+    return tfds.features.FeaturesDict({
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image_id": tfds.features.Scalar(np.int64),
+        "file_name": tfds.features.Text(),
+        "height": tfds.features.Scalar(np.int32),
+        "width": tfds.features.Scalar(np.int32),
+        "objects": objects,
+    })  # fmt: skip
+
+
+def _to_example(record: Record, info: DatasetInfo) -> dict[str, Any]:
+    objects = record.objects._asdict()
+    if not info.keypoint_names:
+        del objects["keypoints"]
+    return record._asdict() | {"image": io.BytesIO(record.image), "objects": objects}

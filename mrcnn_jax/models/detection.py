@@ -1,0 +1,57 @@
+"""Selection of detections from the outputs of the box head (section 3.1, inference)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrcnn_jax import ops
+from mrcnn_jax.config import BoxHeadConfig
+from mrcnn_jax.structures import Predictions, Proposals
+from mrcnn_jax.typing import Array, Float, Int
+
+
+def select_detections(
+    logits: Float[Array, "B P K1"],
+    deltas: Float[Array, "B P K 4"],
+    proposals: Proposals,
+    sizes: Int[Array, "B 2"],
+    config: BoxHeadConfig,
+    max_box_scale: float = 1000 / 16,
+) -> Predictions:
+    """Selects the best boxes of each image after a score threshold and NMS within each class.
+
+    NMS sees the ``max_candidates`` best (box, class) pairs; the result is exact if ``max_detections`` of them
+    survive it.
+
+    Args:
+        logits: of the K classes and background, K1 = K + 1.
+        deltas: of each class.
+        proposals: the boxes to which logits and deltas belong.
+        sizes: height and width of the images, to which boxes are clipped.
+        config: thresholds and numbers.
+        max_box_scale: maximum factor by which deltas enlarge a proposal.
+
+    Returns:
+        Boxes, scores and classes, best first; all zero where not valid.
+    """
+    num_classes = logits.shape[-1] - 1
+
+    def image(logits, deltas, proposals, size):
+        scores = jnp.where(proposals.valid[:, None], nn.softmax(logits)[:, :-1], 0).reshape(-1)
+        count = min(config.max_candidates, scores.size)
+        index, valid = ops.masked_top_k(scores > config.score_threshold, scores, count)
+        roi, classes = index // num_classes, index % num_classes
+        boxes = ops.decode(deltas[roi, classes], proposals.boxes[roi], config.delta_weights, max_box_scale)
+        boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
+        valid &= ops.is_nonempty(boxes, config.min_size)
+        keep = ops.nms(boxes, scores, config.nms_iou, valid, classes)
+
+        best, valid = ops.masked_top_k(keep, scores, config.max_detections)
+        return Predictions(
+            boxes=jnp.where(valid[:, None], boxes[best], 0),
+            scores=jnp.where(valid, scores[best], 0),
+            classes=jnp.where(valid, classes[best], 0),
+            valid=valid,
+        )
+
+    return jax.vmap(image)(logits, deltas, proposals, sizes)

@@ -1,0 +1,233 @@
+"""Choice of the implementation of a RoI operation, and the gradient that the fast implementations share.
+
+All implementations compute the same numbers except for rounding; each is the fastest on some platform.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from mrcnn_jax.ops.checks import check_shape
+from mrcnn_jax.ops.roi import matmul, tuning
+from mrcnn_jax.ops.roi.gather import accumulation_dtype
+from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
+from mrcnn_jax.ops.roi.tiles import (
+    Maps,
+    Rois,
+    flat_gradients,
+    flatten_levels,
+    join_levels,
+    pool_tiles,
+    split_levels,
+)
+from mrcnn_jax.runtime import target_platform
+from mrcnn_jax.typing import Array, Float, Int
+
+Definition = Callable[[Float[Array, "H W C"], Float[Array, "N 4"], PoolSpec], Float[Array, "N PH PW C"]]
+"""A readable implementation: pools RoIs, in cells, from one map."""
+
+
+def roi_implementations(
+    operation: str, reduction: str = "average", sampling_ratio: int = 2
+) -> tuple[str, ...]:
+    """Returns the implementations of an operation, as the argument ``implementation`` takes them.
+
+    - "gather": gathers cells from all maps, joined, for all RoIs at once; the gradient is scattered.
+    - "tiled": gathers cells map by map, for as many RoIs at a time as keep the working set in a CPU's cache.
+    - "matmul": two products with matrices of sampling weights for each RoI; averages only.
+    - "reference": the definition (``align.py``, ``pool.py``, ``warp.py``), slow and differentiable any number of
+      times, also forwards; not for adaptive sampling.
+
+    Args:
+        operation: "align", "pool" or "warp".
+        reduction: "average" or "max"; only "max" for "pool".
+        sampling_ratio: samples per bin and axis; 0 is adaptive.
+    """
+    return _implementations(make_spec(operation, reduction, sampling_ratio, True, 1))
+
+
+def default_implementation(
+    operation: str, reduction: str = "average", sampling_ratio: int = 2, platform: str | None = None
+) -> str:
+    """Returns the implementation used when none is given.
+
+    Args:
+        operation: "align", "pool" or "warp".
+        reduction: "average" or "max"; only "max" for "pool".
+        sampling_ratio: samples per bin and axis; 0 is adaptive.
+        platform: "cpu", "gpu" or "tpu"; None is the one that programs are traced for (``runtime.compiling_for``).
+    """
+    return _default(make_spec(operation, reduction, sampling_ratio, True, 1), platform or target_platform())
+
+
+def pool_pyramid(
+    spec: PoolSpec,
+    definition: Definition,
+    implementation: str | None,
+    pyramid: Maps,
+    boxes: Float[Array, "B N 4"],
+    levels: Int[Array, "B N"],
+) -> Float[Array, "B N PH PW C"]:
+    """Pools RoIs, each from one level of its image's pyramid.
+
+    Args:
+        spec: the operation.
+        definition: computes it where ``implementation`` is "reference".
+        implementation: one of ``roi_implementations``, or None for the target platform's.
+        pyramid: feature maps of all images.
+        boxes: RoIs in cells of their map.
+        levels: index of each RoI's map.
+    """
+    allowed = _implementations(spec)
+    if implementation not in (*allowed, None):
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"implementation of this operation must be {names} or None, not {implementation!r}")
+    batch, number = levels.shape
+    if number == 0:
+        return jnp.zeros((batch, 0, *spec.output_size, pyramid[0].shape[-1]), pyramid[0].dtype)
+    if implementation == "reference":
+        return _pool_by_definition(spec, definition, pyramid, boxes, levels)
+    image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
+    rois = Rois(boxes.reshape(-1, 4), levels.reshape(-1), image)
+    pooled = _pool_fast(spec, implementation or _default(spec, target_platform()), pyramid, rois)
+    return pooled.reshape(batch, number, *pooled.shape[1:])
+
+
+def pool_one_map(
+    spec: PoolSpec,
+    definition: Definition,
+    implementation: str | None,
+    features: Float[Array, "H W C"],
+    boxes: Float[Array, "N 4"],
+) -> Float[Array, "N PH PW C"]:
+    """Pools RoIs, in cells, from one map; see ``pool_pyramid``."""
+    levels = jnp.zeros((1, boxes.shape[0]), jnp.int32)
+    return pool_pyramid(spec, definition, implementation, (features[None],), boxes[None], levels)[0]
+
+
+def check_one_map(features: Array, boxes: Array) -> tuple[Array, Array]:
+    """Returns the arguments as JAX arrays; ValueError unless they are [H, W, C] and [N, 4]."""
+    check_shape("features", features, "H", "W", "C", note="one image, channels last")
+    check_shape("boxes", boxes, "N", 4, note="x1, y1, x2, y2 in image pixels")
+    return jnp.asarray(features), jnp.asarray(boxes)
+
+
+def _implementations(spec):
+    if spec.reduction == "average":
+        return ("gather", "tiled", "matmul", *(("reference",) if spec.is_fixed else ()))
+    return ("gather", "tiled", *(("reference",) if spec.is_fixed or spec.reduction == "cells" else ()))
+
+
+def _default(spec, platform):
+    """The fastest implementation by the measurements and estimates in benchmarks/results/ROI_OPS.md."""
+    if platform == "tpu" and spec.reduction == "average":
+        return "matmul"
+    return "gather" if platform == "gpu" else "tiled"
+
+
+def _pool_by_definition(spec, definition, pyramid, boxes, levels):
+    """Every RoI from every level, of which the one on its own level is kept."""
+    pooled = 0.0
+    for level, features in enumerate(pyramid):
+        here = jax.vmap(lambda features, boxes: definition(features, boxes, spec))(features, boxes)
+        pooled = jnp.where((levels == level)[..., None, None, None], here, pooled)
+    return pooled
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pool_fast(spec, implementation, maps, rois):
+    return _pool(spec, implementation, maps, rois)
+
+
+def _pool_fast_forward(spec, implementation, maps, rois):
+    pooled = _pool(spec, implementation, maps, rois)
+    return pooled, (maps, rois, pooled if spec.reduction == "cells" else None)
+
+
+def _pool_fast_backward(spec, implementation, residuals, gradient):
+    maps, rois, pooled = residuals
+    of_maps = _gradients(spec, implementation, maps, rois, pooled, gradient)
+    return of_maps, Rois(_gradient_of_boxes(spec, maps, rois, gradient), None, None)
+
+
+_pool_fast.defvjp(_pool_fast_forward, _pool_fast_backward)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _pool(spec, implementation, maps, rois):
+    if implementation == "matmul":
+        return matmul.pool(spec, maps, rois)
+    flat = _flatten(implementation, maps)
+    size = _all_rows(spec, rois)
+    if implementation == "tiled" and not (spec.is_fixed and len(flat) == 1):
+        size = _rows_of(tuning.TILE_BYTES_FIXED if spec.is_fixed else tuning.TILE_BYTES_ADAPTIVE, spec, maps)
+    elif not spec.is_fixed:
+        size = -(-size // tuning.ADAPTIVE_GROUPS)
+    if implementation == "tiled":
+        return _isolated(partial(pool_tiles, spec, flat, rois, size), jnp.isnan(rois.boxes).all())
+    return pool_tiles(spec, flat, rois, size)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(spec, implementation, maps, rois, pooled, gradient):
+    if implementation == "matmul":
+        return tuple(matmul.gradients(spec, maps, rois, gradient))
+    flat = _flatten(implementation, maps)
+    size = _all_rows(spec, rois)
+    if implementation == "tiled":
+        size = _rows_of(tuning.TILE_BYTES_GRADIENT, spec, maps)
+    elif not spec.is_fixed:
+        size = -(-size // tuning.ADAPTIVE_GROUPS)
+    totals = flat_gradients(spec, flat, rois, pooled, gradient, size, by_element=implementation == "gather")
+    return tuple(
+        level.astype(maps[0].dtype)
+        for own, total in zip(flat, totals, strict=True)
+        for level in split_levels(own, total)
+    )
+
+
+def _isolated(pool, never):
+    """Runs ``pool`` in a branch of its own.
+
+    Otherwise XLA fuses the bins into whatever reads them and, on a CPU, computes them anew for each layout that a
+    convolution and its gradient ask for.
+    """
+    like = jax.eval_shape(pool)
+    return jax.lax.cond(never, lambda: jnp.full(like.shape, jnp.nan, like.dtype), pool)
+
+
+def _gradient_of_boxes(spec, maps, rois, gradient):
+    """Moves one coordinate of all boxes at once, which changes only each box's own bins.
+
+    Compiled only where the gradient of boxes is used.
+    """
+    if spec.reduction == "cells":
+        return jnp.zeros_like(rois.boxes)
+
+    def pooled(boxes):
+        return _pool(spec, "gather", maps, rois._replace(boxes=boxes))
+
+    def along(coordinate):
+        change = jax.nn.one_hot(coordinate, 4, dtype=rois.boxes.dtype)[None]
+        _, effect = jax.jvp(pooled, (rois.boxes,), (jnp.broadcast_to(change, rois.boxes.shape),))
+        dtype = accumulation_dtype(effect.dtype)
+        return jnp.sum(effect.astype(dtype) * gradient.astype(dtype), axis=(1, 2, 3)).astype(rois.boxes.dtype)
+
+    return jax.lax.map(along, jnp.arange(4)).T
+
+
+def _flatten(implementation, maps):
+    small = sum(features.size * features.dtype.itemsize for features in maps) <= tuning.JOINED_PYRAMID_BYTES
+    return flatten_levels(maps) if implementation == "tiled" and not small else join_levels(maps)
+
+
+def _all_rows(spec, rois):
+    return rois.level.shape[0] * spec.output_size[0]
+
+
+def _rows_of(num_bytes, spec, maps):
+    """Number of rows of bins that take ``num_bytes``, at least one."""
+    itemsize = jnp.dtype(accumulation_dtype(maps[0].dtype)).itemsize
+    return max(1, num_bytes // (spec.output_size[1] * maps[0].shape[-1] * itemsize))

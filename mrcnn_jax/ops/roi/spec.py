@@ -1,0 +1,50 @@
+"""Static description of a RoI operation, and the checks of its arguments."""
+
+from typing import NamedTuple
+
+OPERATIONS = ("align", "pool", "warp")
+
+
+class PoolSpec(NamedTuple):
+    """Static description of a RoI operation.
+
+    Attributes:
+        reduction: "average" of samples, "max" of samples, or "cells": the maximum of whole cells.
+        output_size: bins along y and x.
+        sampling_ratio: samples of a bin along each axis; 0 takes as many as the RoI needs. Unused for cells.
+        half_pixel: whether the value of cell i lies at i + 0.5, see ``roi_align``. Unused for cells.
+    """
+
+    reduction: str
+    output_size: tuple[int, int]
+    sampling_ratio: int = 0
+    half_pixel: bool = False
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every bin has the same number of samples, whatever its RoI."""
+        return self.sampling_ratio > 0
+
+
+def make_spec(
+    operation: str, reduction: str, sampling_ratio: int, half_pixel: bool, output_size: int | tuple[int, int]
+) -> PoolSpec:
+    """Builds the description of an operation from the arguments of ``pool_rois``.
+
+    Raises:
+        ValueError: for an unknown operation or reduction, a negative sampling ratio, or bins that are not positive.
+    """
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(bins) != 2 or min(bins) < 1:
+        raise ValueError(f"output_size must be one or two positive numbers, not {output_size}")
+    if operation not in OPERATIONS:
+        raise ValueError(f'operation must be "align", "pool" or "warp", not {operation!r}')
+    if operation == "pool":
+        if reduction != "max":
+            raise ValueError(f'reduction of RoIPool must be "max", not {reduction!r}')
+        return PoolSpec("cells", bins)
+    if reduction not in ("average", "max"):
+        raise ValueError(f'reduction must be "average" or "max", not {reduction!r}')
+    if sampling_ratio < 0:
+        raise ValueError(f"sampling_ratio must be 0 (adaptive) or more, not {sampling_ratio}")
+    return PoolSpec(reduction, bins, sampling_ratio, half_pixel and operation == "align")

@@ -1,0 +1,37 @@
+"""Random sampling of labelled candidates for training."""
+
+import jax
+import jax.numpy as jnp
+
+from mrcnn_jax.ops.checks import check_shape
+from mrcnn_jax.ops.matching import BACKGROUND, FOREGROUND
+from mrcnn_jax.ops.nms import masked_top_k
+from mrcnn_jax.typing import Array, Bool, Int, PRNGKeyArray
+
+
+def sample_labels(
+    key: PRNGKeyArray, labels: Int[Array, "N"], num_samples: int, positive_fraction: float
+) -> tuple[Int[Array, "S"], Bool[Array, "S"], Bool[Array, "S"]]:
+    """Draws candidates without replacement, up to a fraction of them FOREGROUND, the rest BACKGROUND.
+
+    Args:
+        key: PRNG key.
+        labels: of the candidates, as ``match`` returns them.
+        num_samples: number of slots S.
+        positive_fraction: maximum fraction of the slots for FOREGROUND.
+
+    Returns:
+        Index of each sample, whether it is positive, and whether the slot is valid. Positives come first: the slots
+        ``[0, num_samples * positive_fraction)`` hold all of them.
+    """
+    check_shape("labels", labels, "N")
+    max_positive = int(num_samples * positive_fraction)
+    priority = jax.random.uniform(key, labels.shape)
+    positive, positive_valid = masked_top_k(labels == FOREGROUND, priority, max_positive)
+    background, background_valid = masked_top_k(labels == BACKGROUND, priority, num_samples)
+    num_positive = positive_valid.sum()
+    slot = jnp.arange(num_samples)
+    is_positive = slot < num_positive
+    rank = jnp.maximum(slot - num_positive, 0)  # among the background samples
+    index = jnp.where(is_positive, jnp.pad(positive, (0, num_samples - max_positive)), background[rank])
+    return index, is_positive, is_positive | background_valid[rank]

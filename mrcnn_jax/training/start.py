@@ -1,0 +1,216 @@
+"""Start of a run: data, checkpoint or pretrained weights, model, optimizer and the placement of the state."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from rich.console import Console
+
+from mrcnn_jax import distributed
+from mrcnn_jax.atomic_io import write_text
+from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
+from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.catalog import open_split
+from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.detector import Weights, read_weights
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.runtime import enable_compilation_cache
+from mrcnn_jax.stored_function import StoredFunction
+from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
+from mrcnn_jax.training.progress import warn
+from mrcnn_jax.training.sharding import Sharding, prefetch
+from mrcnn_jax.training.step import TrainState, create_state, make_train_step
+from mrcnn_jax.training.warm_start import (
+    check_backbone,
+    load_frozen_rpn,
+    load_pretrained,
+    match_preprocessing,
+    resolve_dataset_fields,
+)
+
+_MAY_CHANGE = ("data.threads", "data.max_unreadable_images")
+"""Fields of model and data that a resumed run may change, as they do not affect its result."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Data and weights that a run starts from, with the experiment completed from them."""
+
+    experiment: Experiment
+    training: DatasetSplit
+    validation: DatasetSplit
+    checkpoint: Checkpoint | None  # of the run itself, to resume
+    pretrained: Weights | None  # of train.init_from
+
+    @property
+    def step(self) -> int:
+        """Number of steps that the run has done."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def images_seen(self) -> int:
+        """Position in the training data."""
+        return self.checkpoint.images_seen if self.checkpoint else 0
+
+
+@dataclass
+class Run:
+    """Everything that the loop works with; ``state`` changes with every step."""
+
+    sources: Sources
+    sharding: Sharding
+    state: TrainState
+    train_step: Any  # (state, batch) -> (state, metrics)
+    batches: Iterator[tuple[Any, list[int]]]  # batches on the devices, and the ids of their images
+    schedule: optax.Schedule
+    images_per_step: int
+    unreadable: UnreadableImages
+
+
+def open_sources(
+    experiment: Experiment, directory: epath.Path, checkpoints: CheckpointStore, console: Console
+) -> Sources:
+    """Opens the data set and restores the newest checkpoint, or reads the pretrained weights of a new run.
+
+    Raises:
+        InputError: data set, checkpoint or weights do not match the experiment.
+    """
+    training = open_split(experiment.data, experiment.data.train_split)
+    validation = open_split(experiment.data, experiment.data.validation_split)
+    experiment = resolve_dataset_fields(experiment, training)
+    checkpoint = checkpoints.restore_latest(lambda message: warn(console, f"{message}."))
+    init_from, pretrained = experiment.train.init_from, None
+    if checkpoint and not checkpoint.step:
+        raise InputError(
+            f"{directory} holds imported weights: give --train.init-from {directory} and another --directory"
+        )
+    if checkpoint and init_from:
+        model = match_preprocessing(experiment.model, checkpoint.experiment.model)
+        experiment = replace(experiment, model=model)
+    elif init_from:
+        pretrained = read_weights(init_from)
+        check_backbone(experiment.model, pretrained.experiment.model, init_from)
+        model = match_preprocessing(experiment.model, pretrained.experiment.model)
+        experiment = replace(experiment, model=model)
+    if checkpoint:
+        _check_same_run(checkpoint, experiment, directory)
+    return Sources(experiment, training, validation, checkpoint, pretrained)
+
+
+def start_run(sources: Sources, directory: epath.Path, console: Console, store_programs: bool) -> Run:
+    """Builds model, optimizer and data pipeline, and places the state on the devices."""
+    experiment, config = sources.experiment, sources.experiment.train
+    cache = enable_compilation_cache(config.compilation_cache)
+
+    def stored(function):
+        if cache is None or not store_programs or jax.process_count() > 1:
+            return function
+        settings = {part: to_dict(experiment)[part] for part in ("model", "train")}
+        return StoredFunction(function, cache / "programs", f"{function.__name__} {settings}")
+
+    images_per_step = jax.device_count() * config.images_per_device
+    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
+    optimizer = make_optimizer(config, experiment.model, images_per_step)
+    state, messages = _initial_state(sources, directory, model, optimizer)
+    console.print(_describe(sources, state, images_per_step), highlight=False)
+    for message in messages:
+        console.print(message, highlight=False)
+    if not sources.checkpoint and not sources.pretrained and experiment.model.backbone.norm == "frozen":
+        warn(console, "the backbone is randomly initialised and its batch norm is frozen, so it will hardly "
+                      "learn; model.backbone.norm group or batch trains from scratch.")  # fmt: skip
+    _write_experiment(experiment, directory)
+
+    sharding = Sharding(config.parallel)
+    unreadable = UnreadableImages(experiment.data.max_unreadable_images)
+    # the step itself, unless the run began with another number of devices
+    position = sources.images_seen // images_per_step
+    batches = training_batches(
+        sources.training, experiment.data, start=position, steps=position + config.steps - sources.step,
+        images_per_process=jax.local_device_count() * config.images_per_device, seed=config.seed,
+        process=jax.process_index(), processes=jax.process_count(), masks="masks" in experiment.model.tasks,
+        unreadable=unreadable, conventions=experiment.model.conventions,
+    )  # fmt: skip
+    return Run(
+        sources=sources,
+        sharding=sharding,
+        state=sharding.replicate(state),
+        train_step=stored(make_train_step(model, optimizer, experiment)),
+        batches=prefetch(batches, lambda item: (sharding.shard(item[0]), item[1].image_ids.tolist())),
+        schedule=make_schedule(config, images_per_step),
+        images_per_step=images_per_step,
+        unreadable=unreadable,
+    )
+
+
+def _initial_state(sources, directory, model, optimizer) -> tuple[TrainState, list[str]]:
+    """Returns the state on the host, and messages about where it comes from."""
+    experiment, config = sources.experiment, sources.experiment.train
+    key = jax.random.key(config.seed)
+    if sources.checkpoint:
+        template = jax.eval_shape(lambda: create_state(init_variables(model, key), optimizer))
+        message = f"Resumed {directory} at step {sources.step:,} of {config.steps:,}."
+        return sources.checkpoint.restore_state(template), [message]
+    variables, messages = init_variables(model, key), []
+    if sources.pretrained:
+        info, origin = sources.training.info, config.init_from
+        loaded = load_pretrained(variables, sources.pretrained, experiment.model, info, origin)
+        variables, random = loaded.variables, ", ".join(loaded.randomly_initialised) or "nothing"
+        messages = [f"Initialised from {origin}. Randomly initialised: {random}."]
+        messages += [f"Not used by this model: {', '.join(loaded.unused)}."] if loaded.unused else []
+    if experiment.model.rpn.proposals_from:
+        variables = load_frozen_rpn(variables, experiment)
+    return jax.jit(create_state, static_argnums=1)(variables, optimizer), messages
+
+
+def _check_same_run(checkpoint: Checkpoint, experiment: Experiment, directory: epath.Path) -> None:
+    """Raises InputError if model, data or seed are not those of the run; the rest may change on resuming."""
+    before, now = to_dict(checkpoint.experiment), to_dict(experiment)
+    fields = [(part, name) for part in ("model", "data") for name in now[part]] + [("train", "seed")]
+    changed = [f"{part}.{name}" for part, name in fields if before[part][name] != now[part][name]]
+    changed = [name for name in changed if name not in _MAY_CHANGE]
+    if changed:
+        raise InputError(
+            f"{directory} holds another run ({', '.join(changed)} differ): choose another --directory, or "
+            "give the same settings"
+        )
+
+
+def _write_experiment(experiment: Experiment, directory: epath.Path) -> None:
+    """Writes experiment.json; raises InputError unless all processes see the same directory and settings."""
+    text, file = json.dumps(to_dict(experiment), indent=1) + "\n", directory / "experiment.json"
+    if distributed.is_primary():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "metrics.json").unlink(missing_ok=True)  # of a shorter run that now continues
+        write_text(file, text)
+    if jax.process_count() > 1:
+        distributed.barrier()
+        seen = distributed.all_gather_object(file.exists() and file.read_text() == text)
+        if not all(seen):
+            others = ", ".join(str(process) for process, sees in enumerate(seen) if not sees)
+            raise InputError(
+                "all processes must see the same directory and be given the same settings, but those of "
+                f"{directory} differ in process {others}"
+            )
+
+
+def _describe(sources: Sources, state: TrainState, images_per_step: int) -> str:
+    experiment, config = sources.experiment, sources.experiment.train
+    device, count = jax.devices()[0], jax.device_count()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / 1e6
+    epochs = config.steps * images_per_step / len(sources.training)
+    return (
+        f"{experiment.name}: {parameters:.1f} M parameters, {experiment.model.num_classes} classes, "
+        f"{len(sources.training):,} training and {len(sources.validation):,} validation images\n"
+        f"{count} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), "
+        f"{config.dtype}\n"
+        f"Batch {images_per_step} = {count} x {config.images_per_device} images, so learning rate "
+        f"{scaled_learning_rate(config, images_per_step):g} ({config.learning_rate:g} for "
+        f"{config.reference_batch}); {config.steps:,} steps are {epochs:.1f} epochs"
+    )

@@ -1,0 +1,155 @@
+"""The command line as a whole: help of every command, exit statuses, and `mrcnn` as a process."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from paths import REPOSITORY
+
+from mrcnn_jax import presets
+from mrcnn_jax.cli import exit_codes
+from mrcnn_jax.cli.main import COMMANDS, main
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
+
+POSITIONAL = {"directory", "images", "folder", "source", "file", "target"}
+
+
+def options_of(config, prefix: str) -> list[str]:
+    """Returns the command-line name of every field of a configuration."""
+    names = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        names += options_of(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return names
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_command(mrcnn, flag):
+    status, out, err = mrcnn(flag)
+    assert status == 0 and err == ""
+    assert all(f"\n  {name} " in out and summary in out for name, summary in COMMANDS.items())
+
+
+def test_help_of_train_lists_every_preset(mrcnn):
+    status, out, err = mrcnn("train", "--help")
+    assert status == 0 and err == ""
+    assert all(f"\n  {name} " in out and presets.describe(name) in out for name in presets.PRESETS)
+    assert "usage: mrcnn train EXPERIMENT|DIR " in out and "--train.init-from DIR" in out
+
+
+def test_help_of_every_command_lists_its_options(mrcnn, capsys):
+    """Also those that the README names; each help is rendered once."""
+    helps = {"train": mrcnn("train", "demo", "--help")}
+    words = helps["train"][1].replace(",", " ").split()
+    assert not set(options_of(Experiment(), "--")) - set(words) and "--directory" in words
+    text = " ".join(helps["train"][1].split())
+    assert f"(default: {presets.get('demo').train.steps})" in text and "(default: runs/demo)" in text
+    for command in set(COMMANDS) - {"train"}:
+        helps[command] = mrcnn(command, "--help")
+        words = helps[command][1].replace(",", " ").split()
+        options = import_module(f"mrcnn_jax.cli.{command.replace('-', '_')}").Options
+        named = {field.name.replace("_", "-") for field in dataclasses.fields(options) if field.name not in POSITIONAL}
+        assert all(f"--{name}" in words for name in named), command
+    assert all(status == 0 and err == "" for status, _, err in helps.values())
+    assert "`mrcnn train mask_rcnn_r50_fpn --help` lists the fields" in " ".join(helps["import-weights"][1].split())
+
+    def options_in(text: str) -> set[str]:
+        return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
+
+    known = options_in(" ".join(out for _, out, _ in helps.values()))
+    for program in ("benchmarks.roi.measure", "benchmarks.tpu.compile_train_step", "experiments.run"):
+        with pytest.raises(SystemExit):
+            import_module(program).main(["--help"])
+    readme = options_in((REPOSITORY / "README.md").read_text())
+    assert readme <= known | options_in(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [(), ("train",)])
+def test_missing_arguments_print_the_usage_and_fail(mrcnn, arguments):
+    status, out, _ = mrcnn(*arguments)
+    assert status == 2 and out.startswith("usage: mrcnn ")
+
+
+def test_unknown_commands_are_rejected(rejected):
+    assert rejected("tarin") == f"there is no command 'tarin'; choose from {', '.join(COMMANDS)}"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "dataset"])
+def test_wrong_arguments_are_rejected_by_the_parser(rejected_by_parser, command):
+    assert "Missing" in rejected_by_parser(command)
+    assert "--scores" in rejected_by_parser(command, "a", "--scores", "0.5")
+    assert "--out" in rejected_by_parser(command, "a", "--out")
+
+
+# ---- exit statuses
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (InputError("wrong"), 2, "wrong"),
+        (TrainingError("diverged"), 1, "diverged"),
+        (Interrupted("stopped"), 75, "stopped"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes a training run"),
+    ],
+)
+def test_errors_end_with_a_message_and_their_status(mrcnn, monkeypatch, error, status, message):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr("mrcnn_jax.cli.train.main", fail)
+    found, out, err = mrcnn("train", "demo")
+    assert found == status == exit_codes.exit_status(error) and out == ""
+    assert err.startswith("mrcnn: ") and message in err and err.count("\n") == 1
+
+
+def test_a_lost_process_ends_this_one_at_once(monkeypatch, capsys):
+    """Exit handlers would wait for the lost process."""
+    statuses = []
+
+    def fail(arguments):
+        raise HostLostError("process 1 does not respond")
+
+    monkeypatch.setattr("mrcnn_jax.cli.train.main", fail)
+    monkeypatch.setattr("os._exit", statuses.append)
+    main(["train", "demo"])
+    assert statuses == [exit_codes.RETRY]
+    assert capsys.readouterr().err == "mrcnn: process 1 does not respond\n"
+
+
+# ---- as a process
+
+
+def run_process(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "mrcnn_jax", *arguments]
+    return subprocess.run(
+        command, check=False, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def test_process_prints_help_and_messages(tmp_path):
+    shown = run_process("--help")
+    assert shown.returncode == 0 and shown.stdout.startswith("usage: mrcnn COMMAND") and shown.stderr == ""
+    failed = run_process("train", "demoo")
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert failed.stderr.startswith("mrcnn: there is no experiment 'demoo'") and failed.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes break in this way on POSIX systems")
+@pytest.mark.parametrize("arguments", [("--help",), ("dataset", "--help")])
+def test_a_closed_pipe_is_not_reported(arguments):
+    """As in `mrcnn --help | head`: the reading end is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    shown = run_process(*arguments, stdout=writing)
+    os.close(writing)
+    assert shown.returncode == 1 and shown.stderr == ""

@@ -1,0 +1,19 @@
+"""The code of docs/guides/own_training_loop.md runs and trains."""
+
+import re
+
+import numpy as np
+from paths import REPOSITORY
+
+
+def test_the_code_of_the_guide_trains():
+    text = (REPOSITORY / "docs" / "guides" / "own_training_loop.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    names = {}
+    for block in blocks:
+        exec(compile(block, "own_training_loop.md", "exec"), names)
+    first, *_, last = names["history"]
+    assert set(first) == {"loss", "loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"}
+    assert all(np.isfinite(value) for value in last.values()) and last["loss"] < first["loss"]
+    assert names["boxes"].shape[1] == 4

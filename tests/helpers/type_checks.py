@@ -1,0 +1,5 @@
+"""The run-time type checker of the tests (conftest.py): beartype, which accepts an int where a float is declared."""
+
+from beartype import BeartypeConf, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))

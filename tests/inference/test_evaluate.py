@@ -1,0 +1,115 @@
+"""Evaluation over a data set: the same detections one by one and in batches, metrics, files and pictures."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+import mrcnn_jax
+from mrcnn_jax.data import shapes
+from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.data.transforms import decode_record
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.coco import evaluate_coco
+from mrcnn_jax.evaluation.results import coco_results
+from mrcnn_jax.inference.detector import Detector
+from mrcnn_jax.inference.evaluate import detect_split, evaluate, evaluate_split
+
+# pycocotools 2.0.11 asks NumPy 2 for a copy in a deprecated way when it decodes a mask
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_detections_equal_those_of_single_images(detector, validation):
+    advanced, ids = [], [record.image_id for record in validation]
+    results, examples = detect_split(
+        detector, validation, keep=ids[::3], progress=lambda done, total: advanced.append((done, total))
+    )
+    assert advanced[-1] == (10, 10) and advanced == sorted(advanced)
+    assert results and sorted(examples) == sorted(ids[::3])
+    for record in validation:
+        found = detector(decode_record(record))
+        single = coco_results(record.image_id, found, detector.info)
+        batched = [entry for entry in results if entry["image_id"] == record.image_id]
+        assert len(single) == len(batched) > 0
+        for one, other in zip(single, batched, strict=True):
+            assert one["category_id"] == other["category_id"]
+            np.testing.assert_allclose(one["bbox"], other["bbox"], atol=0.02)
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert one["segmentation"]["size"] == other["segmentation"]["size"] == [record.height, record.width]
+            areas = [int(coco_mask.area(entry["segmentation"])) for entry in (one, other)]
+            overlap = coco_mask.iou([one["segmentation"]], [other["segmentation"]], [0])[0, 0]
+            assert overlap > 0.98 or areas == [0, 0]
+        if record.image_id in examples:  # detections that are kept are those of the results
+            assert coco_results(record.image_id, examples[record.image_id], detector.info) == batched
+
+
+def test_evaluate_repeats_the_metrics_of_training(tmp_path, tmp_path_factory):
+    import tiny_run  # trains where this test runs
+
+    run = tiny_run.trained_run(tmp_path_factory.getbasetemp())
+    evaluation = mrcnn_jax.evaluate(run, out=tmp_path, pictures=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "results.json", "predictions.png"}
+    written, trained = (json.loads((directory / "metrics.json").read_text()) for directory in (tmp_path, run))
+    assert evaluation.metrics == written == trained and list(written) == ["bbox", "segm"]
+    assert json.loads((tmp_path / "results.json").read_text()) == evaluation.results
+    coco = COCO()
+    coco.dataset = evaluation.split.ground_truth()
+    coco.createIndex()
+    loaded = coco.loadRes(str(tmp_path / "results.json"))
+    assert set(loaded.getImgIds()) == {record.image_id for record in evaluation.split}
+    assert {entry["image_id"] for entry in loaded.anns.values()} <= set(coco.getImgIds())
+    assert {entry["category_id"] for entry in loaded.anns.values()} <= set(coco.getCatIds())
+    drawn = read_image(tmp_path / "predictions.png")
+    np.testing.assert_array_equal(drawn, read_image(run / "predictions.png"))
+    np.testing.assert_array_equal(drawn, evaluation.sheet())
+    (table,) = evaluation.tables()
+    assert table.title == "tiny-shapes/validation: 10 images"
+
+
+def test_evaluate_takes_a_detector_and_writes_only_into_out(detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluation = evaluate(detector, split="train")
+    assert len(evaluation.split) == 12 and not evaluation.examples and not list(tmp_path.iterdir())
+    assert {entry["image_id"] for entry in evaluation.results} == {record.image_id for record in evaluation.split}
+    assert "per_class" in evaluate_split(detector, evaluation.split, per_class=True).metrics["segm"]
+
+
+def test_detections_of_classes_that_the_data_set_lacks_are_left_out(detector, validation):
+    """The detector's classes are the data set's in reverse, and others in between."""
+    ids, names = shapes.INFO.category_ids, shapes.INFO.category_names
+    info = shapes.INFO._replace(category_ids=(*ids[:0:-1], 99), category_names=(*names[:0:-1], "unicorn"))
+    results, examples = detect_split(Detector(detector.experiment, info, detector.variables), validation, keep={1})
+    expected, _ = detect_split(detector, validation)
+    renamed = [
+        entry | {"category_id": info.category_ids[ids.index(entry["category_id"])]} for entry in expected
+    ]
+    assert results == [entry for entry in renamed if entry["category_id"] != 99] != renamed
+    assert {info.category_ids[class_id] for class_id in examples[1].class_ids} <= set(ids)
+
+
+def test_proposals_of_an_rpn_alone_are_evaluated(validation, tmp_path):
+    model = replace(tiny.model_config(num_classes=len(shapes.KINDS)), tasks=())
+    experiment = tiny.experiment(model, {"dataset": str(validation.directory)})
+    detector = Detector(experiment, validation.info, tiny.variables(model))
+    evaluation = evaluate(detector, out=tmp_path, pictures=1)
+    assert list(evaluation.metrics) == ["proposals"]
+    expected = evaluate_coco(validation.ground_truth(), evaluation.results, ["proposals"])
+    assert evaluation.metrics == expected and (tmp_path / "predictions.png").exists()
+    (found,) = evaluation.examples.values()
+    assert len(found) > 1 and {detection.class_name for detection in found} == {"object"} and found.masks is None
+
+
+def test_unknown_splits_and_classes_are_refused(detector, validation, tmp_path):
+    with pytest.raises(InputError, match="has no split 'test'"):
+        evaluate(detector, split="test", out=tmp_path)
+    names = tuple(name.replace("puppet", "person") for name in shapes.INFO.category_names)
+    other = Detector(detector.experiment, shapes.INFO._replace(category_names=names), detector.variables)
+    with pytest.raises(InputError, match=r"has classes \(id and name\) that the detector does not know: \d+ puppet"):
+        evaluate(other, out=tmp_path)
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        evaluate(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,115 @@
+"""Detection in image files: pictures, results and the order of files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.results import coco_results
+from mrcnn_jax.inference.predict import find_images, predict_files
+from mrcnn_jax.structures import DatasetInfo, Detections
+
+
+class CatDetector:
+    """Stands in for a trained detector: finds two cats, in the corners of every image."""
+
+    info = DatasetInfo("pets", (3, 90), ("cat", "dog"))
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        height, width = image.shape[:2]
+        masks = np.zeros((2, height, width), bool)
+        masks[0, 2:12, 3:13] = masks[1, height - 12 : height - 2, width - 13 : width - 3] = True
+        boxes = np.float32([[3, 2, 13, 12], [width - 13, height - 12, width - 3, height - 2]])
+        return Detections(boxes, np.float32([0.75, 0.25]), np.array([0, 0]), masks, class_names=self.info.category_names)
+
+
+def write_image(path: Path, height: int = 40, width: int = 60) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    image = np.full((height, width, 3), 40, np.uint8)
+    cv2.imwrite(str(path), cv2.circle(image, (width // 2, height // 2), 15, (60, 60, 230), -1))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of two images, one of them higher than wide, and of another file."""
+    write_image(tmp_path / "images/a.png")
+    write_image(tmp_path / "images/b.jpg", 75, 45)
+    (tmp_path / "images/notes.txt").write_text("not an image")
+    return tmp_path / "images"
+
+
+def test_predict_files_writes_pictures_and_coco_results(folder, tmp_path):
+    detector, out, advanced = CatDetector(), tmp_path / "out", []
+    found = predict_files(detector, [folder], out, progress=lambda done, total: advanced.append((done, total)))
+    assert {path.name for path in out.iterdir()} == {"0001_a.png", "0002_b.png", "results.json", "images.json"}
+    assert advanced == [(0, 2), (1, 2), (2, 2)] and found.unreadable == []
+    images = [
+        {"id": 1, "file_name": str(folder / "a.png"), "height": 40, "width": 60},
+        {"id": 2, "file_name": str(folder / "b.jpg"), "height": 75, "width": 45},
+    ]
+    assert json.loads((out / "images.json").read_text()) == found.images == images
+    assert json.loads((out / "results.json").read_text()) == found.results
+    expected = [coco_results(image["id"], detector(read_image(image["file_name"])), detector.info) for image in images]
+    assert found.results == expected[0] + expected[1]
+    coco = COCO()
+    categories = [{"id": id_} for id_ in detector.info.category_ids]
+    coco.dataset = {"images": images, "annotations": [], "categories": categories}
+    coco.createIndex()
+    loaded = coco.loadRes(str(out / "results.json"))
+    assert [loaded.annToMask(entry).shape for entry in loaded.anns.values()] == [(40, 60)] * 2 + [(75, 45)] * 2
+
+
+def test_score_threshold_concerns_pictures_alone(folder, tmp_path):
+    files = [folder / "b.jpg", folder / "a.png"]
+    found = {
+        score: predict_files(CatDetector(), files, tmp_path / str(score), score_threshold=score)
+        for score in (0, 0.5, 1)
+    }
+    assert found[0].results == found[0.5].results == found[1].results
+    assert [image["file_name"] for image in found[0].images] == list(map(str, files))  # in the order given
+    for name in ("0001_b.png", "0002_a.png"):
+        everything, one, nothing = (read_image(tmp_path / str(score) / name) for score in (0, 0.5, 1))
+        assert (everything != one).any() and (one != nothing).any()
+    reduced = cv2.resize(nothing, (60, 40), interpolation=cv2.INTER_AREA)  # small images are drawn enlarged
+    assert np.abs(reduced.astype(float) - read_image(folder / "a.png")).mean() < 1
+
+
+def test_nothing_is_written_without_out(folder, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert len(predict_files(CatDetector(), [folder]).results) == 4
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    (image,) = predict_files(CatDetector(), [tmp_path / "a.jpg"]).images
+    assert (image["height"], image["width"]) == (60, 40)
+
+
+def test_unreadable_files_do_not_stop_the_others(folder, tmp_path):
+    found = predict_files(CatDetector(), [folder / "a.png", folder / "notes.txt", folder / "b.jpg"], tmp_path / "out")
+    assert [image["id"] for image in found.images] == [1, 3] and {entry["image_id"] for entry in found.results} == {1, 3}
+    with pytest.raises(InputError, match=r"^cannot read image .*notes\.txt"):
+        found.raise_unreadable()
+    with pytest.raises(InputError, match=r"^2 of 4 images cannot be read; the first: cannot read image .*notes\.txt"):
+        replace(found, unreadable=found.unreadable * 2).raise_unreadable()
+    replace(found, unreadable=[]).raise_unreadable()
+
+
+def test_find_images_refuses_missing_and_empty_paths(folder, tmp_path):
+    assert find_images([folder, folder / "notes.txt"]) == [folder / "a.png", folder / "b.jpg", folder / "notes.txt"]
+    with pytest.raises(InputError, match="there is no image file or folder .*no.png"):
+        find_images([folder, tmp_path / "no.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image files in .*empty: give image files, or folders that hold .jpg"):
+        find_images([tmp_path / "empty"])

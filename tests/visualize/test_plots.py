@@ -1,0 +1,45 @@
+"""Plots of training runs: all series are drawn, and odd runs do not fail."""
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.visualize.plots import plot_comparison, plot_curves
+
+
+def test_curves_hold_losses_and_evaluations(tmp_path):
+    history = [{"step": s, "loss": 2 / (s + 1), "loss_mask": 1 / (s + 1), "learning_rate": 0.02} for s in range(200)]
+    evaluations = [{"step": 100, "segm/AP": 12.5, "segm/APl": None}, {"step": 199, "segm/AP": 20.0, "segm/APl": None}]
+    plot_curves(history, tmp_path / "plots" / "both.png", evaluations)
+    plot_curves(history, tmp_path / "losses.png")
+    both, losses = read_image(tmp_path / "plots" / "both.png"), read_image(tmp_path / "losses.png")
+    assert both.shape[1] > 1.5 * losses.shape[1]
+    blue = (np.abs(losses.astype(int) - (0x1F, 0x77, 0xB4)).sum(axis=-1) < 30).sum()
+    orange = (np.abs(losses.astype(int) - (0xFF, 0x7F, 0x0E)).sum(axis=-1) < 30).sum()
+    assert blue > 500 and orange > 200  # both lines are there, the total heavier
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [{"step": 0, "loss": 1.5}],
+        [{"step": s, "loss": 0.0, "loss_mask": float("nan"), "learning_rate": None} for s in range(3)],
+        [{"step": 0, "loss": 1.0}, {"step": 1, "loss": float("inf")}, {"step": 2, "loss_mask": 0.5}],
+    ],
+)
+def test_curves_of_empty_and_non_finite_runs_are_plotted(tmp_path, history):
+    plot_curves(history, tmp_path / "odd.png", [{"step": 1, "segm/AP": None}])
+    assert read_image(tmp_path / "odd.png").std() > 1
+
+
+def test_comparison_holds_every_run(tmp_path):
+    runs = {
+        name: [{"step": s, "loss": 2 / (s + 1) + shift} for s in range(50)] + [{"step": 49, "bbox/AP": 10.0, "segm/AP": 9.0}]
+        for name, shift in (("short", 0.0), ("long", 0.5))
+    }
+    plot_comparison(runs, tmp_path / "runs.png")
+    picture = read_image(tmp_path / "runs.png").astype(int)
+    for color in ((0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)):
+        assert (np.abs(picture - color).sum(axis=-1) < 30).sum() > 200
