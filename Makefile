@@ -36,7 +36,7 @@ test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
 docs: .venv/docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 coverage: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term

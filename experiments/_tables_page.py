@@ -166,7 +166,7 @@ def _figures(kind: str, rows: Sequence[Row], scales: Mapping[Scale, TableResults
     """Returns the figures of one kind: a line per row, the paper's and those of each scale."""
     names = list(dict.fromkeys(name for row in rows for name in row.metrics.get(kind, ())))
     sources = ["paper", *(f"`{scale.name}`" for scale in scales)]
-    heads = [METRICS[kind], *(f"{source} {name}" for source in sources for name in names)]
+    heads = [f"row ({METRICS[kind]})", *(f"{source} {name}" for source in sources for name in names)]
     lines = []
     for row in rows:
         if kind not in row.metrics:

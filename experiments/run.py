@@ -9,7 +9,7 @@ import gc
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -50,6 +50,8 @@ class Options:
     """Folder of the runs, which are kept in a subfolder named by the scale."""
     results: Path = TABLES_FOLDER
     """Folder of the result files."""
+    backbones: Path | None = None
+    """Folder of imported ImageNet backbones (resnet50, resnet101, resnext101, resnet152) to start from."""
     plan: bool = False
     """Only list which results exist and which runs would be started."""
 
@@ -92,6 +94,11 @@ def _job(options: Options, row: str, system: System, seed: int) -> Job:
     folder = options.directory / options.scale
     runs = {other.name: str(folder / f"{other.name}_{seed}") for other in system.prerequisites()}
     experiment = experiment_of(system, SCALES[options.scale], seed, runs)
+    if options.backbones and not experiment.train.init_from:
+        backbone = experiment.model.backbone
+        name = backbone.name.replace("resnet", "resnext") if backbone.groups > 1 else backbone.name
+        train = replace(experiment.train, init_from=str(options.backbones / name))
+        experiment = replace(experiment, train=train)
     file = result_file(options.scale, system.name, seed, options.results)
     return Job(row, system, seed, experiment, folder / f"{system.name}_{seed}", file)
 

@@ -3,9 +3,11 @@
 Names are imported on first use, so that importing the package takes milliseconds.
 
 - ``prepare(folder)`` converts images and annotations into a data set to train on.
-- ``train(experiment, directory)`` trains an ``Experiment``; ``presets`` has named ones, ``config`` their parts.
+- ``train(experiment, directory)`` trains an ``Experiment``; ``presets`` has named ones, ``config`` their
+  parts.
 - ``load(directory)`` returns a detector; ``detector(image)`` returns ``Detections``.
-- ``evaluate(directory)`` computes the COCO metrics; ``predict_files(directory, images, out)`` draws detections.
+- ``evaluate(directory)`` computes the COCO metrics; ``predict_files(directory, images, out)`` draws
+  detections.
 - ``import_weights`` and ``export_weights`` exchange weights with torchvision, Detectron2 and Detectron.
 - ``ops`` and ``models`` hold the operations (pure functions of arrays) and the networks (Flax Linen).
 

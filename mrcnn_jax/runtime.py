@@ -54,7 +54,7 @@ def enable_compilation_cache(directory: str = DEFAULT_COMPILATION_CACHE) -> Any:
     import jax
     from etils import epath
 
-    if not directory or jax.config.jax_compilation_cache_dir:
+    if not directory or jax.config.jax_compilation_cache_dir:  # ty: ignore[missing-attribute]
         return None
     path = epath.Path(directory).expanduser() / jax.default_backend()
     if jax.default_backend() == "cpu":  # programs are compiled for the instructions of one kind of processor

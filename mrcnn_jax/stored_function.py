@@ -16,20 +16,19 @@ from mrcnn_jax.atomic_io import replacing
 
 
 class StoredFunction:
-    """A jitted function whose compiled programs are stored, so that later processes need not trace it again.
+    """A jitted function whose programs are stored compiled, so that later processes need not trace it.
 
-    Tracing is most of a warm start, and the compilation cache does not avoid it. A stored program is reused if
-    this package's source files, the versions of JAX and its libraries, flags, devices, ``key`` and the types of
-    the arguments are the same. Functions that are replaced at run time go unnoticed, so it is for programs such
-    as the command line only.
+    Tracing is most of a warm start, and the compilation cache does not avoid it. A stored program is reused
+    for the same source files of this package, versions of JAX and its libraries, flags, devices, ``key`` and
+    types of arguments. Functions that are replaced at run time go unnoticed, so it is for the command line.
 
     Args:
-        function: jitted or pmapped.
+        function: jitted or pmapped, over all devices of this process.
         directory: of stored programs.
         key: text of all that the function depends on besides source files and arguments.
     """
 
-    def __init__(self, function: Callable[..., Any], directory: Any, key: str):
+    def __init__(self, function: jax.stages.Wrapped, directory: Any, key: str):
         self._function, self._directory, self._key = function, directory, key
         self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -48,7 +47,7 @@ class StoredFunction:
         except Exception:  # absent, truncated, or for another machine after all
             hits = len(_cache_hits)
             program = self._function.lower(*arguments).compile()
-        if len(_cache_hits) == hits:  # a program from the compilation cache cannot be serialized a second time
+        if len(_cache_hits) == hits:  # one from the compilation cache cannot be serialized again
             with replacing(file) as temporary:
                 temporary.write_bytes(pickle.dumps(serialize(program)))
         return program

@@ -1,24 +1,9 @@
 """The data that flows through the detector, one way: Batch -> Proposals -> Predictions -> Detections.
 
-Legend of dimension letters, used in every signature of the project:
+The legend of dimension letters is in ``mrcnn_jax.typing``.
 
-====  ===========================================================================
-B     images of one device (or of one process, on the host)
-H W   height and width of the padded image, or of the array at hand
-C     channels
-L     pyramid levels
-G     object slots of an image (fixed; ``valid`` says which are real)
-A     anchors of an image, over all levels
-P     proposals of an image
-R     RoIs sampled for training
-D     detections of an image
-K     foreground classes
-M     side of a mask (in a batch: the mask cropped to its object's box)
-J     keypoints of an object
-====  ===========================================================================
-
-Boxes are float32 (x1, y1, x2, y2) in pixels of the resized image, in continuous coordinates: pixel i spans [i, i + 1),
-its centre is i + 0.5 and the width of a box is x2 - x1. Classes inside the model are 0..K-1.
+Boxes are float32 (x1, y1, x2, y2) in pixels of the resized image, in continuous coordinates: pixel i spans
+[i, i + 1), its centre is i + 0.5 and the width of a box is x2 - x1. Classes inside the model are 0..K-1.
 """
 
 from collections.abc import Iterator
@@ -34,7 +19,7 @@ from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
 
 @flax.struct.dataclass
 class Example:
-    """One image and its objects as the model trains on them, in fixed shapes; ``Batch`` has the same fields for B images."""
+    """One training image and its objects, in fixed shapes; ``Batch`` has the same fields for B images."""
 
     images: UInt8[Array, "H W 3"] | Float[Array, "H W 3"]
     sizes: Int[Array, "2"]
@@ -50,7 +35,7 @@ class Example:
 class Batch:
     """B training images and their objects, in fixed shapes however many objects there are."""
 
-    # RGB, 0 to 255, resized, zero-padded at the right and at the bottom; float32 where resizing does not round
+    # RGB, 0 to 255, resized, zero-padded at the right and the bottom; float32 if resizing does not round
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
     sizes: Int[Array, "B 2"]  # height and width before padding
     boxes: Float[Array, "B G 4"]
@@ -179,16 +164,16 @@ class Detections:
 
 
 class DatasetInfo(NamedTuple):
-    """Names and ids of a data set's classes and keypoints; position i is class (or keypoint) i of the model."""
+    """Names and ids of the classes and keypoints of a data set, in the order of the model's."""
 
     name: str
     category_ids: tuple[int, ...]  # the data set's own ids, gaps allowed
     category_names: tuple[str, ...]
     keypoint_names: tuple[str, ...] = ()
-    keypoint_flip: tuple[int, ...] = ()  # index of each keypoint's counterpart in the mirrored image
+    keypoint_flip: tuple[int, ...] = ()  # index of each keypoint's counterpart in the flipped image
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints to join in pictures, counted from 0
     keypoint_classes: tuple[int, ...] = ()  # classes whose objects have keypoints
-    keypoint_sigmas: tuple[float, ...] = ()  # tolerance of each keypoint in the object keypoint similarity (OKS)
+    keypoint_sigmas: tuple[float, ...] = ()  # tolerances in the object keypoint similarity (OKS)
 
     @property
     def num_classes(self) -> int:

@@ -22,8 +22,8 @@ Functions accept NumPy arrays wherever they accept JAX arrays. The tests check t
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, PRNGKeyArray, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, Integer, Key, PRNGKeyArray, Shaped, UInt8, UInt16
 
 Array = jax.Array | np.ndarray
 
-__all__ = ["Array", "Bool", "Float", "Int", "Integer", "PRNGKeyArray", "Shaped", "UInt8", "UInt16"]
+__all__ = ["Array", "Bool", "Float", "Int", "Integer", "Key", "PRNGKeyArray", "Shaped", "UInt8", "UInt16"]

@@ -1,4 +1,5 @@
-"""The public API: names, lazy imports, parts that run without the heavy dependencies, and the examples of the docs."""
+"""The public API: names, lazy imports, parts that run without the heavy dependencies, and the examples of the
+docs."""
 
 import doctest
 import inspect
@@ -20,7 +21,9 @@ HEAVY = (
 def run_python(code: str) -> str:
     """Runs code in a process of its own and returns what it prints."""
     command = [sys.executable, "-c", code]
-    finished = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    finished = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+    )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 

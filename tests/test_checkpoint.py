@@ -191,7 +191,7 @@ def test_digests_detect_what_the_storage_does_not(checkpoints, monkeypatch):
 @ignore_unawaited_reads
 @pytest.mark.parametrize("mine, theirs", [(True, False), (False, True), (True, True)])
 def test_processes_agree_on_a_checkpoint_that_all_can_read(checkpoints, tmp_path, monkeypatch, mine, theirs):
-    """A checkpoint that one process cannot read (this one, or another whose view is made up) is used by none."""
+    """A checkpoint that this process, or another whose view is made up, cannot read is used by none."""
     for step in (3, 6):
         save(checkpoints, step)
     if mine:

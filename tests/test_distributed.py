@@ -73,16 +73,18 @@ def test_unreachable_processes_interrupt_the_run(initialize_calls, monkeypatch):
 
 
 def test_single_process_gathers_its_own_value():
-    assert distributed.is_primary() and distributed.all_gather_object({"a": [1.5, None]}) == [{"a": [1.5, None]}]
+    value = {"a": [1.5, None]}
+    assert distributed.is_primary() and distributed.all_gather_object(value) == [value]
     assert not distributed.spans_processes(jnp.ones(3)) and not distributed.spans_processes(3.0)
     distributed.barrier()
 
 
 def test_objects_of_several_processes_are_gathered_in_order(monkeypatch):
     """Exchanges with itself, as if both processes had sent the same bytes."""
-    exchanged = lambda array, tiled: np.concatenate([array, array])
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", exchanged)
+    monkeypatch.setattr(
+        distributed.multihost_utils, "process_allgather", lambda array, tiled: np.concatenate([array, array])
+    )
     first, second = distributed.all_gather_object({1: np.arange(3), "empty": None})
     for gathered in (first, second):
         assert gathered[1].tolist() == [0, 1, 2] and gathered["empty"] is None

@@ -35,7 +35,8 @@ def test_slices_indices_and_masks_give_detections(index):
     found = FOUND[index]
     assert isinstance(found, Detections) and found.class_names == FOUND.class_names
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.25]))
-    assert found.boxes.shape == (2, 4) and found.masks.shape == (2, 8, 8) and found.keypoints.shape == (2, 2, 3)
+    assert found.boxes.shape == (2, 4)
+    assert found.masks.shape == (2, 8, 8) and found.keypoints.shape == (2, 2, 3)
 
 
 def test_iteration_is_over_objects():

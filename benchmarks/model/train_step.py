@@ -40,7 +40,8 @@ def standalone(experiment: Experiment, classes: int = 8, keypoints: int = 7) -> 
     """Returns the experiment with the numbers of classes and keypoints that its data set would give it."""
     model = experiment.model
     keypoint = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or keypoints)
-    return replace(experiment, model=replace(model, num_classes=model.num_classes or classes, keypoint=keypoint))
+    model = replace(model, num_classes=model.num_classes or classes, keypoint=keypoint)
+    return replace(experiment, model=model)
 
 
 def synthetic_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:

@@ -1,19 +1,16 @@
 """Measures how far from their places RoI operations read, and which mask IoU that leaves attainable.
 
-    python -m benchmarks.quantisation.measure [--rois N] [--bins N] [--seed N] [--out FILE]
+**Displacement.** The channels of the features are the image x and y of their cell's centre, so pooled values
+say where they were read. A bin that reads several places counts with their middle, half the difference of the
+operation on the field and on its negative. A displacement that is the same for all RoIs, in cells, is
+harmless, as features are learned; what varies from RoI to RoI cannot be learned away. The constant part is
+the median over all bins of all RoIs.
 
-**Displacement.** The channels of the features are the image x and y of each cell's centre, so that pooled values are
-the places they were read at. A bin that reads several places counts with their middle: half the difference of the
-operation on the field and on its negative (for an average the mean, for RoIPool the centre of the bin's cells). RoIs
-lie well inside the image. A displacement that is the same for all RoIs, in cells, is harmless, as features are learned
-and may describe what lies half a cell aside; what varies from RoI to RoI cannot be learned away. The constant part is
-the median over all bins of all RoIs of an operation and stride.
-
-**Attainable masks.** A mask head that makes no mistake, with two cells a side for each bin, predicts for each cell the
-share of it that the object covers at the place where it was read. Pasted over the RoI and compared with the object,
-that gives the attainable IoU: as read, and with the constant part of the displacement undone. The objects are
-silhouettes of the embedded data set stretched over their RoIs. A feature is taken to describe its own place only, so
-that operations differ by their places alone. Tables 2c and 2d of Mask R-CNN ask the same of trained models.
+**Attainable masks.** A mask head without mistakes, with two cells a side for each bin, predicts the share of
+each cell that the object covers at the place where it was read. Pasted over the RoI and compared with the
+object, that gives the attainable IoU. Objects are silhouettes of the embedded data set stretched over their
+RoIs. A feature describes its own place only, so operations differ by their places alone; Tables 2c and 2d of
+Mask R-CNN ask the same of trained models.
 """
 
 import os
@@ -37,19 +34,25 @@ from rich.progress import track
 
 from benchmarks._program import check, command_line, versions, write_files
 from benchmarks.quantisation import report
-from benchmarks.quantisation.report import OPERATIONS, SIZES, STRIDES
 from mrcnn_jax.atomic_io import replacing, write_json
-from mrcnn_jax.data.shapes import KINDS
+from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.ops import pool_rois
 
 PROGRAM = "python -m benchmarks.quantisation.measure"
 RESULT = Path(__file__).parents[1] / "results" / "quantisation.json"
-IMAGE = 1024  # pixels a side
-BORDER = 64  # pixels between RoIs and the border: two cells of the largest stride
+IMAGE, BORDER = 1024, 64  # sides of the image and its border without RoIs, in pixels
+STRIDES, SIZES = (4, 8, 16, 32), (16, 32, 64, 128, 256, 512)  # sizes: square roots of areas, in pixels
+OPERATIONS = {
+    "RoIAlign": {"operation": "align", "half_pixel": True},
+    "RoIAlign, aligned=False": {"operation": "align", "half_pixel": False},
+    "RoIWarp": {"operation": "warp"},
+    "RoIPool": {"operation": "pool", "reduction": "max"},
+}
 FINE = 8  # raster cells of a silhouette along each side of a mask cell
-Places = Float[np.ndarray, "*n bins bins 2"]
-Masks = Bool[np.ndarray, "N side side"]
+EXAMPLE, EXAMPLE_BOX = INFO.category_names.index("puppet"), np.float32([101.3, 86.6, 201.3, 236.6])
+Boxes, Places = Float[np.ndarray, "*n 4"], Float[np.ndarray, "*n bins bins 2"]
+Masks = Bool[np.ndarray, "N h w"]
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,15 @@ class Options:
     rois: int = 512
     """RoIs, each with an object, of each size."""
     bins: int = 14
-    """Bins along each side of a RoI, 14 for the paper's masks and 7 for its boxes; masks have twice as many cells."""
+    """Bins along each side of a RoI, 14 for the paper's masks and 7 for its boxes."""
     seed: int = 0
     """Seed of the RoIs' places and the objects' outlines."""
     out: Path = RESULT
-    """JSON file of the measurements; beside it a page (NAME.md, in capitals), plots (.png) and an example
-    (_example.png)."""
+    """JSON file of the measurements; a page (NAME.md, in capitals) and pictures are written beside it."""
 
 
 def regions(rois: int, seed: int) -> Float[np.ndarray, "S N 4"]:
-    """Draws RoIs of each size, with aspect ratios from 1/2 to 2, at any place between the cells of every stride."""
+    """Draws RoIs of each size, with aspect ratios from 1/2 to 2, anywhere between cells."""
     random = np.random.default_rng(seed)
     size = np.array(SIZES, float)[:, None]
     aspect = 2.0 ** random.uniform(-1, 1, (len(SIZES), rois))
@@ -77,29 +79,25 @@ def regions(rois: int, seed: int) -> Float[np.ndarray, "S N 4"]:
     return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
 
-def bin_centres(boxes: Float[np.ndarray, "*n 4"], bins: int) -> Places:
+def bin_centres(boxes: Boxes, bins: int) -> Places:
     """Returns the places where bins should be read: x and y in image pixels."""
     share = (np.arange(bins) + 0.5) / bins
     grid = np.stack(np.meshgrid(share, share), axis=-1)
     return boxes[..., None, None, :2] + grid * (boxes[..., 2:] - boxes[..., :2])[..., None, None, :]
 
 
-def coordinate_field(stride: int) -> Float[np.ndarray, "1 h w 4"]:
-    """Makes features that hold x and y of each cell's centre in image pixels, then -x and -y."""
-    centres = (np.arange(IMAGE // stride, dtype=np.float32) + 0.5) * stride
-    field = np.stack(np.meshgrid(centres, centres), axis=-1)
-    return np.concatenate([field, -field], axis=-1)[None]
-
-
-def read_places(operation: str, boxes: Float[np.ndarray, "*n 4"], bins: int) -> Float[np.ndarray, "L *n bins bins 2"]:
-    """Measures the middle of what each bin reads, x and y in image pixels, for features of each of the L strides."""
+def read_places(operation: str, boxes: Boxes, bins: int) -> Float[np.ndarray, "L *n bins bins 2"]:
+    """Measures the middle of what each bin reads, x and y in image pixels, for features of each stride."""
+    pyramid = []
+    for stride in STRIDES:
+        centres = (np.arange(IMAGE // stride, dtype=np.float32) + 0.5) * stride
+        field = np.stack(np.meshgrid(centres, centres), axis=-1)
+        pyramid.append(jnp.asarray(np.concatenate([field, -field], axis=-1)[None]))
     flat = np.tile(boxes.reshape(-1, 4), (len(STRIDES), 1))
     levels = np.repeat(np.arange(len(STRIDES), dtype=np.int32), len(flat) // len(STRIDES))
     pool = jax.jit(partial(pool_rois, strides=STRIDES, output_size=bins, **OPERATIONS[operation]))
-    pyramid = [jnp.asarray(coordinate_field(stride)) for stride in STRIDES]
-    pooled = np.asarray(pool(pyramid, jnp.asarray(flat)[None], jnp.asarray(levels)[None]))
-    middle = (pooled[0, ..., :2] - pooled[0, ..., 2:]) / 2
-    return middle.reshape(len(STRIDES), *boxes.shape[:-1], bins, bins, 2)
+    pooled = np.asarray(pool(pyramid, jnp.asarray(flat)[None], jnp.asarray(levels)[None]))[0]
+    return ((pooled[..., :2] - pooled[..., 2:]) / 2).reshape(len(STRIDES), *boxes.shape[:-1], bins, bins, 2)
 
 
 def silhouettes(number: int, side: int, seed: int) -> Masks:
@@ -114,21 +112,17 @@ def silhouettes(number: int, side: int, seed: int) -> Masks:
         outline = kind.outline(random)
         points = np.concatenate(outline.parts) @ turn
         low, high = points.min(axis=0), points.max(axis=0)
-        for contours, value in ((outline.parts, 1), (outline.holes, 0)):
-            for contour in contours:
-                corners = (contour @ turn - low) / (high - low) * side - 0.5
-                cv2.fillPoly(raster, [np.rint(corners * 2**shift).astype(np.int32)], value, shift=shift)
+        for contour, value in [(part, 1) for part in outline.parts] + [(hole, 0) for hole in outline.holes]:
+            corners = (contour @ turn - low) / (high - low) * side - 0.5
+            cv2.fillPoly(raster, [np.rint(corners * 2**shift).astype(np.int32)], value, shift=shift)
     return rasters.astype(bool)
 
 
 def covered_shares(objects: Masks) -> Float[np.ndarray, "N _ _"]:
-    """Computes the share of a mask cell that each object covers, for cells anywhere on the raster with a rim of FINE.
-
-    Entry i is of the cell that begins at i - FINE / 2.
-    """
+    """Computes the share that an object covers of the mask cell around each raster cell, with a rim."""
     framed = np.pad(objects, ((0, 0), (FINE, FINE), (FINE, FINE))).astype(np.float32)
-    blur = partial(cv2.blur, ksize=(FINE, FINE), anchor=(FINE // 2, FINE // 2), borderType=cv2.BORDER_CONSTANT)
-    return np.stack([blur(one) for one in framed])
+    anchored = {"anchor": (FINE // 2, FINE // 2), "borderType": cv2.BORDER_CONSTANT}
+    return np.stack([cv2.blur(one, (FINE, FINE), **anchored) for one in framed])
 
 
 def attainable_masks(shares: Float[np.ndarray, "N _ _"], displacement: Places) -> Masks:
@@ -139,14 +133,13 @@ def attainable_masks(shares: Float[np.ndarray, "N _ _"], displacement: Places) -
         displacement: of each bin, x and y in sides of the RoI.
     """
     cells = 2 * displacement.shape[-2]
-    side = cells * FINE
-    centres = (np.arange(cells) + 0.5) * FINE
+    side, centres = cells * FINE, (np.arange(cells) + 0.5) * FINE
     grid = np.stack(np.meshgrid(centres, centres), axis=-1)
     masks = np.empty((len(shares), cells, cells), np.float32)
     for mask, covered, offset in zip(masks, shares, displacement, strict=True):
         offset = cv2.resize(offset.astype(np.float32), (cells, cells), interpolation=cv2.INTER_LINEAR)
         place = (grid + FINE + offset * side).astype(np.float32)
-        cv2.remap(covered, place, None, cv2.INTER_LINEAR, dst=mask, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        cv2.remap(covered, place, None, cv2.INTER_LINEAR, mask, cv2.BORDER_CONSTANT, 0)
     return paste_masks(masks, np.tile(np.float32([0, 0, side, side]), (len(masks), 1)), side, side)
 
 
@@ -156,37 +149,36 @@ def mask_iou(masks: Masks, others: Masks) -> Float[np.ndarray, "N"]:
 
 
 def measure(options: Options, boxes: Float[np.ndarray, "S N 4"], objects: Masks) -> dict[str, Any]:
-    """Measures a row for each operation, stride and size, and the constant part for each operation and stride."""
-    rows, constants = [], []
+    """Measures a row per operation, stride and size, and the constant part per operation and stride."""
+    rows, constants, shares = [], [], covered_shares(objects)
     sides = (boxes[..., 2:] - boxes[..., :2])[..., None, None, :]
-    attainable = partial(_attainable, objects, covered_shares(objects))
-    ceiling = attainable(np.zeros((options.rois, options.bins, options.bins, 2)))
-    for operation in track(OPERATIONS, description="operations", console=Console(stderr=True), transient=True):
+
+    def attainable(displacement):
+        iou = mask_iou(attainable_masks(shares, displacement), objects)
+        return {"iou": round(float(iou.mean()), 4), "above_075": round(float((iou > 0.75).mean()), 4)}
+
+    for operation in track(OPERATIONS, "operations", console=Console(stderr=True), transient=True):
         displacements = read_places(operation, boxes, options.bins) - bin_centres(boxes, options.bins)
         for stride, displacement in zip(STRIDES, displacements, strict=True):
-            constant = np.median(displacement, axis=(0, 1, 2, 3))
-            rest, at = displacement - constant, {"operation": operation, "stride": stride}
-            constants.append(at | {"x": _short(constant[0]), "y": _short(constant[1]), "rest_rms": _rms(rest)})
+            at, constant = {"operation": operation, "stride": stride}, np.median(displacement, (0, 1, 2, 3))
+            rest, (x, y) = displacement - constant, map(_short, constant)
+            constants.append(at | {"x": x, "y": y, "rest_rms": _rms(rest)})
             for size, place, moved, side in zip(SIZES, displacement, rest, sides, strict=True):
                 row = at | {"size": size} | _distances(place) | {"rest_rms": _rms(moved)}
-                rows.append(row | {"as_read": attainable(place / side), "constant_undone": attainable(moved / side)})
-    about = {name: getattr(options, name) for name in ("rois", "bins", "seed")}
-    installed = versions("jax", "numpy", "opencv-python-headless")
+                reached = {"as_read": attainable(place / side), "constant_undone": attainable(moved / side)}
+                rows.append(row | reached)
     return {
-        "command": command_line(PROGRAM, options), **about, "versions": installed, "platform": jax.default_backend(),
-        "constants": constants, "ceiling": ceiling, "rows": rows,
+        "command": command_line(PROGRAM, options),
+        **{name: getattr(options, name) for name in ("rois", "bins", "seed")},
+        "versions": versions("jax", "numpy", "opencv-python-headless"), "platform": jax.default_backend(),
+        "constants": constants, "ceiling": attainable(np.zeros_like(rest[0])), "rows": rows,
     }  # fmt: skip
 
 
 def _distances(displacement):
     distance = np.linalg.norm(displacement, axis=-1)
-    statistics = {"mean": np.mean, "percentile_95": partial(np.percentile, q=95), "largest": np.max}
-    return {name: _short(statistic(distance)) for name, statistic in statistics.items()}
-
-
-def _attainable(objects, shares, displacement):
-    iou = mask_iou(attainable_masks(shares, displacement), objects)
-    return {"iou": round(float(iou.mean()), 4), "above_075": round(float((iou > 0.75).mean()), 4)}
+    numbers = distance.mean(), np.percentile(distance, 95), distance.max()
+    return dict(zip(("mean", "percentile_95", "largest"), map(_short, numbers), strict=True))
 
 
 def _rms(vectors):
@@ -197,6 +189,22 @@ def _short(value):
     return float(f"{value:.4g}")
 
 
+def example(result: dict[str, Any], objects: Masks) -> report.Example:
+    """Measures one object: places and attainable masks by operation and stride."""
+    truth, bins = objects[min(EXAMPLE, len(objects) - 1)], result["bins"]
+    sides = EXAMPLE_BOX[2:] - EXAMPLE_BOX[:2]
+    places, masks, shares = {}, {}, covered_shares(truth[None])
+    read = {operation: read_places(operation, EXAMPLE_BOX, bins) for operation in OPERATIONS}
+    for constant in result["constants"]:
+        at = constant["operation"], constant["stride"]
+        places[at] = read[at[0]][STRIDES.index(at[1])]
+        offset = places[at] - bin_centres(EXAMPLE_BOX, bins)
+        offsets = np.stack([offset, offset - [constant["x"], constant["y"]]]) / sides
+        masks[at] = attainable_masks(np.repeat(shares, 2, axis=0), offsets)
+    iou = {at: mask_iou(both, truth[None]) for at, both in masks.items()}
+    return report.Example(EXAMPLE_BOX, truth, places, masks, iou, IMAGE)
+
+
 def run(options: Options) -> list[Path]:
     """Measures and writes all files or none; returns them. Raises InputError for options out of range."""
     check(options, rois=1, bins=1, seed=0)
@@ -205,13 +213,18 @@ def run(options: Options) -> list[Path]:
     objects = silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
     result = measure(options, regions(options.rois, options.seed), objects)
     with ExitStack() as stack:
-        numbers, page, picture, example = (stack.enter_context(replacing(file)) for file in files)
+        numbers, page, plot, drawing = (stack.enter_context(replacing(file)) for file in files)
         write_json(numbers, result)
         page.write_text(report.markdown(result, files[2].name, files[3].name))
-        report.plot(result, picture)
-        report.draw_example(result, objects, example)
+        report.plot(result, plot)
+        report.draw_example(example(result, objects), drawing)
     return list(files)
 
 
+def main(arguments: list[str]) -> int:
+    """Runs the program; returns the exit status."""
+    return write_files(PROGRAM, Options, run, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(write_files(PROGRAM, Options, run, sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""RoIAlign by dense one-hot weight matrices, as in much other JAX code: all RoIs are read from every level."""
+"""RoIAlign by dense one-hot weight matrices, as in much other JAX code: every level pools all RoIs."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ def one_hot_align(
 ) -> Float[Array, "B N bins bins C"]:
     """Computes what ``mrcnn_jax.ops.pool_rois`` computes for "align" with half a pixel, without gathers.
 
-    Each level costs the same whatever number of RoIs lie on it: those of other levels have weights of 0, and the
-    levels are summed. Matrix products use XLA's default precision.
+    Each level costs the same whatever number of RoIs lie on it: those of other levels have weights of 0, and
+    the levels are summed. Matrix products use XLA's default precision.
     """
     pool = jax.vmap(_pool, in_axes=(0, 0, 0, None, None))
     return sum(
@@ -33,7 +33,9 @@ def _pool(features, boxes, on_level, bins, samples):
     height, width, _ = features.shape
     rows = _weights(boxes[:, 1], boxes[:, 3], height, bins, samples) * on_level[:, None, None]
     columns = _weights(boxes[:, 0], boxes[:, 2], width, bins, samples)
-    return jnp.einsum("nph,hwc,nqw->npqc", rows.astype(features.dtype), features, columns.astype(features.dtype))
+    return jnp.einsum(
+        "nph,hwc,nqw->npqc", rows.astype(features.dtype), features, columns.astype(features.dtype)
+    )
 
 
 def _weights(begin, end, cells, bins, samples):

@@ -65,7 +65,8 @@ class Group:
         samples = None if self.kind.operation == "pool" else self.kind.sampling_ratio
         return {
             "operation": self.kind.operation, "reduction": self.kind.reduction, "samples": samples,
-            "workload": self.workload.name, "batch": self.batch, "dtype": self.dtype, "direction": self.direction,
+            "workload": self.workload.name, "batch": self.batch, "dtype": self.dtype,
+            "direction": self.direction,
         }  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def check_names(options: Any, *extra: str) -> None:
     """Raises InputError for operations, workloads, implementations or dtypes in options that do not exist."""
     implementations = {name for kind in OPERATIONS.values() for name in kind.implementations} | set(extra)
     known = {
-        "operations": OPERATIONS, "workloads": BY_NAME, "implementations": sorted(implementations), "dtypes": DTYPES
+        "operations": OPERATIONS, "workloads": BY_NAME, "implementations": sorted(implementations),
+        "dtypes": DTYPES,
     }  # fmt: skip
     for option, allowed in known.items():
         for name in getattr(options, option):
@@ -96,11 +98,13 @@ def make_inputs(workload: Workload, batch: int, dtype: str) -> Inputs:
     shape = (*boxes.shape[:2], workload.bins, workload.bins, workload.channels)
     cotangent = jnp.asarray(np.random.default_rng(2).standard_normal(shape, dtype=np.float32), dtype)
     levels = jnp.asarray(workload.levels(boxes))
-    return jax.block_until_ready(Inputs(workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent))
+    return jax.block_until_ready(
+        Inputs(workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent)
+    )
 
 
 def program(group: Group, implementation: str) -> Callable[..., Any]:
-    """Returns a function of features, RoIs and levels that pools; backward, also of the cotangent, with the gradient."""
+    """Returns a function of features, RoIs and levels; backward, also of the cotangent, with the gradient."""
     workload, kind = group.workload, group.kind
     if implementation == ONE_HOT:
         pool = partial(
@@ -124,8 +128,8 @@ def program(group: Group, implementation: str) -> Callable[..., Any]:
 def bounds(group: Group) -> dict[str, int]:
     """Returns the bytes that must be read and written, and a bound on temporary memory.
 
-    ``necessary_bytes``: every argument read once and every result written once. ``bound_bytes``: twice the pooled
-    features and all feature maps.
+    ``necessary_bytes``: every argument read once and every result written once. ``bound_bytes``: twice the
+    pooled features and all feature maps.
     """
     inputs = make_inputs(group.workload, group.batch, group.dtype)
     features, pooled = sum(level.nbytes for level in inputs.features), inputs.cotangent.nbytes

@@ -31,7 +31,7 @@ class Side:
 
 @contextmanager
 def start(python: str) -> Iterator[Side]:
-    """Starts the process on the kind of device that JAX uses; InputError if torchvision does not run there."""
+    """Starts the process on JAX's kind of device; InputError if torchvision does not run there."""
     script = Path(__file__).with_name("_torchvision_side.py")
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # torch's threads sleep while JAX is timed
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -95,7 +95,9 @@ def _send(side: Side, workload: Workload, batch: int, dtype: str) -> None:
     inputs, file = make_inputs(workload, batch, dtype), side.folder / "inputs.npz"
     arrays = {f"features{level}": features for level, features in enumerate(inputs.features)}
     arrays |= {"boxes": inputs.boxes, "cotangent": inputs.cotangent}
-    arrays = {name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()}  # no bfloat16 in NumPy
+    arrays = {
+        name: np.asarray(array.astype(jnp.float32)) for name, array in arrays.items()
+    }  # no bfloat16 in NumPy
     np.savez(file, levels=inputs.levels, **arrays)
     side.call("load", file=file, dtype=dtype)
     file.unlink()

@@ -1,7 +1,7 @@
 """RoI operations of torchvision over a pyramid, timed call by call in an interpreter that has torchvision.
 
-Reads commands from standard input, one JSON object a line, ``{"do": function name, ...arguments}``, and answers each
-with an object; one with "error" where torchvision cannot do what was requested.
+Reads commands from standard input, one JSON object a line, ``{"do": function name, ...arguments}``, and
+answers each with an object; one with "error" where torchvision cannot do what was requested.
 """
 
 import json
@@ -21,7 +21,8 @@ def versions(device):
         raise RuntimeError("this torch finds no CUDA device")
     STATE["device"] = device
     return {
-        "torch": torch.__version__, "torchvision": torchvision.__version__, "torch_threads": torch.get_num_threads()
+        "torch": torch.__version__, "torchvision": torchvision.__version__,
+        "torch_threads": torch.get_num_threads(),
     }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ class Workload:
         channels: of the features.
         rois: of each image.
         bins: along each side of a RoI.
-        sizes: range of the square root of the RoIs' areas in image pixels, uniform or, over a pyramid, log-uniform.
+        sizes: range of the square root of the RoIs' areas in image pixels, uniform or, over a pyramid,
+            log-uniform.
         training: whether the gradient is measured, too.
     """
 
@@ -66,9 +67,22 @@ STRIDES = (4, 8, 16, 32)
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("one map", "512 RoIs of 20 to 320 pixels on P2 alone", PYRAMID[:1], (4,), 256, 512, 7, (20, 320)),
-        Workload("C4", "box head on C4, Faster R-CNN's 300 proposals", PYRAMID[2:3], (16,), 1024, 300, 14, (20, 640)),
-        Workload("FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, (16, 800), False),
+        Workload(
+            "one map", "512 RoIs of 20 to 320 pixels on P2 alone", PYRAMID[:1], (4,), 256, 512, 7, (20, 320)
+        ),
+        Workload(
+            "C4",
+            "box head on C4, Faster R-CNN's 300 proposals",
+            PYRAMID[2:3],
+            (16,),
+            1024,
+            300,
+            14,
+            (20, 640),
+        ),
+        Workload(
+            "FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, (16, 800), False
+        ),
         Workload("FPN box training", "box head, 512 RoIs", PYRAMID, STRIDES, 256, 512, 7, (16, 800)),
         Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, STRIDES, 256, 128, 14, (16, 800)),
     )

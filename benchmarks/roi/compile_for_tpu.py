@@ -1,9 +1,9 @@
-"""Compiles the RoI operations for TPUs on a machine without one: python -m benchmarks.roi.compile_for_tpu [...].
+"""Compiles the RoI operations for TPUs on a machine without one: python -m benchmarks.roi.compile_for_tpu.
 
-Needs libtpu (pip install "jax[tpu]"). Writes a JSON file, again after every program, with memory, FLOPs and bytes as
-the compiler counts them (benchmarks/tpu/_programs.py). The compiler counts loops once; ``product_flops`` are therefore
-counted separately, with the RoIs of the workload. ``least_ms`` is the time that a chip needs at its peak rates for
-these products, or to read every argument and write every result once.
+Needs libtpu (pip install "jax[tpu]"). Writes a JSON file, again after every program, with memory, FLOPs and
+bytes as the compiler counts them (benchmarks/tpu/_programs.py). The compiler counts loops once;
+``product_flops`` are counted separately, with the RoIs of the workload. ``least_ms`` is the time that a
+chip needs at its peak rates for these products, or to read every argument and write every result once.
 """
 
 import os
@@ -24,7 +24,14 @@ import jax.numpy as jnp
 
 from benchmarks._program import command_line, write_files
 from benchmarks.roi._programs import (
-    BACKWARD, BY_NAME, FORWARD, OPERATIONS, Group, check_names, make_inputs, program
+    BACKWARD,
+    BY_NAME,
+    FORWARD,
+    OPERATIONS,
+    Group,
+    check_names,
+    make_inputs,
+    program,
 )  # fmt: skip
 from benchmarks.roi._workloads import WORKLOADS
 from benchmarks.tpu._flops import product_flops
@@ -36,7 +43,8 @@ from mrcnn_jax.errors import InputError
 PROGRAM = "python -m benchmarks.roi.compile_for_tpu"
 OUT = Path(__file__).parents[1] / "results" / "roi_ops_tpu.json"
 IDENTITY = (
-    "topology", "operation", "reduction", "samples", "implementation", "workload", "batch", "dtype", "direction"
+    "topology", "operation", "reduction", "samples", "implementation", "workload", "batch", "dtype",
+    "direction",
 )  # fmt: skip
 
 
@@ -47,7 +55,7 @@ class Options:
     topologies: tuple[str, ...] = ("v5e:2x2", "v4:2x2x1")
     """Slices of TPUs; every program is for one chip of them."""
     operations: tuple[str, ...] = ()
-    """Of align, pool, align-adaptive, align-max, warp; by default all, as with workloads and implementations."""
+    """Of align, pool, align-adaptive, align-max, warp; by default all; also in the next two options."""
     workloads: tuple[str, ...] = ()
     """Of "FPN box training", "FPN mask training", "FPN inference", "C4", "one map"; "tiny" is for tests."""
     implementations: tuple[str, ...] = ()
@@ -63,7 +71,7 @@ class Options:
 
 
 def plan(options: Options) -> list[tuple[str, Group]]:
-    """Returns a topology and a group for each computation; InputError for unknown names or an empty selection."""
+    """Returns topologies and groups; InputError for unknown names or an empty selection."""
     check_names(options)
     if options.batch < 1:
         raise InputError(f"--batch must be at least 1, not {options.batch}")
@@ -85,7 +93,9 @@ def plan(options: Options) -> list[tuple[str, Group]]:
 def structs(group: Group) -> list[Any]:
     """Returns shapes and dtypes of a program's arguments."""
     workload, batch = group.workload, group.batch
-    features = [jax.ShapeDtypeStruct((batch, *side, workload.channels), group.dtype) for side in workload.maps]
+    features = [
+        jax.ShapeDtypeStruct((batch, *side, workload.channels), group.dtype) for side in workload.maps
+    ]
     boxes = jax.ShapeDtypeStruct((batch, workload.rois, 4), jnp.float32)
     levels = jax.ShapeDtypeStruct((batch, workload.rois), jnp.int32)
     bins = workload.bins
@@ -94,7 +104,7 @@ def structs(group: Group) -> list[Any]:
 
 
 def compile_groups(options: Options) -> Iterator[dict[str, Any]]:
-    """Yields a row of the result file for every program; one that is refused has the reason as ``unavailable``."""
+    """Yields a row for every program; one that is refused has the reason as ``unavailable``."""
     groups = plan(options)
     devices = {name: topology(name)[0] for name in options.topologies}
     products = lru_cache(_product_flops)  # the same for all topologies
@@ -141,7 +151,12 @@ def run(options: Options) -> list[Path]:
 def machine(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Describes targets and compiler."""
     names = dict.fromkeys(row["topology"] for row in rows)
-    return {"platform": "tpu", "device_kind": ", ".join(names), "jax": jax.__version__, "libtpu": version("libtpu")}
+    return {
+        "platform": "tpu",
+        "device_kind": ", ".join(names),
+        "jax": jax.__version__,
+        "libtpu": version("libtpu"),
+    }
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -158,5 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a first compilation
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # compile seconds are those of a first compilation
     sys.exit(main())

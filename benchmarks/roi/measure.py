@@ -1,13 +1,13 @@
-"""Measures the speed of the RoI operations, in each of their implementations: python -m benchmarks.roi.measure [...].
+"""Measures the speed of the RoI operations in each implementation: python -m benchmarks.roi.measure.
 
-Compares with torchvision's C++ and CUDA, in an interpreter that has it (--torchvision-python, the environment variable
-MRCNN_TORCHVISION_PYTHON, or this one), and with RoIAlign as dense one-hot matrix products. Writes a JSON file, tables
-and plots to benchmarks/results/, named after the platform.
+Compares with torchvision's C++ and CUDA, in an interpreter that has it (--torchvision-python, the environment
+variable MRCNN_TORCHVISION_PYTHON, or this one), and with RoIAlign as dense one-hot matrix products. Writes
+a JSON file, tables and plots to benchmarks/results/, named after the platform.
 
-A whole run measures every implementation of RoIAlign and RoIPool on three workloads with one image in float32, and of
-the other operations on one. The rest, including bfloat16 and two images, it measures in part, with the default
-implementation and torchvision's; --all measures the whole product, which takes many times as long. Groups that
---minutes do not suffice for are listed as not measured.
+A whole run measures every implementation of RoIAlign and RoIPool on three workloads with one image in
+float32, and of the other operations on one. The rest, including bfloat16 and two images, it measures in
+part, with the default implementation and torchvision's; --all measures the whole product, which takes many
+times as long. Groups that --minutes do not suffice for are listed as not measured.
 """
 
 import os
@@ -33,7 +33,17 @@ from benchmarks._program import command_line, processor, write_files
 from benchmarks.roi import _torchvision_process as torchvision_process
 from benchmarks.roi import report
 from benchmarks.roi._programs import (
-    BACKWARD, BY_NAME, DTYPES, FORWARD, OPERATIONS, TORCHVISION, Group, bounds, check_names, make_inputs, program
+    BACKWARD,
+    BY_NAME,
+    DTYPES,
+    FORWARD,
+    OPERATIONS,
+    TORCHVISION,
+    Group,
+    bounds,
+    check_names,
+    make_inputs,
+    program,
 )  # fmt: skip
 from benchmarks.roi._torchvision_process import Side
 from mrcnn_jax import ops
@@ -80,9 +90,9 @@ class Options:
     quick: bool = False
     """RoIAlign and RoIPool on two workloads, in float32 and few rounds: less than a minute on two cores."""
     all: bool = False
-    """Everything: all operations, implementations, workloads, dtypes, and one and two images; increase --minutes."""
+    """All combinations of operations, implementations, workloads, dtypes and one or two images."""
     operations: tuple[str, ...] = ()
-    """Of align, pool, align-adaptive, align-max, warp; by default those of the plan, as in the options below."""
+    """Of align, pool, align-adaptive, align-max, warp; by default the plan's, as in the next options."""
     workloads: tuple[str, ...] = ()
     """Of "FPN box training", "FPN mask training", "FPN inference", "C4", "one map"; "tiny" is for tests."""
     implementations: tuple[str, ...] = ()
@@ -92,14 +102,14 @@ class Options:
     torchvision_python: Path | None = None
     """A Python interpreter that has torch and torchvision."""
     out: Path | None = None
-    """Result file, with tables and plots beside it. By default benchmarks/results/roi_ops_PLATFORM.json for a whole
-    run, and the same name under runs/roi_ops for --quick or a selection."""
+    """Result file, with tables and plots beside it; by default roi_ops_PLATFORM.json in benchmarks/results
+    for a whole run, in runs/roi_ops for --quick or a selection."""
     minutes: float = 9.0
     """Time after which no further group of measurements begins."""
     rounds: int = 7
     """Maximum number of times that each program is timed; 3 with --quick."""
     seconds: float = 0.7
-    """Time for all rounds of one program, which is timed fewer times, but at least 3, where it takes longer."""
+    """Time for all rounds of one program, which is timed at least 3 times."""
 
 
 def plan(options: Options, torchvision: bool) -> list[Group]:
@@ -144,7 +154,7 @@ def torchvision_interpreter(options: Options) -> str | None:
 
 
 def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable[[], float]]:
-    """Compiles a program; returns its fields of the result file, and a function that runs it and returns seconds."""
+    """Compiles a program; returns its fields of the result file, and a function that times it."""
     arguments = make_inputs(group.workload, group.batch, group.dtype)
     arguments = arguments if group.direction == BACKWARD else arguments[:3]
     start = time.perf_counter()
@@ -154,7 +164,8 @@ def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable
     fields = {
         "compile_seconds": round(seconds, 3), "temp_bytes": memory.temp_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes, "bytes_accessed": costs.get("bytes accessed"),
-        "flops": costs.get("flops"), "is_default": implementation == ops.default_implementation(*group.kind[:3]),
+        "flops": costs.get("flops"),
+        "is_default": implementation == ops.default_implementation(*group.kind[:3]),
     }  # fmt: skip
 
     def call() -> float:
@@ -175,7 +186,9 @@ def measure(group: Group, side: Side | None, rounds: int, seconds: float) -> lis
         rows.append(row)
         try:
             is_torchvision = implementation == TORCHVISION
-            prepared = torchvision_process.prepare(side, group) if is_torchvision else prepare(group, implementation)
+            prepared = (
+                torchvision_process.prepare(side, group) if is_torchvision else prepare(group, implementation)
+            )
             fields, call = prepared
             first = call()
             number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, rounds), rounds))
@@ -216,8 +229,9 @@ def machine(side: Side | None) -> dict[str, Any]:
     """Describes the machine, without names of hosts, users or folders."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
     return {
-        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind, "processor": processor(),
-        "cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__,
+        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind,
+        "processor": processor(), "cores": os.cpu_count(),
+        "python": platform.python_version(), "jax": jax.__version__,
         "xla_flags": " ".join(flags), **(side.versions if side else {"torchvision": None}),
     }  # fmt: skip
 
@@ -228,13 +242,15 @@ def run(options: Options) -> list[Path]:
     groups = plan(options, torchvision=python is not None)
     out, begin, inputs = options.out or default_out(options), time.monotonic(), None
     if not out.match(report.PATTERN):
-        raise InputError(f"--out must be named {report.PATTERN}, from which the tables are made, not {out.name}")
+        raise InputError(
+            f"--out must be named {report.PATTERN}, from which the tables are made, not {out.name}"
+        )
     rounds = min(3, options.rounds) if options.quick else options.rounds
     seconds = 0.5 * options.seconds if options.quick else options.seconds
     with torchvision_process.start(python) if python else nullcontext() as side:
         content = {
-            "machine": machine(side), "command": command_line(PROGRAM, options), "copy_gigabytes_per_second": None,
-            "rows": [], "not_measured": [],
+            "machine": machine(side), "command": command_line(PROGRAM, options),
+            "copy_gigabytes_per_second": None, "rows": [], "not_measured": [],
         }  # fmt: skip
         copies = copy_speeds()
         for number, group in enumerate(groups, start=1):
@@ -278,5 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are those of a first compilation
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # compile seconds are those of a first compilation
     sys.exit(main())

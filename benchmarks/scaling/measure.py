@@ -1,11 +1,12 @@
-"""python -m benchmarks.scaling.measure [--steps N] [--out FILE]: the train step on 1 to 8 virtual CPU devices, in one process and in two.
+"""python -m benchmarks.scaling.measure: the training step on 1 to 8 virtual CPU devices, in 1 or 2 processes.
 
-Whether it makes the update that one device makes with all the images, for pmap and for shard_map; what travels between devices, from the compiled
-program; what is compiled over images of both padded sizes and any number of objects; and what a step takes where every device has as many images.
-The figures go into a JSON file, which `python -m benchmarks.scaling.report` renders. The exit status is 1 if anything was not as it should be.
+Compares the update with that of one device with all the images, for pmap and shard_map; counts all-reduces
+and compiled programs; times steps with a fixed number of images per device (weak scaling). Results go into a
+JSON file that `python -m benchmarks.scaling.report` renders. The exit status is 1 if anything was not as
+expected.
 
-Each layout runs in processes of its own (benchmarks.scaling._worker). Virtual devices share the cores of the machine: times say what is lost by
-spreading the work, not how much faster it would be on so many real devices.
+Each layout runs in processes of its own. Virtual devices share the machine's cores: times show the cost of
+distributing the work, not the speed of as many real devices.
 """
 
 import json
@@ -25,21 +26,20 @@ import tyro
 from benchmarks._program import check, command_line, versions
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.errors import InputError
-from tests.slow.training_process import CLOSE_TO_NOTHING, free_port
+from tests.slow.training_process import TINY_MODEL, device_environment, free_port
 
 PROGRAM = "python -m benchmarks.scaling.measure"
 RESULTS = Path(__file__).parents[1] / "results"
-ROOT = Path(__file__).parents[2]
 IMAGES = 8  # of the global batch whose updates are compared
-FORMS = ("pmap", "shard_map")
+MAPPINGS = ("pmap", "shard_map")
 ROUNDING = {1: 1e-3, 3: 0.05}
-"""What parameters may differ by after so many steps, as a share of their array's largest update. In three steps a decision that hangs on rounding,
-such as which of two equal scores comes first or on which side of a ReLU's kink a value lies, may go the other way."""
-PATIENCE = 1800
+"""Allowed difference of parameters by steps, relative to the largest update in their array. In three steps a
+decision that depends on rounding, such as the order of two equal scores, may differ."""
+TIMEOUT = 1800
 
 
 class Layout(NamedTuple):
-    """So many processes with so many devices each."""
+    """Numbers of processes, and of devices in each."""
 
     processes: int
     devices: int
@@ -49,44 +49,50 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (Layout(1, 1), Layout(1, 2), Layout(1, 4), Layout(1, 8), Layout(2, 1), Layout(2, 2))
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure updates, traffic, compilation and time of the train step on virtual devices."""
+    """Measure updates, communication, compilation and time of the training step on virtual devices."""
 
     steps: int = 20
-    """Steps that are timed, of each layout and form; 0 times none."""
+    """Timed steps of each layout and mapping; 0 times none."""
     images_per_device: int = 2
-    """Of the steps that are timed."""
+    """Images per device of the timed steps."""
     programs: bool = True
-    """Also count what is compiled over images of both sizes, and what travels between devices."""
+    """Count compiled programs and all-reduces."""
     out: Path = RESULTS / "scaling.json"
+    """Result file."""
 
 
-def run_layout(layout: Layout, options: Options, folder: Path, arguments: Sequence[str] = CLOSE_TO_NOTHING) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The figures of a layout, and the parameters before and after its steps. InputError, with what a process said, where one failed."""
-    out, port = folder / f"layout_{layout.processes}_{layout.devices}", free_port()
+def run_layout(
+    layout: Layout, options: Options, folder: Path, arguments: Sequence[str] = TINY_MODEL
+) -> tuple[dict[str, Any], Arrays]:
+    """Runs the processes of a layout; returns their result, and the parameters before and after the steps.
+
+    Raises:
+        InputError: a process failed.
+    """
+    out = folder / f"layout_{layout.processes}_{layout.devices}"
     settings = {
-        "coordinator": f"localhost:{port}" if layout.processes > 1 else "none", "processes": layout.processes, "images": IMAGES,
-        "images_per_device": options.images_per_device, "steps": options.steps, "programs": options.programs,
-        "arguments": list(arguments), "out": str(out),
+        "coordinator": f"localhost:{free_port()}" if layout.processes > 1 else "none",
+        "processes": layout.processes, "images": IMAGES, "images_per_device": options.images_per_device,
+        "steps": options.steps, "programs": options.programs, "arguments": list(arguments), "out": str(out),
     }  # fmt: skip
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={layout.devices} --xla_cpu_experimental_ynn_fusion_type="
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    workers, logs = [], []
-    for process in range(layout.processes):
-        log = folder / f"{out.name}_{process}.log"
+    environment, workers = device_environment(layout.devices), []
+    logs = [folder / f"{out.name}_{process}.log" for process in range(layout.processes)]
+    for process, log in enumerate(logs):
+        words = json.dumps(settings | {"process": process})
+        command = [sys.executable, "-m", "benchmarks.scaling._worker", words]
         with log.open("w") as opened:
-            command = [sys.executable, "-m", "benchmarks.scaling._worker", json.dumps(settings | {"process": process})]
-            workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=opened, stderr=opened))
-        logs.append(log)
+            workers.append(subprocess.Popen(command, env=environment, stdout=opened, stderr=opened))
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         for worker, log in zip(workers, logs, strict=True):
-            if worker.wait(deadline - time.monotonic()):
-                raise InputError(f"a process of {layout} devices ended with status {worker.returncode}: {log.read_text()[-2000:]}")
+            if status := worker.wait(deadline - time.monotonic()):
+                output = log.read_text()[-2000:]
+                raise InputError(f"a process of {layout} devices gave status {status}: {output}")
     finally:
         for worker in workers:
             worker.kill()
@@ -95,61 +101,62 @@ def run_layout(layout: Layout, options: Options, folder: Path, arguments: Sequen
         return json.loads(out.with_suffix(".json").read_text()), dict(arrays)
 
 
-def differences(arrays: dict[str, np.ndarray], one: dict[str, np.ndarray], form: str, after: int) -> dict[str, float]:
-    """For each parameter array, how far it is at most from one device's after so many steps, as a share of the largest element of its update."""
+def differences(arrays: Arrays, one: Arrays, mapping: str, steps: int) -> dict[str, float]:
+    """Returns each array's largest difference from one device, relative to its update's largest element."""
     found = {}
     for name in (key.removeprefix("pmap/before/") for key in one if key.startswith("pmap/before/")):
-        expected = one[f"pmap/{after}/{name}"]
+        expected = one[f"pmap/{steps}/{name}"]
         update = np.abs(expected - one[f"pmap/before/{name}"]).max()
-        difference = np.abs(arrays[f"{form}/{after}/{name}"] - expected).max()
+        difference = np.abs(arrays[f"{mapping}/{steps}/{name}"] - expected).max()
         found[name] = float(difference / update) if update else float(difference)
     return found
 
 
-def compare(layout: Layout, figures: dict[str, Any], arrays: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> tuple[dict[str, Any], list[str]]:
-    """A layout's figures with what its updates differ by from those of one device, and what is not as it should be."""
-    row = {
-        "processes": layout.processes,
-        "devices_per_process": layout.devices,
-        "parameters": figures["parameters"],
-        **{form: figures[form] for form in FORMS},
-    }
+def compare(
+    layout: Layout, result: dict[str, Any], arrays: Arrays, one: Arrays
+) -> tuple[dict[str, Any], list[str]]:
+    """Adds the differences from one device to a layout's result; returns it and what was not as expected."""
+    row = {"processes": layout.processes, "devices_per_process": layout.devices, **result}
     failures = []
-    for form in FORMS:
-        for after in (1, 3):
-            found = differences(arrays, one, form, after)
-            worst = max(found, key=found.get)
-            row[form] |= {f"difference_{after}": found[worst], f"array_{after}": worst, f"median_{after}": float(np.median(list(found.values())))}
-            if found[worst] > ROUNDING[after]:
-                failures.append(f"{layout}, {form}, after {after} steps: {worst} differs by {found[worst]:.1e} of its update")
-        if "compiled" in row[form] and list(row[form]["compiled"].values()) != [1, 1]:
-            failures.append(f"{layout}, {form}: programs compiled by padded size: {row[form]['compiled']}")
+    for mapping in MAPPINGS:
+        for steps, allowed in ROUNDING.items():
+            found = differences(arrays, one, mapping, steps)
+            worst, median = max(found, key=found.get), float(np.median(list(found.values())))
+            row[mapping] |= {
+                f"difference_{steps}": found[worst], f"array_{steps}": worst, f"median_{steps}": median,
+            }  # fmt: skip
+            if found[worst] > allowed:
+                after = f"after {steps} steps"
+                failures.append(f"{layout}, {mapping}, {after}: {worst} differs by {found[worst]:.1e}")
+        compiled = row[mapping].get("compiled", {})
+        if any(number != 1 for number in compiled.values()):
+            failures.append(f"{layout}, {mapping}: programs compiled by padded size: {compiled}")
     names = [name.removeprefix("pmap/") for name in arrays if name.startswith("pmap/")]
-    row["same_bits"] = all(arrays[f"pmap/{name}"].tobytes() == arrays[f"shard_map/{name}"].tobytes() for name in names)
-    if not row["same_bits"]:
-        failures.append(f"{layout}: pmap and shard_map differ")
-    if figures["devices"] != layout.processes * layout.devices:
-        failures.append(f"{layout}: there were {figures['devices']} devices")
+    pairs = ((arrays[f"pmap/{name}"], arrays[f"shard_map/{name}"]) for name in names)
+    row["same_bits"] = all(ours.tobytes() == theirs.tobytes() for ours, theirs in pairs)
+    failures += [] if row["same_bits"] else [f"{layout}: pmap and shard_map differ"]
+    if row.pop("devices") != layout.processes * layout.devices:
+        failures.append(f"{layout}: there were {result['devices']} devices")
     return row, failures
 
 
-def measure(options: Options, folder: Path, say: Callable[[str], None], layouts: Sequence[Layout] = LAYOUTS) -> dict[str, Any]:
-    """All figures, and under "failures" a sentence for whatever was not as it should be. The first layout is a single device."""
+def measure(
+    options: Options, folder: Path, report: Callable[[str], None], layouts: Sequence[Layout] = LAYOUTS
+) -> dict[str, Any]:
+    """Measures all layouts, the first being one device; "failures" lists all that was not as expected."""
     rows, failures, one = [], [], {}
     for layout in layouts:
-        begin = time.monotonic()
-        figures, arrays = run_layout(layout, options, folder)
+        result, arrays = run_layout(layout, options, folder)
         one = one or arrays
-        row, found = compare(layout, figures, arrays, one)
+        row, found = compare(layout, result, arrays, one)
         rows.append(row)
         failures += found
-        say(f"{layout} devices: {'; '.join(found) or 'as it should be'} ({time.monotonic() - begin:.0f} s)")
+        report(f"{layout} devices: {'; '.join(found) or 'as expected'}")
     return {
-        "command": command_line(PROGRAM, options),
-        "versions": versions("jax", "flax", "optax", "numpy"),
+        "command": command_line(PROGRAM, options), "versions": versions("jax", "flax", "optax", "numpy"),
         "hardware": f"virtual CPU devices, {os.cpu_count()} CPU cores",
-        "images": IMAGES, "images_per_device": options.images_per_device, "steps": options.steps, "rounding": ROUNDING,
-        "arguments": CLOSE_TO_NOTHING, "rows": rows, "failures": failures,
+        "images": IMAGES, "images_per_device": options.images_per_device, "steps": options.steps,
+        "rounding": ROUNDING, "arguments": TINY_MODEL, "rows": rows, "failures": failures,
     }  # fmt: skip
 
 

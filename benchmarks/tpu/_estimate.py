@@ -16,8 +16,8 @@ ASSUMPTIONS = """\
   but the body of a loop once.
 - "By cycles": the sum of the cycles that the compiler expects of its operations, at the clock that follows
   from the chip's peak rate. Custom gathers and scatters, sorting, waiting for memory and all but the first
-  iteration of loops whose length data decide are not included: better than the lower bound, but not a
-  measurement. Given for programs compiled with effort 0, as in a run; others are slower.
+  iteration of loops are not included: better than the lower bound, but not a measurement. Given for
+  programs compiled with effort 0, as in a run; others are slower.
 - "All-reduce": summing B bytes of gradients over n chips, each chip sends 2 (n - 1) / n B. From the time
   over all links of a chip at once to that over a single link (one ring), at the published rates ({links}),
   without latency.

@@ -10,7 +10,6 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Instruction(NamedTuple):
@@ -44,8 +43,8 @@ def all_reduces(text: str) -> list[AllReduce]:
 def estimated_cycles(text: str) -> int | None:
     """Returns the sum of the cycles that a TPU's compiler expects of operations; None if it noted none.
 
-    A loop counts with its known number of iterations, or once if data decide; of branches the most expensive
-    counts. Custom gathers and scatters, sorting, collectives and waiting for memory have no estimate.
+    The body of a loop counts once, of branches the most expensive. Custom gathers and scatters, sorting,
+    collectives and waiting for memory have no estimate.
     """
     computations, entry = _parse(text)
     return _cycles(computations, entry) if CYCLES.search(text) else None
@@ -66,30 +65,24 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 def _cycles(computations: Mapping[str, Sequence[Instruction]], name: str) -> int:
     total = 0
     for _, operation, rest in computations[name]:
-        called = {
-            role: [_cycles(computations, each) for each in names] for role, names in _called(operation, rest)
-        }
         noted = CYCLES.search(rest)
+        called = [_cycles(computations, each) for each in _called(operation, rest)]
         total += int(noted[1]) if noted else 0
-        if operation == "while":
-            count = TRIP_COUNT.search(rest)
-            total += (int(count[1]) if count else 1) * sum(called["body"])
-        elif operation == "conditional":
-            total += max(sum(called.values(), []))
-        elif operation == "call":
-            total += sum(called["to_apply"])
+        total += max(called) if operation == "conditional" else sum(called)
     return total
 
 
-def _called(operation: str, rest: str) -> list[tuple[str, list[str]]]:
-    """Returns the computations that an instruction runs as such, not as a part of a fusion, by their role."""
+def _called(operation: str, rest: str) -> list[str]:
+    """Returns the computations that an instruction runs as such, not as a part of a fusion."""
     roles = {
-        "while": ("body",),
-        "conditional": ("branch_computations", "true_computation", "false_computation"),
-        "call": ("to_apply",),
-    }.get(operation, ())
-    found = [(role, re.search(rf"\b{role}=(\{{[^}}]*\}}|%?[\w.\-]+)", rest)) for role in roles]
-    return [(role, re.findall(r"[\w.\-]+", match[1])) for role, match in found if match]
+        "while": "body",
+        "conditional": "branch_computations|true_computation|false_computation",
+        "call": "to_apply",
+    }
+    if operation not in roles:
+        return []
+    found = re.findall(rf"\b(?:{roles[operation]})=(\{{[^}}]*\}}|%?[\w.\-]+)", rest)
+    return [name for names in found for name in re.findall(r"[\w.\-]+", names)]
 
 
 def _bytes(dtype: str, sides: str) -> int:

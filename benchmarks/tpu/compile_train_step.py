@@ -90,7 +90,7 @@ def describe(row: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {row[f'{key}_bytes'] / GIB:.2f}" for name, key in names.items())
     used, free, available = used_bytes(row) / GIB, free_bytes(row) / GIB, chip_of(row).available / GIB
     cycles = "" if expected.cycles_ms is None else f"; {expected.cycles_ms:.1f} ms by the compiler's cycles"
-    all_links, one_link = expected.reduce_ms
+    reduce = "all-reduce {:.2f} to {:.2f} ms".format(*expected.reduce_ms)
     images = 1e3 * row["images_per_chip"] / expected.least_ms
     lines = {
         "HBM per chip": f"{used:.2f} GiB used ({parts}), {free:.2f} of {available:.2f} free",
@@ -99,7 +99,7 @@ def describe(row: Mapping[str, Any]) -> str:
         "bytes accessed": f"{row['bytes_accessed'] / 1e9:.1f} GB by XLA's count, in HBM or within the core",
         "all-reduce": f"{reduced.gradient_operations} of gradients, {reduced.gradient_bytes / 1e6:.1f} MB; "
         f"{reduced.other_operations} small ones, {reduced.other_bytes:,} bytes",
-        "step": f"at least {expected.least_ms:.1f} ms{cycles}; all-reduce {all_links:.2f} to {one_link:.2f}",
+        "step": f"at least {expected.least_ms:.1f} ms{cycles}; {reduce}",
         "images per second": f"at most {images:,.0f} per chip, {images * row['chips']:,.0f} in all",
         "scaling": "{:.0f} to {:.0f} % of the speed without the all-reduce".format(
             *(100 * share for share in expected.scaling)

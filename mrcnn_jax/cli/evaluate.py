@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     from mrcnn_jax.inference.evaluate import evaluate
 
     console, out = Console(), epath.Path(options.out or epath.Path(options.directory) / "evaluation")
-    with progress_bar(console, "evaluating") as progress:
+    with progress_bar("evaluating") as progress:
         evaluation = evaluate(
             options.directory, options.dataset, options.split, out,
             pictures=options.pictures, cityscapes=options.cityscapes, progress=progress,

@@ -28,14 +28,13 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, "predict", arguments)
     from mrcnn_jax.inference.predict import predict_files
 
-    console = Console()
-    with progress_bar(console, "detecting") as progress:
+    with progress_bar("detecting") as progress:
         found = predict_files(
             options.directory, options.images, options.out, score_threshold=options.score, progress=progress
         )
     if found.images:
         counts = f"{len(found.results)} detections in {len(found.images)} images"
-        console.print(f"{counts}: pictures, results.json (COCO results) and images.json (file of each "
-                      f"image_id) are in {options.out}.", highlight=False)
+        text = "pictures, results.json (COCO results) and images.json (file of each image_id) are in"
+        Console().print(f"{counts}: {text} {options.out}.", highlight=False)
     found.raise_unreadable()
     return OK

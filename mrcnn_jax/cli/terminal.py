@@ -23,8 +23,17 @@ def parse(options: type[Options], command: str, arguments: list[str]) -> Options
 
 
 @contextmanager
-def progress_bar(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a progress bar; yields the function that updates it with the number done and the total."""
-    with Progress(console=console) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that shows progress on stderr, to be called with the number done and the total."""
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task(description)
+
+    def update(done: int, total: int) -> None:
+        bar.start()  # not before: what is wrong with the arguments is printed without a bar
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()

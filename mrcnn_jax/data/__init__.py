@@ -1,1 +1,1 @@
-"""Data sets on disk, and how their images become batches. NumPy only: nothing here touches a device."""
+"""Data sets on disk, their formats, and batches of their images. On the host, with NumPy and OpenCV."""

@@ -206,18 +206,18 @@ def _texture(
     rng: Generator, height: int, width: int, colour: Float[np.ndarray, "3"], strength: float
 ) -> Float[np.ndarray, "h w 3"]:
     """Returns a colour (0..255) with noise and sometimes stripes of amplitude ``strength``."""
-    paint = np.empty((height, width, 3), np.float32)
-    paint[:] = colour
+    texture = np.empty((height, width, 3), np.float32)
+    texture[:] = colour
     for cell, share in ((2 * max(height, width), 0.8), (24, 0.5), (7, 0.3)):
         grid = rng.standard_normal((height // cell + 2, width // cell + 2, 3), np.float32)
         grid += rng.standard_normal((*grid.shape[:2], 1), np.float32)  # light and dark vary more than hue
-        paint += strength * share * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        texture += strength * share * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.35:
         angle, period = rng.uniform(0, np.pi), rng.uniform(5, 24)
         across = np.cos(angle) * np.arange(width)[None, :] + np.sin(angle) * np.arange(height)[:, None]
         wave = np.sin(across * (2 * np.pi / period)).astype(np.float32)
-        paint += wave[..., None] * (strength * rng.uniform(-1, 1, 3)).astype(np.float32)
-    return paint
+        texture += wave[..., None] * (strength * rng.uniform(-1, 1, 3)).astype(np.float32)
+    return texture
 
 
 def _contrasting_colour(rng: Generator, behind: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3"]:

@@ -1,0 +1,1 @@
+"""Detection in images, files and data sets with trained weights."""

@@ -15,7 +15,7 @@ from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.visualize.draw import draw_detections
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Suffixes of the files that are taken from a folder."""
 
 

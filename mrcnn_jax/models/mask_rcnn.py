@@ -101,7 +101,7 @@ class MaskRCNN(nn.Module):
             masks = self.mask_probabilities(self.mask_logits(branch_features("mask")), found.classes)
         if "keypoints" in config.tasks:
             keypoints = self.keypoint_logits(branch_features("keypoint"))
-        return found.replace(masks=masks, keypoints=keypoints)
+        return replace(found, masks=masks, keypoints=keypoints)
 
     def pyramid(self, images: Images, sizes: Int[Array, "B 2"], train: bool = False) -> Pyramid:
         """Computes the feature maps. Images are normalised here, on the device, after which padding is 0."""

@@ -18,8 +18,9 @@ def cell_anchors(
     Args:
         sizes: sides, in pixels, of the squares of equal area.
         ratios: height / width.
-        rounding: "none" (Detectron2); "corners" to integers (torchvision); or "sides" of the anchor whose size is the
-            stride, from which those of other sizes are scaled (Detectron). Halves are rounded to even.
+        rounding: "none" (Detectron2); "corners" to integers (torchvision); or "sides" of the anchor whose
+            size is the stride, from which those of other sizes are scaled (Detectron). Halves are rounded to
+            even.
         stride: in pixels; only used for "sides".
     """
     size = np.repeat(np.asarray(sizes, np.float64), len(ratios))
@@ -42,8 +43,8 @@ def grid_anchors(
         cells: anchors around the origin.
         grid: rows and columns.
         stride: along y and x, in pixels.
-        offset: of the first centre, in strides: 0 in torchvision and Detectron2; 0.5, the centre of the cell, in
-            Detectron.
+        offset: of the first centre, in strides: 0 in torchvision and Detectron2; 0.5, the centre of the cell,
+            in Detectron.
     """
     y = (np.arange(grid[0], dtype=np.float32) + np.float32(offset)) * np.float32(stride[0])
     x = (np.arange(grid[1], dtype=np.float32) + np.float32(offset)) * np.float32(stride[1])
@@ -66,13 +67,16 @@ def pyramid_anchors(
         sizes: of each level, one (FPN, section 4.1) or several.
         ratios: height / width.
         grids: rows and columns of each level.
-        strides: of each level, a number or (y, x). Detectron2 uses the level's; torchvision divides the sides of the
-            padded image by those of the grid, in whole pixels, which on P6 gives less where the grid was rounded up.
+        strides: of each level, a number or (y, x). Detectron2 uses the level's; torchvision divides the sides
+            of the padded image by those of the grid, in whole pixels, which on P6 gives less where the grid
+            was rounded up.
         rounding: see ``cell_anchors``.
         offset: see ``grid_anchors``.
     """
     pairs = [tuple(np.broadcast_to(stride, 2).tolist()) for stride in strides]
     return [
-        grid_anchors(cell_anchors(np.atleast_1d(size).tolist(), ratios, rounding, stride[0]), grid, stride, offset)
+        grid_anchors(
+            cell_anchors(np.atleast_1d(size).tolist(), ratios, rounding, stride[0]), grid, stride, offset
+        )
         for size, grid, stride in zip(sizes, grids, pairs, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Boxes: areas, overlaps, the box coding of R-CNN, clipping. See ``mrcnn_jax.structures`` for the convention."""
+"""Areas, overlaps, coding and clipping of boxes; ``mrcnn_jax.structures`` states their convention."""
 
 import math
 
@@ -64,8 +64,8 @@ def decode(
 ) -> Float[Array, "*n 4"]:
     """Applies deltas (dx, dy, dw, dh), divided by the weights, to anchors.
 
-    exp(dw) and exp(dh) are at most ``max_scale``, so that a wild delta cannot overflow; the default is Detectron's, a
-    box of 1000 pixels over a stride of 16.
+    exp(dw) and exp(dh) are at most ``max_scale``, so that a wild delta cannot overflow; the default is
+    Detectron's, a box of 1000 pixels over a stride of 16.
     """
     check_shape("deltas", deltas, "...", 4)
     check_shape("anchors", anchors, "...", 4)
@@ -88,7 +88,7 @@ def clip(
 
 
 def is_nonempty(boxes: Float[Array, "*n 4"], min_size: float = 0.0) -> Bool[Array, "*n"]:
-    """Tests for sides of at least ``min_size`` pixels (torchvision) or, where that is 0, above 0 (Detectron2)."""
+    """Tests for sides of at least ``min_size`` pixels (torchvision) or, if it is 0, above 0 (Detectron2)."""
     check_shape("boxes", boxes, "...", 4)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     if min_size == 0:

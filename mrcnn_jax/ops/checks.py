@@ -9,7 +9,8 @@ def check_shape(name: str, array: Array, *shape: int | str, note: str = "") -> N
     Args:
         name: of the argument.
         array: the argument.
-        shape: the length of each axis, or a letter for any length; a leading "..." stands for any number of axes.
+        shape: the length of each axis, or a letter for any length; a leading "..." stands for any number of
+            axes.
         note: appended to the message.
     """
     axes = shape[1:] if shape[0] == "..." else shape

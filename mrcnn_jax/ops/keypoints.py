@@ -21,8 +21,8 @@ def keypoint_targets(
         size: cells a side.
 
     Returns:
-        The cell as y * size + x, int32, 0 where not valid; and whether the keypoint is labelled and in the box. The
-        right and bottom border of a box belong to its last cells.
+        The cell as y * size + x, int32, 0 where not valid; and whether the keypoint is labelled and in the
+        box. The right and bottom border of a box belong to its last cells.
 
     Raises:
         ValueError: for keypoints or boxes of other shapes.
@@ -44,16 +44,17 @@ def decode_keypoints(
 ) -> Float[np.ndarray, "D J 4"]:
     """Locates keypoints in heat maps, on the host.
 
-    Each map is resized to the pixels of its box (bicubic, a = -0.75, border replicated); the centre of the greatest
-    pixel is the keypoint.
+    Each map is resized to the pixels of its box (bicubic, a = -0.75, border replicated); the centre of the
+    greatest pixel is the keypoint.
 
     Args:
         logits: maps over the boxes.
         boxes: in pixels of the image; sides below one pixel count as one.
 
     Returns:
-        x, y in pixels of the image; the logit there; and its share of the softmax over the m x m map, as Detectron2
-        scores a keypoint. Interpolated logits may exceed all of the map's own, and the share of a sharp maximum 1.
+        x, y in pixels of the image; the logit there; and its share of the softmax over the m x m map, as
+        Detectron2 scores a keypoint. Interpolated logits may exceed all of the map's own, and the share of a
+        sharp maximum 1.
     """
     import cv2  # not needed to import the operations
 

@@ -18,19 +18,21 @@ def crop_masks(
     """Crops each mask to a box and resamples it to ``size`` x ``size`` bins by bilinear sampling.
 
     With whole images as ``mask_boxes``, ``sampling_ratio`` 0 and ``border`` 0.5 this is the mask target of
-    torchvision (``half_pixel`` False) and, where it is at least 0.5, of Detectron2 (``half_pixel`` True). Sampling is
-    separable, so both axes are small matrix products, without gather and scatter.
+    torchvision (``half_pixel`` False) and, where it is at least 0.5, of Detectron2 (``half_pixel`` True).
+    Sampling is separable, so both axes are small matrix products, without gather and scatter.
 
     Args:
-        masks: 0 to 1; mask n fills the rectangle mask_boxes[n] (the whole image, or the object's own box) and is 0
-            outside.
+        masks: 0 to 1; mask n fills the rectangle mask_boxes[n] (the whole image, or the object's own box) and
+            is 0 outside.
         mask_boxes: in the same pixel frame as ``boxes``.
         boxes: rectangles to crop.
         size: bins a side.
-        sampling_ratio: samples per bin and axis; 0 takes ceil(cells of the box / bins) as the libraries do, at most
-            as many as a box of twice the mask's size needs.
-        half_pixel: False samples half a cell further, and boxes are at least one cell wide (see ``roi_align``).
-        border: number of cells beyond its rectangle for which a mask keeps its border values; 0.5 in RoIAlign.
+        sampling_ratio: samples per bin and axis; 0 takes ceil(cells of the box / bins) as the libraries do,
+            at most as many as a box of twice the mask's size needs.
+        half_pixel: False samples half a cell further, and boxes are at least one cell wide (see
+            ``roi_align``).
+        border: number of cells beyond its rectangle for which a mask keeps its border values; 0.5 in
+            RoIAlign.
 
     Raises:
         ValueError: for masks or boxes of other shapes.

@@ -24,8 +24,8 @@ def match(
 ) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
     """Matches each candidate to the object of greatest overlap and labels it.
 
-    Objects are visited one after the other, up to the last valid one, so that no G x N matrix is written: with a
-    hundred slots and a quarter of a million anchors it would take 100 MB an image.
+    Objects are visited one after the other, up to the last valid one, so that no G x N matrix is written:
+    with a hundred slots and a quarter of a million anchors it would take 100 MB an image.
 
     Args:
         overlaps_of: computes the IoU of an object slot with every candidate.
@@ -33,8 +33,8 @@ def match(
         valid: slots that hold an object; the others match nothing.
         foreground_iou: minimum IoU of FOREGROUND.
         background_iou: IoU below which a candidate is BACKGROUND; in between it is IGNORED.
-        allow_low_quality: labels the best candidates of each object FOREGROUND whatever their IoU, unless it is 0:
-            Detectron2 and torchvision would then make every candidate of zero overlap positive.
+        allow_low_quality: labels the best candidates of each object FOREGROUND whatever their IoU, unless it
+            is 0: Detectron2 and torchvision would then make every candidate of zero overlap positive.
 
     Returns:
         Index of the best object (the first of equals, 0 where there is none) and label of each candidate.

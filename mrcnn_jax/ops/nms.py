@@ -11,23 +11,23 @@ from mrcnn_jax.typing import Array, Bool, Float, Int
 def nms(
     boxes: Float[Array, "N 4"],
     scores: Float[Array, "N"],
-    threshold: float,
+    threshold: float | Float[Array, ""],
     valid: Bool[Array, "N"] | None = None,
     groups: Int[Array, "N"] | None = None,
 ) -> Bool[Array, "N"]:
     """Selects boxes by greedy non-maximum suppression.
 
-    A box is suppressed by a kept box of higher score (of equal scores: of lower index) whose IoU with it exceeds the
-    threshold; an IoU equal to the threshold is kept, as in torchvision and Detectron2.
+    A box is suppressed by a kept box of higher score (of equal scores: of lower index) whose IoU with it
+    exceeds the threshold; an IoU equal to the threshold is kept, as in torchvision and Detectron2.
 
-    The greedy rule is solved as a fixed point on the sorted boxes: keep what no kept better box suppresses. Each
-    sweep settles at least one more link of every chain of suppressions, so it ends exactly at the greedy answer,
-    usually after a few sweeps. Memory is quadratic, about 10 N**2 bytes at most (4 GB for 20,000 boxes): select the
-    best few thousand first, for example with ``masked_top_k``.
+    The greedy rule is solved as a fixed point on the sorted boxes: keep what no kept better box suppresses.
+    Each sweep settles at least one more link of every chain of suppressions, so it ends exactly at the greedy
+    answer, usually after a few sweeps. Memory is quadratic, about 10 N**2 bytes at most (4 GB for 20,000
+    boxes): select the best few thousand first, for example with ``masked_top_k``.
 
     Args:
-        boxes: (x1, y1, x2, y2), overlaps computed in at least float32; a box with a coordinate that is not finite is
-            not kept and suppresses nothing.
+        boxes: (x1, y1, x2, y2), overlaps computed in at least float32; a box with a coordinate that is not
+            finite is not kept and suppresses nothing.
         scores: of the boxes.
         threshold: maximum IoU of kept boxes.
         valid: boxes to consider; the others are not kept and suppress nothing.
@@ -44,7 +44,8 @@ def nms(
         if array is not None:
             check_shape(name, array, boxes.shape[0])
     boxes = jnp.asarray(boxes)
-    boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))  # areas overflow in half precision
+    if jnp.finfo(boxes.dtype).bits < 32:
+        boxes = boxes.astype(jnp.float32)  # areas would overflow
     finite = jnp.isfinite(boxes).all(axis=1)
     valid = finite if valid is None else valid & finite
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)

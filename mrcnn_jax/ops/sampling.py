@@ -21,8 +21,8 @@ def sample_labels(
         positive_fraction: maximum fraction of the slots for FOREGROUND.
 
     Returns:
-        Index of each sample, whether it is positive, and whether the slot is valid. Positives come first: the slots
-        ``[0, num_samples * positive_fraction)`` hold all of them.
+        Index of each sample, whether it is positive, and whether the slot is valid. Positives come first: the
+        slots ``[0, num_samples * positive_fraction)`` hold all of them.
     """
     check_shape("labels", labels, "N")
     max_positive = int(num_samples * positive_fraction)

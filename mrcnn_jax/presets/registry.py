@@ -13,7 +13,7 @@ PRESETS: dict[str, Callable[[], Experiment]] = {}
 
 def preset(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
     """Registers a function that builds an experiment under its name."""
-    PRESETS[build.__name__] = build
+    PRESETS[build.__name__] = build  # ty: ignore[missing-attribute]
     return build
 
 

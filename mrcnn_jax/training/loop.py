@@ -23,7 +23,7 @@ from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, StepTimer, warn
 from mrcnn_jax.training.skipped_steps import SkippedSteps
-from mrcnn_jax.training.start import Run, open_sources, start_run
+from mrcnn_jax.training.start import Run, open_sources, open_splits, start_run
 
 
 def train(
@@ -79,9 +79,10 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     preemption = resources.enter_context(PreemptionHandler())
     watchdog = resources.enter_context(Watchdog(experiment.train.stall_seconds))
+    splits = open_splits(experiment.data)  # a missing data set is an error before anything is written
     store = CheckpointStore(directory / "checkpoints", experiment.train.keep_checkpoints)
     checkpoints, metrics_file = resources.enter_context(store), directory / "metrics.json"
-    sources = open_sources(experiment, directory, checkpoints, console)
+    sources = open_sources(experiment, splits, directory, checkpoints, console)
     if sources.step >= experiment.train.steps and metrics_file.exists():
         console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {metrics_file}; "
                       "raise --train.steps to train longer.", highlight=False)  # fmt: skip
@@ -94,11 +95,10 @@ def _train(
         loop.run_steps()
         evaluation = loop.evaluate()
     if distributed.is_primary():
-        history.log_evaluation(experiment.train.steps, evaluation.metrics)
-        sheet = evaluation.sheet()
-        history.log_image(experiment.train.steps, sheet)
+        loop.log_evaluation(evaluation)
         history.close()
-        save_image(directory / "predictions.png", sheet)
+        if evaluation.examples:
+            save_image(directory / "predictions.png", evaluation.sheet())
         write_json(metrics_file, evaluation.metrics)
     title = f"{experiment.name}: {len(sources.validation)} images"
     console.print(metrics_table(evaluation.metrics, title=title))
@@ -192,11 +192,15 @@ class _Loop:
             pictures = self.experiment.evaluation.pictures
             return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
 
+    def log_evaluation(self, evaluation: Evaluation) -> None:
+        """Adds metrics and pictures to the history."""
+        self.history.log_evaluation(self.step, evaluation.metrics)
+        if self.history.enabled and evaluation.examples:
+            self.history.log_image(self.step, evaluation.sheet())
+
     def _evaluate_and_log(self) -> None:
         evaluation = self.evaluate()
-        self.history.log_evaluation(self.step, evaluation.metrics)
-        if distributed.is_primary():
-            self.history.log_image(self.step, evaluation.sheet())
+        self.log_evaluation(evaluation)
         self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}", highlight=False)
         self.timer.reset()
 

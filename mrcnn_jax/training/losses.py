@@ -14,7 +14,7 @@ from mrcnn_jax.models.heads import select_class_masks
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.targets import RoITargets, max_positives, roi_targets, rpn_targets
-from mrcnn_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
+from mrcnn_jax.typing import Array, Bool, Float, Int, Key
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -26,7 +26,7 @@ class Term(NamedTuple):
     count: Float[Array, ""] | Int[Array, ""] | int  # this device's share of the divisor
 
 
-def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
+def batch_losses(model: MaskRCNN, batch: Batch, keys: Key[jax.Array, "B"]) -> Metrics:
     """Computes the losses of this device's images for the model's tasks.
 
     Divisors are those of the released code (RPN: nominal number of sampled anchors; class and box: sampled
@@ -56,7 +56,7 @@ def batch_losses(model: MaskRCNN, batch: Batch, keys: PRNGKeyArray) -> Metrics:
 
 
 def _rpn_losses(
-    model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: PRNGKeyArray
+    model: MaskRCNN, pyramid: Pyramid, batch: Batch, keys: Key[jax.Array, "B"]
 ) -> tuple[Proposals, dict[str, Term]]:
     """Computes the losses of the region proposal network, and its proposals for the second stage."""
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
@@ -77,7 +77,7 @@ def _rpn_losses(
 
 
 def _head_losses(
-    model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: PRNGKeyArray
+    model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"]
 ) -> dict[str, Term]:
     """Computes the losses of the second stage: class and box, and mask and keypoints of positive RoIs."""
     config = model.config

@@ -14,7 +14,7 @@ from rich.console import Console
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
-from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
@@ -74,16 +74,21 @@ class Run:
     unreadable: UnreadableImages
 
 
+def open_splits(config: DataConfig) -> tuple[DatasetSplit, DatasetSplit]:
+    """Opens the splits for training and for validation."""
+    return open_split(config, config.train_split), open_split(config, config.validation_split)
+
+
 def open_sources(
-    experiment: Experiment, directory: epath.Path, checkpoints: CheckpointStore, console: Console
-) -> Sources:
-    """Opens the data set and restores the newest checkpoint, or reads the pretrained weights of a new run.
+    experiment: Experiment, splits: tuple[DatasetSplit, DatasetSplit], directory: epath.Path,
+    checkpoints: CheckpointStore, console: Console,
+) -> Sources:  # fmt: skip
+    """Restores the newest checkpoint, or reads the pretrained weights of a new run.
 
     Raises:
         InputError: data set, checkpoint or weights do not match the experiment.
     """
-    training = open_split(experiment.data, experiment.data.train_split)
-    validation = open_split(experiment.data, experiment.data.validation_split)
+    training, validation = splits
     experiment = resolve_dataset_fields(experiment, training)
     checkpoint = checkpoints.restore_latest(lambda message: warn(console, f"{message}."))
     init_from, pretrained = experiment.train.init_from, None
@@ -108,13 +113,6 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     """Builds model, optimizer and data pipeline, and places the state on the devices."""
     experiment, config = sources.experiment, sources.experiment.train
     cache = enable_compilation_cache(config.compilation_cache)
-
-    def stored(function):
-        if cache is None or not store_programs or jax.process_count() > 1:
-            return function
-        settings = {part: to_dict(experiment)[part] for part in ("model", "train")}
-        return StoredFunction(function, cache / "programs", f"{function.__name__} {settings}")
-
     images_per_step = jax.device_count() * config.images_per_device
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer = make_optimizer(config, experiment.model, images_per_step)
@@ -137,11 +135,15 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
         process=jax.process_index(), processes=jax.process_count(), masks="masks" in experiment.model.tasks,
         unreadable=unreadable, conventions=experiment.model.conventions,
     )  # fmt: skip
+    train_step = make_train_step(model, optimizer, experiment)
+    if cache and store_programs and jax.process_count() == 1:
+        settings = {part: to_dict(experiment)[part] for part in ("model", "train")}
+        train_step = StoredFunction(train_step, cache / "programs", str(settings))
     return Run(
         sources=sources,
         sharding=sharding,
         state=sharding.replicate(state),
-        train_step=stored(make_train_step(model, optimizer, experiment)),
+        train_step=train_step,
         batches=prefetch(batches, lambda item: (sharding.shard(item[0]), item[1].image_ids.tolist())),
         schedule=make_schedule(config, images_per_step),
         images_per_step=images_per_step,

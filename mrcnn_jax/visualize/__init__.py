@@ -1,0 +1,1 @@
+"""Pictures of detections, contact sheets and plots."""

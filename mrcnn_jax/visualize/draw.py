@@ -30,8 +30,8 @@ def draw_detections(
         image: not changed.
         detections: in its pixels. Detection i has the same colour in every picture, whatever the threshold.
         score_threshold: detections below it are left out.
-        keypoint_threshold: keypoints with scores up to it are left out. A score is a share of the softmax over
-            the positions in the box: spread over a fiftieth of a 56 x 56 map it is 0.016.
+        keypoint_threshold: keypoints with scores up to it are left out. A score is a share of the softmax
+            over the positions in the box: spread over a fiftieth of a 56 x 56 map it is 0.016.
         skeleton: pairs of keypoints to join.
         scale: whole factor of enlargement; None enlarges small images until text is readable.
 

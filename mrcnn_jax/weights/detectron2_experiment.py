@@ -36,6 +36,8 @@ from mrcnn_jax.weights.detectron2_settings import (
 from mrcnn_jax.weights.detectron2_yaml import cast_settings, to_text
 from mrcnn_jax.weights.param_map import Tensors
 
+_HEADS = ("BOX", "MASK", "KEYPOINT")
+
 
 def make_experiment(settings: Settings, is_detectron: bool, origin: str) -> Experiment:
     """Translates settings to an experiment.
@@ -62,68 +64,47 @@ def _make_experiment(settings: Settings, is_detectron: bool) -> Experiment:
     outside = settings["MODEL.RPN.BOUNDARY_THRESH"]
     require(outside < 0, f"MODEL.RPN.BOUNDARY_THRESH must be -1, which keeps all anchors, not {outside}")
 
-    model, images, heads = (_section(settings, name) for name in ("MODEL", "INPUT", "MODEL.ROI_HEADS"))
-    box, mask, keypoint = (_section(settings, f"MODEL.ROI_{h}_HEAD") for h in ("BOX", "MASK", "KEYPOINT"))
+    resnet, heads = _section(settings, "MODEL.RESNETS"), _section(settings, "MODEL.ROI_HEADS")
+    images = _section(settings, "INPUT")
+    box, mask, keypoint = (_section(settings, f"MODEL.ROI_{head}_HEAD") for head in _HEADS)
     mask_pool = box if features == "c4" else mask  # C4's branches share the RoIs
     pooled = [box, *([mask_pool] if has_masks else []), *([keypoint] if has_keypoints else [])]
-    backbone = _make_backbone(settings, features, 0.0 if is_detectron else 1e-5)
-    config = ModelConfig(
+    model = ModelConfig(
         num_classes=heads["NUM_CLASSES"],
         tasks=("boxes", *(["masks"] if has_masks else []), *(["keypoints"] if has_keypoints else [])),
-        backbone=backbone,
+        backbone=_make_backbone(settings, features, 0.0 if is_detectron else 1e-5),
         rpn=_make_rpn(settings, features),
         roi=RoIConfig(
-            levels=ROI_LEVELS[features],
-            samples_per_image=heads["BATCH_SIZE_PER_IMAGE"],
-            positive_fraction=heads["POSITIVE_FRACTION"],
-            foreground_iou=heads["IOU_THRESHOLDS"][0],
+            levels=ROI_LEVELS[features], samples_per_image=heads["BATCH_SIZE_PER_IMAGE"],
+            positive_fraction=heads["POSITIVE_FRACTION"], foreground_iou=heads["IOU_THRESHOLDS"][0],
         ),
         pool=PoolConfig(operation=POOLERS[box["POOLER_TYPE"]], sampling_ratio=_sampling_ratio(box)),
-        box=BoxHeadConfig(
-            pool=_make_pool(box, box),
-            convolutions=box["NUM_CONV"],
-            convolution_channels=box["CONV_DIM"],
-            norm=NORMS[box["NORM"]] if box["NUM_CONV"] else "none",
-            fully_connected=box["NUM_FC"],
-            channels=box["FC_DIM"],
-            delta_weights=box["BBOX_REG_WEIGHTS"],
-            smooth_l1_beta=box["SMOOTH_L1_BETA"],
-            score_threshold=heads["SCORE_THRESH_TEST"],
-            nms_iou=heads["NMS_THRESH_TEST"],
-            max_detections=settings["TEST.DETECTIONS_PER_IMAGE"],
-        ),
+        box=_make_box_head(settings, box, heads),
         mask=MaskHeadConfig(
-            pool=_make_pool(mask_pool, box),
-            layers=mask["NUM_CONV"],
-            channels=mask["CONV_DIM"],
-            norm=NORMS[mask["NORM"]],
-            class_agnostic=mask["CLS_AGNOSTIC_MASK"],
+            pool=_make_pool(mask_pool, box), layers=mask["NUM_CONV"], channels=mask["CONV_DIM"],
+            norm=NORMS[mask["NORM"]], class_agnostic=mask["CLS_AGNOSTIC_MASK"],
         ),
         keypoint=KeypointHeadConfig(
-            pool=_make_pool(keypoint, box),
-            num_keypoints=keypoint["NUM_KEYPOINTS"],
+            pool=_make_pool(keypoint, box), num_keypoints=keypoint["NUM_KEYPOINTS"],
             classes=tuple(range(heads["NUM_CLASSES"])) if has_keypoints else (0,),
             layers=len(keypoint["CONV_DIMS"]),
             channels=_common_value(settings, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"),
         ),
         conventions=_make_conventions(settings, pooled, is_detectron),
         channel_order=images["FORMAT"].lower(),
-        pixel_mean=model["PIXEL_MEAN"],
-        pixel_std=model["PIXEL_STD"],
-    )
+        pixel_mean=settings["MODEL.PIXEL_MEAN"],
+        pixel_std=settings["MODEL.PIXEL_STD"],
+    )  # fmt: skip
     data = DataConfig(
-        dataset="data/coco",
-        short_edge=tuple(images["MIN_SIZE_TRAIN"]),
-        short_edge_test=images["MIN_SIZE_TEST"],
-        long_edge=images["MAX_SIZE_TEST"],
-        flip=images["RANDOM_FLIP"] == "horizontal",
-        padding_divisor=32 if features == "fpn" else 1,
-    )
+        dataset="data/coco", short_edge=tuple(images["MIN_SIZE_TRAIN"]),
+        short_edge_test=images["MIN_SIZE_TEST"], long_edge=images["MAX_SIZE_TEST"],
+        flip=images["RANDOM_FLIP"] == "horizontal", padding_divisor=32 if features == "fpn" else 1,
+    )  # fmt: skip
     kind = "keypoint" if has_keypoints else "mask" if has_masks else "faster"
-    depth = f"R_{model['RESNETS.DEPTH']}"
-    if backbone.groups > 1:
-        depth = f"X_{model['RESNETS.DEPTH']}_{backbone.groups}x{model['RESNETS.WIDTH_PER_GROUP']}d"
-    return Experiment(name=f"{kind}_rcnn_{depth}_{features.upper()}", model=config, data=data)
+    depth = f"R_{resnet['DEPTH']}"
+    if resnet["NUM_GROUPS"] > 1:
+        depth = f"X_{resnet['DEPTH']}_{resnet['NUM_GROUPS']}x{resnet['WIDTH_PER_GROUP']}d"
+    return Experiment(name=f"{kind}_rcnn_{depth}_{features.upper()}", model=model, data=data)
 
 
 def _section(settings: Settings, name: str) -> Settings:
@@ -157,38 +138,36 @@ def _make_backbone(settings: Settings, features: str, epsilon: float) -> Backbon
             f"MODEL.RESNETS.RES2_OUT_CHANNELS must be {res2_width} after a stem of {width} channels, "
             f"not {resnet['RES2_OUT_CHANNELS']}")
     return BackboneConfig(
-        name=name,
-        groups=resnet["NUM_GROUPS"],
-        group_width=group_width * 64 // width,
-        width=width,
-        features=features,
-        norm=NORMS[resnet["NORM"]],
-        norm_epsilon=epsilon,
-        freeze_stages=settings["MODEL.BACKBONE.FREEZE_AT"],
-        stride_in_1x1=resnet["STRIDE_IN_1X1"],
-        pyramid_channels=settings["MODEL.FPN.OUT_CHANNELS"],
-        pyramid_norm=NORMS[settings["MODEL.FPN.NORM"]],
-    )
+        name=name, width=width, groups=resnet["NUM_GROUPS"], group_width=group_width * 64 // width,
+        features=features, norm=NORMS[resnet["NORM"]], norm_epsilon=epsilon,
+        freeze_stages=settings["MODEL.BACKBONE.FREEZE_AT"], stride_in_1x1=resnet["STRIDE_IN_1X1"],
+        pyramid_channels=settings["MODEL.FPN.OUT_CHANNELS"], pyramid_norm=NORMS[settings["MODEL.FPN.NORM"]],
+    )  # fmt: skip
 
 
 def _make_rpn(settings: Settings, features: str) -> RPNConfig:
     rpn = _section(settings, "MODEL.RPN")
+    background_iou, foreground_iou = rpn["IOU_THRESHOLDS"]
     return RPNConfig(
         anchor_sizes=_anchor_sizes(settings, features == "fpn"),
         aspect_ratios=tuple(_common_value(settings, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")),
-        convolutions=len(rpn["CONV_DIMS"]),
-        foreground_iou=rpn["IOU_THRESHOLDS"][1],
-        background_iou=rpn["IOU_THRESHOLDS"][0],
-        samples_per_image=rpn["BATCH_SIZE_PER_IMAGE"],
-        positive_fraction=rpn["POSITIVE_FRACTION"],
-        smooth_l1_beta=rpn["SMOOTH_L1_BETA"],
-        pre_nms_train=rpn["PRE_NMS_TOPK_TRAIN"],
-        pre_nms_test=rpn["PRE_NMS_TOPK_TEST"],
-        post_nms_train=rpn["POST_NMS_TOPK_TRAIN"],
-        post_nms_test=rpn["POST_NMS_TOPK_TEST"],
-        nms_iou=rpn["NMS_THRESH"],
+        convolutions=len(rpn["CONV_DIMS"]), foreground_iou=foreground_iou, background_iou=background_iou,
+        samples_per_image=rpn["BATCH_SIZE_PER_IMAGE"], positive_fraction=rpn["POSITIVE_FRACTION"],
+        smooth_l1_beta=rpn["SMOOTH_L1_BETA"], pre_nms_train=rpn["PRE_NMS_TOPK_TRAIN"],
+        pre_nms_test=rpn["PRE_NMS_TOPK_TEST"], post_nms_train=rpn["POST_NMS_TOPK_TRAIN"],
+        post_nms_test=rpn["POST_NMS_TOPK_TEST"], nms_iou=rpn["NMS_THRESH"],
         min_size=settings["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"],
-    )
+    )  # fmt: skip
+
+
+def _make_box_head(settings: Settings, box: Settings, heads: Settings) -> BoxHeadConfig:
+    return BoxHeadConfig(
+        pool=_make_pool(box, box), convolutions=box["NUM_CONV"], convolution_channels=box["CONV_DIM"],
+        norm=NORMS[box["NORM"]] if box["NUM_CONV"] else "none", fully_connected=box["NUM_FC"],
+        channels=box["FC_DIM"], delta_weights=box["BBOX_REG_WEIGHTS"], smooth_l1_beta=box["SMOOTH_L1_BETA"],
+        score_threshold=heads["SCORE_THRESH_TEST"], nms_iou=heads["NMS_THRESH_TEST"],
+        max_detections=settings["TEST.DETECTIONS_PER_IMAGE"],
+    )  # fmt: skip
 
 
 def _anchor_sizes(settings: Settings, fpn: bool) -> tuple[float, ...]:

@@ -35,9 +35,8 @@ def load(data: bytes, name: str) -> Any:
         name: name of the file, for messages.
 
     Returns:
-        Arrays, NumPy and Python scalars, text, bytes, None, and dicts, lists and tuples of them, at most 32
-        deep. An OrderedDict becomes a dict, and Python 2's text, which may also be bytes, becomes text in
-        Latin-1. Arrays may be read-only and in another byte order than the machine's.
+        Arrays, NumPy and Python scalars, text, bytes, None, and dicts, lists and tuples of them. Python 2's
+        text, which may be bytes, is read as Latin-1. Arrays may be read-only and in a foreign byte order.
 
     Raises:
         InputError: the pickle holds anything else, or contradicts itself.
@@ -104,12 +103,8 @@ def _make_array(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = No
 
 
 def _are_sizes(value: Any) -> bool:
-    is_short_tuple = isinstance(value, tuple) and len(value) <= 32
-    return is_short_tuple and all(type(n) is int and 0 <= n < 2**63 for n in value)
-
-
-def _make_scalar(dtype: Any, content: Any) -> np.generic:
-    return _make_array(content, dtype, (), "C")[()]
+    short = isinstance(value, tuple) and len(value) <= 32
+    return short and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -120,8 +115,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 def _make_dict(*arguments: Any) -> dict:
-    """Makes a dict of the list of pairs that Python 2 wrote an OrderedDict with, and empties the list: each
-    pair that the file holds is used once."""
+    """Makes a dict of the pairs of an OrderedDict, and empties their list: each pair is used once."""
     made: dict = {}
     (pairs,) = arguments or ([],)
     for key, value in _expect(pairs, list):
@@ -131,8 +125,7 @@ def _make_dict(*arguments: Any) -> dict:
 
 
 _NDARRAY = object()
-# Names that are read, and what is called in their place. A file cannot change them: BUILD acts on what it
-# made only.
+# Names that are read, and what is called in their place. BUILD acts on what the file made only, not on these.
 _ADMITTED = {
     "numpy ndarray": _NDARRAY,
     "numpy dtype": _DType,
@@ -141,10 +134,10 @@ _ADMITTED = {
     "builtins bytes": lambda: b"",
     "collections OrderedDict": _make_dict,
 }
-for _module in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-    _ADMITTED[f"{_module}.multiarray _reconstruct"] = _Array
-    _ADMITTED[f"{_module}.multiarray scalar"] = _make_scalar
-    _ADMITTED[f"{_module}.numeric _frombuffer"] = _make_array
+for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+    _ADMITTED[f"{_core}.multiarray _reconstruct"] = _Array
+    _ADMITTED[f"{_core}.multiarray scalar"] = lambda dtype, data: _make_array(data, dtype, (), "C")[()]
+    _ADMITTED[f"{_core}.numeric _frombuffer"] = _make_array
 
 
 def _admit(name: str) -> Any:
@@ -207,25 +200,19 @@ class _Machine:
                 pass
             case "MARK":
                 self.marks.append(len(stack))
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(self.take(int(name[-1]))))
-            case "TUPLE":
-                stack.append(tuple(self.take()))
-            case "EMPTY_LIST":
-                stack.append([])
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self.take(int(name[-1]) if name[-1].isdigit() else None)))
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append([] if name == "EMPTY_LIST" else {})
             case "LIST":
                 stack.append(self.take())
             case "APPEND" | "APPENDS":
                 values = self.take(1 if name == "APPEND" else None)
                 _expect(stack[-1], list).extend(values)
-            case "EMPTY_DICT":
-                stack.append({})
             case "DICT":
                 values = self.take()
                 stack.append(_make_dict(list(zip(values[::2], values[1::2], strict=True))))
@@ -287,10 +274,7 @@ def _expect(value: Any, kind: Any) -> Any:
 
 
 def _finish(value: Any, done: dict[int, Any], depth: int = 0) -> Any:
-    """Copies a value with the finished arrays in it.
-
-    ``done`` holds finished values by id: a value that is used more than once is finished once and stays one
-    object."""
+    """Copies a value with the finished arrays in it. ``done`` by id keeps shared values shared."""
     if depth > MAX_DEPTH:
         raise _Refused(f"its containers are nested more than {MAX_DEPTH} deep")
     if id(value) in done:

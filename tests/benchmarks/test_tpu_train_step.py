@@ -1,4 +1,5 @@
-"""The train step compiled for TPUs without one: FLOPs, all-reduces and cycles in its text, what they lead one to expect, the result file, its table, and refusals."""
+"""The training step compiled for TPUs without one: FLOPs, all-reduces and cycles, estimates, the result
+file and its page."""
 
 import json
 import os
@@ -11,17 +12,18 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from benchmarks.tpu import _compile_step
 from benchmarks.tpu import compile_train_step as tpu_compile
 from benchmarks.tpu import report as tpu_report
-from benchmarks.tpu._estimate import Reduction, assumptions, estimate_step, reduction, used_bytes
+from benchmarks.tpu._compile_step import compile_step, missing_bytes, step_and_arguments
+from benchmarks.tpu._estimate import Reduction, assumptions, estimate_step, free_bytes, reduction, used_bytes
+from benchmarks.tpu._flops import product_flops, static_flops
 from benchmarks.tpu._hlo import AllReduce, all_reduces, estimated_cycles
-from benchmarks.tpu._product_flops import product_flops
 from benchmarks.tpu._programs import CHIPS, GIB
-from benchmarks.tpu._static_flops import static_flops
 from benchmarks.tpu._step_flops import roi_programs
-from benchmarks.tpu.compile_train_step import compile_step, missing_bytes, step_and_arguments
 from mrcnn_jax import presets
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.runtime import compiling_for
 
 TEXT = """
 %sum.1 (x.1: f32[], y.1: f32[]) -> f32[] {
@@ -33,7 +35,7 @@ TEXT = """
 %body.1 (state.1: (s32[], f32[8])) -> (s32[], f32[8]) {
   %state.1 = (s32[], f32[8]) parameter(0)
   %counts.1 = f32[6]{0:T(128)} all-reduce(%counts.0), channel_id=3, to_apply=%sum.1
-  ROOT %fusion.1 = (s32[], f32[8]) fusion(%state.1), kind=kLoop, calls=%fused.1, backend_config={"window_config":{"estimated_cycles":"7"}}
+  ROOT %fusion.1 = (s32[], f32[8]) fusion(%state.1), calls=%fused.1, backend_config={"estimated_cycles":"7"}
 }
 
 %few.1 (x.2: f32[8]) -> f32[8] {
@@ -50,24 +52,29 @@ ENTRY %main.1 (gradient.1: f32[3,3,4,8], gradient.2: bf16[8,16], take.1: s32[]) 
   %gradient.1 = f32[3,3,4,8]{3,2,1,0:T(8,128)} parameter(0)
   %gradient.2 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(1)
   %take.1 = s32[]{:T(128)} parameter(2)
-  %both.1 = (f32[3,3,4,8]{3,2,1,0:T(8,128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}) all-reduce(%gradient.1, %gradient.2), channel_id=1, to_apply=%sum.1
+  %both.1 = (f32[3,3,4,8]{3,2,1,0}, bf16[8,16]{1,0:T(8,128)S(1)}) all-reduce(%gradient.1), to_apply=%sum.1
   %first.1 = f32[3,3,4,8]{3,2,1,0:T(8,128)} get-tuple-element(%both.1), index=0
   %begin.1 = (s32[], f32[8]) tuple(%take.1, %first.1)
-  %while.1 = (s32[], f32[8]) while(%begin.1), condition=%condition.1, body=%body.1, backend_config={"known_trip_count":{"n":"11"}}
+  %while.1 = (s32[], f32[8]) while(%begin.1), condition=%condition.1, body=%body.1
   %part.1 = f32[8] get-tuple-element(%while.1), index=1
   %which.1 = f32[8] conditional(%take.1, %part.1, %part.1), branch_computations={%few.1, %many.1}
   ROOT %out.1 = f32[8] negate(%which.1), backend_config={"window_config":{"estimated_cycles":"1000"}}
 }
 """
 ROW = {
-    "topology": "v5e:2x4", "chips": 8, "experiment": "mask_rcnn_r50_fpn", "images_per_chip": 2, "image_size": [800, 1344], "dtype": "bfloat16", "parallel": "pmap",
-    "accumulate": 1, "remat": False, "reduce_dtype": "float32", "changes": {}, "effort": 0.0, "jax": "1", "libtpu": "2", "flops": 3e12, "product_flops": 1.97e12, "cycles": 75_000_000,
-    "bytes_accessed": 5e10, "argument_bytes": 5 * GIB, "output_bytes": 4 * GIB, "alias_bytes": 3 * GIB, "temp_bytes": 2 * GIB, "code_bytes": GIB, "compile_seconds": 60, "compile_cpu_seconds": 90,
+    "topology": "v5e:2x4", "chips": 8, "experiment": "mask_rcnn_r50_fpn", "images_per_chip": 2,
+    "image_size": [800, 1344], "dtype": "bfloat16", "parallel": "pmap", "accumulate": 1, "remat": False,
+    "reduce_dtype": "float32", "changes": {}, "effort": 0.0, "jax": "1", "libtpu": "2", "flops": 3e12,
+    "product_flops": 1.97e12, "cycles": 75_000_000, "bytes_accessed": 5e10, "argument_bytes": 5 * GIB,
+    "output_bytes": 4 * GIB, "alias_bytes": 3 * GIB, "temp_bytes": 2 * GIB, "code_bytes": GIB,
+    "compile_seconds": 60, "compile_cpu_seconds": 90,
     "all_reduces": [[80, 150_000_000], [1, 50_000_000], [6, 24]],
 }  # fmt: skip
 OUT_OF_MEMORY = (
-    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G). Details",
-    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded by 2.50G.\n\nTotal",
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.25G) "
+    "exceeds available HBM (15.75G). Details",
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 18.25G "
+    "of 15.75G hbm. Exceeded by 2.50G.\n\nTotal",
 )
 
 
@@ -75,55 +82,62 @@ def test_all_reduces_of_a_text():
     assert all_reduces(TEXT) == [AllReduce(2, 4 * 3 * 3 * 4 * 8 + 2 * 8 * 16), AllReduce(1, 24)]
 
 
-def test_cycles_of_a_text():
-    assert estimated_cycles(TEXT) == 11 * 7 + 50 + 1000
-    assert estimated_cycles(TEXT.replace('"known_trip_count"', '"unknown"').replace("%condition.1", "%few.1")) == 7 + 50 + 1000
+def test_cycles_count_loops_once_and_the_most_expensive_branch():
+    assert estimated_cycles(TEXT) == 7 + 50 + 1000
     assert estimated_cycles(TEXT.replace("estimated_cycles", "x")) is None
 
 
 @pytest.mark.parametrize(
-    "side, size, stride, padding, groups, dilation", [(15, 3, 1, 1, 1, 1), (16, 3, 2, 1, 4, 1), (15, 1, 2, 0, 1, 1), (17, 7, 2, 3, 1, 2)]
+    "side, size, stride, padding, groups, dilation",
+    [(15, 3, 1, 1, 1, 1), (16, 3, 2, 1, 4, 1), (15, 1, 2, 0, 1, 1), (17, 7, 2, 3, 1, 2)],
 )
-def test_flops_of_convolutions_and_their_gradients_are_those_of_xla(side, size, stride, padding, groups, dilation):
+def test_flops_of_convolutions_and_gradients_are_those_of_xla(side, size, stride, padding, groups, dilation):
     def total(images, kernel):
-        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), [(padding, padding)] * 2, rhs_dilation=(dilation, dilation),
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups).sum()  # fmt: skip
+        return jax.lax.conv_general_dilated(
+            images, kernel, (stride, stride), [(padding, padding)] * 2, rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+        ).sum()  # fmt: skip
 
-    arguments = jax.ShapeDtypeStruct((2, side, 20, 8), jnp.float32), jax.ShapeDtypeStruct((size, size, 8 // groups, 12), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, side, 20, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((size, size, 8 // groups, 12), jnp.float32)
     for argument in range(2):
         gradient = jax.grad(total, argument)
-        assert static_flops(jax.make_jaxpr(gradient)(*arguments), "tpu") == jax.jit(gradient).lower(*arguments).cost_analysis()["flops"]
+        expected = jax.jit(gradient).lower(images, kernel).cost_analysis()["flops"]
+        assert static_flops(jax.make_jaxpr(gradient)(images, kernel)) == expected
 
 
-def test_flops_of_products_count_turns_that_are_known():
+def test_static_flops_count_known_iterations():
     def program(matrix, number):
-        matrix = jax.lax.platform_dependent(matrix, cpu=lambda x: x, default=lambda x: x @ x)
         matrix = jax.lax.scan(lambda x, _: (x @ x, None), matrix, length=5)[0]
         matrix = jax.lax.fori_loop(0, number, lambda _, x: x @ x, matrix)
         return jax.lax.cond(number > 3, lambda x: x, lambda x: x @ x @ x, matrix)
 
     traced, product = jax.make_jaxpr(program)(jnp.ones((8, 8)), 5), 2 * 8**3
-    assert static_flops(traced, "tpu") == (1 + 5 + 2) * product
-    assert static_flops(traced, "cpu", turns=7) == (5 + 7 + 2) * product
+    assert static_flops(traced) == (5 + 2) * product
+    assert static_flops(traced, iterations=7) == (5 + 7 + 2) * product
 
 
 def traced(experiment):
     step, arguments = step_and_arguments(experiment, jax.devices()[:1])
-    return jax.make_jaxpr(step)(*arguments)
+    with compiling_for("tpu"):
+        return jax.make_jaxpr(step)(*arguments)
 
 
-def test_flops_of_a_step():
+def test_flops_of_a_step_are_those_of_loops_that_data_decide_and_of_the_rest():
     experiment = tiny.experiment(images_per_device=2)
     program = traced(experiment)
-    outside, once = (static_flops(program, "tpu", turns) for turns in (0, 1))
-    ((read, arrays, channels),) = roi_programs(experiment)  # the tiny detector's branches read alike
-    # no loop in the step multiplies matrices but those of the RoI operations, which turn more than once
-    assert once - outside == channels * static_flops(jax.make_jaxpr(read)(*arrays), "tpu", 1) < channels * product_flops(read, arrays, "tpu")
-    assert static_flops(traced(tiny.experiment(images_per_device=2, accumulate=2)), "tpu") == outside  # half the images, twice
+    outside, once = (static_flops(program, iterations) for iterations in (0, 1))
+    ((pool, arrays, channels),) = roi_programs(experiment)  # the tiny detector's branches pool alike
+    with compiling_for("tpu"):
+        one_iteration = static_flops(jax.make_jaxpr(pool)(*arrays), 1)
+    # only the loops of the RoI operations compute products in the step, and they have more than one iteration
+    assert once - outside == channels * one_iteration < channels * product_flops(pool, arrays)
+    halves = tiny.experiment(images_per_device=2, accumulate=2)  # half the images, twice
+    assert static_flops(traced(halves)) == outside
 
 
 def test_estimates_by_hand():
-    assert used_bytes(ROW) == 9 * GIB
+    assert used_bytes(ROW) == 9 * GIB and free_bytes(ROW) == 6.75 * GIB
     assert reduction(ROW) == Reduction(2, 200_000_000, 1, 24)
     expected = estimate_step(ROW)
     assert expected.least_ms == pytest.approx(10) and expected.cycles_ms == pytest.approx(50)
@@ -132,12 +146,13 @@ def test_estimates_by_hand():
     assert expected.scaling == pytest.approx((10 / (10 + ring), 50 / (50 + ring / 4)))
     alone = estimate_step(ROW | {"chips": 1, "cycles": None})
     assert alone.cycles_ms is None and alone.reduce_ms == (0, 0) and alone.scaling == (1, 1)
-    quick = estimate_step(ROW | {"effort": -1})  # another program than a run's, whose cycles say nothing of it
-    assert quick.cycles_ms is None and quick.scaling == pytest.approx((10 / (10 + ring), 10 / (10 + ring / 4)))
+    quick = estimate_step(ROW | {"effort": -1})  # its cycles are not those of a run's program
+    assert quick.cycles_ms is None
+    assert quick.scaling == pytest.approx((10 / (10 + ring), 10 / (10 + ring / 4)))
 
 
-def test_assumptions_name_every_kind_of_chip():
-    assert all(f"{name}: {chip.links} of" in assumptions() for name, chip in CHIPS.items())
+def test_assumptions_name_every_chip():
+    assert all(f"{name}: {chip.links} links" in assumptions() for name, chip in CHIPS.items())
 
 
 def rpn_alone():
@@ -146,28 +161,33 @@ def rpn_alone():
 
 @pytest.fixture
 def cpu_for_tpu(monkeypatch):
-    """This machine's own compiler in the place of libtpu, its eight devices in that of a slice, and a tiny experiment with region proposals alone."""
+    """This machine's compiler and its eight devices in place of libtpu and a slice; a tiny RPN without a
+    detector."""
     monkeypatch.setattr(tpu_compile, "topology", lambda _: jax.devices("cpu"))
+    monkeypatch.setattr(_compile_step, "topology", lambda _: jax.devices("cpu"))
     monkeypatch.setattr(tpu_compile, "version", lambda _: "none")
     monkeypatch.setitem(presets.PRESETS, "tiny", rpn_alone)
 
 
-def test_the_step_is_compiled_and_its_figures_kept(tmp_path, cpu_for_tpu, monkeypatch, capsys):
+def test_step_is_compiled_and_its_figures_are_written(tmp_path, cpu_for_tpu, monkeypatch, capsys):
     out, text = tmp_path / "out.json", tmp_path / "step.hlo"
     arguments = ["--experiment", "tiny", "--topology", "v5e:2x4", "--out", str(out)]
     assert tpu_compile.main([*arguments, "--text", str(text)]) == 0
     (row,) = json.loads(out.read_text())["rows"]
     assert (row["chips"], row["image_size"], row["dtype"], row["changes"]) == (8, [64, 96], "bfloat16", {})
-    experiment = rpn_alone()
-    params = jax.eval_shape(lambda: init_variables(MaskRCNN(experiment.model), jax.random.key(0)))["params"]
-    of_params = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
-    assert sum(size for _, size in row["all_reduces"]) == pytest.approx(of_params, rel=0.01)
-    assert row["alias_bytes"] > 2 * of_params  # the state is donated: parameters and momentum
-    assert "all-reduce" in text.read_text() and all_reduces(text.read_text()) == [AllReduce(*pair) for pair in row["all_reduces"]]
+    model = MaskRCNN(rpn_alone().model)
+    params = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["params"]
+    param_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(size for _, size in row["all_reduces"]) == pytest.approx(param_bytes, rel=0.01)
+    assert row["alias_bytes"] > 2 * param_bytes  # the state is donated: parameters and momentum
+    assert all_reduces(text.read_text()) == [AllReduce(*pair) for pair in row["all_reduces"]] != []
     printed = capsys.readouterr().out
-    assert "8 chips, each 1 images of 64 x 96" in printed and assumptions() in printed
+    assert "8 chips with 1 images of 64 x 96 each" in printed and assumptions() in printed
 
-    monkeypatch.setattr(tpu_compile, "compile_step", lambda experiment, name, effort: (row | {"topology": name, "effort": effort}, ""))
+    def compile_step(experiment, name, effort):
+        return row | {"topology": name, "effort": effort}, ""
+
+    monkeypatch.setattr(tpu_compile, "compile_step", compile_step)
     again = [*arguments, "--add", "--train.parallel", "shard_map"]
     for _ in range(2):
         assert tpu_compile.main(again) == 0
@@ -179,29 +199,34 @@ def test_the_step_is_compiled_and_its_figures_kept(tmp_path, cpu_for_tpu, monkey
 
 def test_every_field_of_an_experiment_can_be_given(cpu_for_tpu):
     options, experiment, changes = tpu_compile.parse(
-        ["--experiment=tiny", "--train.images-per-device", "2", "--model.mask.layers", "0", "--topology", "v4:2x2x2", "v6e:2x4"]
+        ["--experiment=tiny", "--train.images-per-device", "2", "--model.mask.layers", "0"]
+        + ["--topology", "v4:2x2x2", "v6e:2x4"]
     )
-    assert options.topology == ("v4:2x2x2", "v6e:2x4") and changes == {"model.mask.layers": 0, "train.images_per_device": 2}
-    assert experiment.train.images_per_device == 2 and experiment.model.mask.layers == 0 and experiment.name == "tiny"
-    assert tpu_compile.parse(["--experiment", "tiny", "--train.dtype", "float32"])[2] == {"train.dtype": "float32"}
+    assert options.topology == ("v4:2x2x2", "v6e:2x4")
+    assert changes == {"model.mask.layers": 0, "train.images_per_device": 2}
+    assert experiment.train.images_per_device == 2 and experiment.model.mask.layers == 0
+    assert experiment.name == "tiny"
+    _, _, changes = tpu_compile.parse(["--experiment", "tiny", "--train.dtype", "float32"])
+    assert changes == {"train.dtype": "float32"}
 
 
 @pytest.mark.parametrize("message", OUT_OF_MEMORY)
-def test_a_step_that_does_not_fit_is_told_what_is_missing_and_what_helps(message, tmp_path, cpu_for_tpu, monkeypatch, capsys):
+def test_refused_step_reports_missing_memory(message, tmp_path, cpu_for_tpu, monkeypatch, capsys):
     def refuse(*_):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(tpu_compile, "compile_for", refuse)
+    monkeypatch.setattr(_compile_step, "compile_for", refuse)
     out = tmp_path / "out.json"
     assert tpu_compile.main(["--experiment", "tiny", "--topology", "v5e:2x4", "--out", str(out)]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and all(word in said for word in ("18.25G", "15.75G", "2.50 GiB", "images-per-device", "remat", "accumulate"))
+    error = capsys.readouterr().err
+    words = ("18.25G", "15.75G", "2.50 GiB", "images-per-device", "remat", "accumulate")
+    assert error.count("\n") == 1 and all(word in error for word in words)
     (row,) = json.loads(out.read_text())["rows"]
     assert row["missing_bytes"] == 2.5 * GIB and row["unavailable"].startswith("Ran out of memory")
     assert "does not fit | -2.50" in tpu_report.page([row])
 
 
-def test_other_refusals_are_no_lack_of_memory():
+def test_other_refusals_are_not_a_lack_of_memory():
     assert missing_bytes("UNIMPLEMENTED: 15.75G of nothing") is None
 
 
@@ -214,39 +239,47 @@ def test_other_refusals_are_no_lack_of_memory():
         (["--effort", "1"], "--effort"),
     ],
 )
-def test_wrong_options_get_a_sentence(arguments, named, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", lambda **_: SimpleNamespace(devices=jax.devices()))
+def test_invalid_options_are_refused(arguments, named, tmp_path, capsys, monkeypatch):
+    devices = SimpleNamespace(devices=jax.devices())
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", lambda **_: devices)
     wrong = tmp_path / "wrong.json"
     wrong.write_text("{}")
     assert tpu_compile.main([str(wrong) if word == "FILE" else word for word in arguments]) == 2
-    said = capsys.readouterr().err
-    assert named in said and said.count("\n") == 1 and wrong.read_text() == "{}"
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1 and wrong.read_text() == "{}"
 
 
-def test_the_table_is_made_of_the_result_file():
-    rows = tpu_report.read_rows(tpu_report.RESULTS / tpu_report.FILE)
-    assert (tpu_report.RESULTS / tpu_report.PAGE).read_text() == tpu_report.page(rows)
+def test_published_page_is_current():
+    results = tpu_report.Options().results
+    rows = tpu_compile.read_rows(results / tpu_report.FILE)
+    assert (results / tpu_report.PAGE).read_text() == tpu_report.page(rows)
 
 
-def test_the_table_says_what_effort_changes():
+def test_page_shows_the_effect_of_effort():
     quick = ROW | {"effort": -1.0, "temp_bytes": GIB, "compile_cpu_seconds": 30}
-    assert "on v5e:2x4: HBM 8.00 GiB with -1, 9.00 with 0; compiling 30 and 90 CPU seconds" in tpu_report.page([quick, ROW])
-    assert "What the compiler's effort changes" not in tpu_report.page([quick, ROW | {"topology": "v5e:8x8"}])
+    text = tpu_report.page([quick, ROW])
+    assert "on v5e:2x4: HBM 8.00 GiB with -1, 9.00 with 0; compilation 30 and 90 CPU seconds" in text
+    assert "Effect of the compiler's effort" not in tpu_report.page([quick, ROW | {"topology": "v5e:8x8"}])
 
 
-def test_a_row_of_the_table(tmp_path, capsys):
-    (tmp_path / tpu_report.FILE).write_text(json.dumps({"rows": [ROW | {"changes": {"train.remat": True, "train.images_per_device": 2}}]}))
-    assert tpu_report.main([str(tmp_path)]) == 0
-    line = next(line for line in (tmp_path / tpu_report.PAGE).read_text().splitlines() if "v5e:2x4" in line)
+def test_page_has_a_line_for_each_row(tmp_path, capsys):
+    row = ROW | {"changes": {"train.remat": True, "train.images_per_device": 2}}
+    (tmp_path / tpu_report.FILE).write_text(json.dumps({"rows": [row]}))
+    assert tpu_report.main(["--results", str(tmp_path)]) == 0
+    lines = (tmp_path / tpu_report.PAGE).read_text().splitlines()
+    (line,) = (line for line in lines if "| v5e:2x4" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[2:7] == ["mask_rcnn_r50_fpn `--train.remat`", "2 of 800 x 1344, bfloat16", "9.00", "6.75", "1.97"] and len(cells) == len(
-        tpu_report.COLUMNS
-    )
-    assert tpu_report.main([str(tmp_path / "nowhere")]) == 2 and "no rows" in capsys.readouterr().err
+    expected = ["mask_rcnn_r50_fpn `--train.remat`", "2 of 800 x 1344, bfloat16", "9.00", "6.75", "1.97"]
+    assert cells[2:7] == expected and len(cells) == len(tpu_report.COLUMNS)
+    assert tpu_report.main(["--results", str(tmp_path / "nowhere")]) == 2
+    assert "no rows" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (os.environ.get("MRCNN_TPU_TOPOLOGY") and find_spec("libtpu")), reason="needs MRCNN_TPU_TOPOLOGY=1 and libtpu")
-def test_a_step_is_compiled_for_a_slice_of_tpus():
+HAS_TPU_COMPILER = os.environ.get("MRCNN_TPU_TOPOLOGY") and find_spec("libtpu")
+
+
+@pytest.mark.skipif(not HAS_TPU_COMPILER, reason="needs MRCNN_TPU_TOPOLOGY=1 and libtpu")
+def test_step_is_compiled_for_a_slice_of_tpus():
     row, text = compile_step(tiny.experiment(dtype="bfloat16"), "v5e:2x4", effort=-1)
-    assert row["chips"] == 8 and reduction(row).gradient_bytes > 0 and row["cycles"] > 0 and 0 < used_bytes(row) < CHIPS["v5e"].available
-    assert "all-reduce" in text
+    assert row["chips"] == 8 and reduction(row).gradient_bytes > 0 and row["cycles"] > 0
+    assert 0 < used_bytes(row) < CHIPS["v5e"].available and "all-reduce" in text

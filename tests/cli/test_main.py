@@ -53,10 +53,11 @@ def test_help_of_every_command_lists_its_options(mrcnn, capsys):
         helps[command] = mrcnn(command, "--help")
         words = helps[command][1].replace(",", " ").split()
         options = import_module(f"mrcnn_jax.cli.{command.replace('-', '_')}").Options
-        named = {field.name.replace("_", "-") for field in dataclasses.fields(options) if field.name not in POSITIONAL}
-        assert all(f"--{name}" in words for name in named), command
+        named = {field.name for field in dataclasses.fields(options)} - POSITIONAL
+        assert all(f"--{name.replace('_', '-')}" in words for name in named), command
     assert all(status == 0 and err == "" for status, _, err in helps.values())
-    assert "`mrcnn train mask_rcnn_r50_fpn --help` lists the fields" in " ".join(helps["import-weights"][1].split())
+    text = " ".join(helps["import-weights"][1].split())
+    assert "`mrcnn train mask_rcnn_r50_fpn --help` lists the fields" in text
 
     def options_in(text: str) -> set[str]:
         return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
@@ -140,7 +141,8 @@ def test_process_prints_help_and_messages(tmp_path):
     assert shown.returncode == 0 and shown.stdout.startswith("usage: mrcnn COMMAND") and shown.stderr == ""
     failed = run_process("train", "demoo")
     assert failed.returncode == 2 and failed.stdout == ""
-    assert failed.stderr.startswith("mrcnn: there is no experiment 'demoo'") and failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("mrcnn: there is no experiment 'demoo'")
+    assert failed.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

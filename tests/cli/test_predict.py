@@ -1,6 +1,7 @@
 """`mrcnn predict`: pictures, results and messages."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,9 @@ def test_directories_without_checkpoints_are_named(rejected):
     Path("empty").mkdir()
     Path("begun/checkpoints").mkdir(parents=True)
     for name in ("none", "empty"):
-        message = f"{name} holds no checkpoints: give the directory of a training run, or of imported weights"
-        assert rejected("predict", name, "a.png") == rejected("evaluate", name) == message
+        message = rejected("predict", name, "a.png")
+        assert message == rejected("evaluate", name)
+        assert message.startswith(f"{name} holds no checkpoints: give the directory of a training run")
     assert rejected("predict", "begun", "a.png") == rejected("evaluate", "begun")
     assert rejected("evaluate", "begun") == "begun holds no complete checkpoint yet"
 
@@ -85,7 +87,7 @@ def test_unreadable_images_are_named_and_leave_no_results(rejected, run, damage)
 def test_predict_writes_pictures_and_results(mrcnn, one_cat):
     files = [write_image("a.png"), write_image("folder/b.jpg", 40, 30)]
     status, out, err = mrcnn("predict", "run", files[0], "folder")
-    assert status == 0 and err == "" and "2 detections in 2 images" in out
+    assert status == 0 and "mrcnn: " not in err and "2 detections in 2 images" in out
     results = json.loads(Path("predictions/results.json").read_text())
     found = [(entry["image_id"], entry["category_id"], entry["bbox"], entry["score"]) for entry in results]
     assert found == [(i, 3, [3, 2, 10, 10], 0.75) for i in (1, 2)]
@@ -104,17 +106,18 @@ def test_predict_without_masks_and_with_keypoints(mrcnn, monkeypatch):
 
         def __call__(self, image: np.ndarray) -> Detections:
             keypoints = np.float32([[[4, 3, 0.9], [12, 11, 0.8]]])
-            return super().__call__(image)._replace(masks=None, keypoints=keypoints)
+            return replace(super().__call__(image), masks=None, keypoints=keypoints)
 
     monkeypatch.setattr("mrcnn_jax.inference.predict.load", lambda directory: CatPose())
     status, _, err = mrcnn("predict", "run", write_image("a.png"))
-    assert status == 0 and err == ""
+    assert status == 0 and "mrcnn: " not in err
     (entry,) = json.loads(Path("predictions/results.json").read_text())
     assert entry["keypoints"] == pytest.approx([4, 3, 0.9, 12, 11, 0.8]) and "segmentation" not in entry
     posed = read_image("predictions/0001_a.png")
     monkeypatch.setattr(CatPose, "info", CatPose.info._replace(skeleton=()))
     assert mrcnn("predict", "run", "a.png")[0] == 0
-    assert not np.array_equal(read_image("predictions/0001_a.png"), posed)  # without the line from nose to tail
+    # the line from nose to tail is missing
+    assert not np.array_equal(read_image("predictions/0001_a.png"), posed)
 
 
 def test_unreadable_images_do_not_prevent_results_of_the_others(mrcnn, one_cat):
@@ -122,13 +125,14 @@ def test_unreadable_images_do_not_prevent_results_of_the_others(mrcnn, one_cat):
     files[1].write_text("no image")
     status, out, err = mrcnn("predict", "run", *files[:3])
     assert status == 2 and "2 detections in 2 images" in out
-    assert err.startswith("mrcnn: cannot read image b.png: ") and err.count("\n") == 1
+    assert err.splitlines()[-1].startswith("mrcnn: cannot read image b.png: ")
     results = json.loads(Path("predictions/results.json").read_text())
     assert [entry["image_id"] for entry in results] == [1, 3]
     images = json.loads(Path("predictions/images.json").read_text())
     assert [(image["id"], image["file_name"]) for image in images] == [(1, "a.png"), (3, "c.png")]
     files[3].write_bytes(b"")
     status, _, err = mrcnn("predict", "run", *files)
-    assert status == 2 and err.count("\n") == 1
-    assert err.startswith("mrcnn: 2 of 4 images cannot be read; the first: cannot read image b.png: ")
+    assert status == 2
+    message = "mrcnn: 2 of 4 images cannot be read; the first: cannot read image b.png: "
+    assert err.splitlines()[-1].startswith(message)
     assert "b.png" in listing()

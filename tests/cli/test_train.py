@@ -10,7 +10,8 @@ from mrcnn_jax import presets
 def test_unknown_experiments_are_rejected(rejected):
     names = ", ".join(presets.PRESETS)
     assert rejected("train", "demoo") == f"there is no experiment 'demoo'; choose from {names}"
-    assert rejected("train", "--train.steps", "5").startswith("there is no experiment '--train.steps'; choose from demo")
+    message = rejected("train", "--train.steps", "5")
+    assert message.startswith("there is no experiment '--train.steps'; choose from demo")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,10 @@ def test_unknown_experiments_are_rejected(rejected):
         (("--train.steps", "1.5"), "--train.steps: invalid literal for int() with base 10: '1.5'"),
         (("--train.steps",), "--train.steps"),
         (("--train.steps", "-5"), "train.steps must be greater than 0, not -5"),
-        (("--model.backbone.name", "resnet51"), "invalid choice 'resnet51' for argument '--model.backbone.name'"),
+        (
+            ("--model.backbone.name", "resnet51"),
+            "invalid choice 'resnet51' for argument '--model.backbone.name'",
+        ),
         (
             ("--model.rpn.anchor-sizes", "8", "16"),
             "rpn.anchor_sizes must have one size for each of the 5 levels of backbone.features fpn, not 2",
@@ -37,17 +41,19 @@ def test_wrong_fields_are_named_by_the_parser(rejected_by_parser, given, message
 
 def test_arguments_reach_the_training(mrcnn, monkeypatch):
     calls = []
-    monkeypatch.setattr("mrcnn_jax.training.loop.train", lambda *arguments: calls.append(arguments[:2]))
+    monkeypatch.setattr("mrcnn_jax.training.loop.train", lambda *arguments, **_: calls.append(arguments[:2]))
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert mrcnn("train", "demo", "--train.steps", "5", "--data.no-flip", "--model.box.pool.sampling-ratio", "0")[0] == 0
+    fields = ("--train.steps", "5", "--data.no-flip", "--model.box.pool.sampling-ratio", "0")
+    assert mrcnn("train", "demo", *fields)[0] == 0
     processes, (experiment, directory) = calls
     assert processes == (None, None, None) and directory == "runs/demo"
     assert (experiment.name, experiment.train.steps, experiment.data.flip) == ("demo", 5, False)
-    assert experiment.model.pool_of("box").sampling_ratio == 0 and experiment.model.pool_of("mask").sampling_ratio == 2
+    assert experiment.model.pool_of("box").sampling_ratio == 0
+    assert experiment.model.pool_of("mask").sampling_ratio == 2
     calls.clear()
-    arguments = ("--directory", "gs://bucket/run", "--coordinator", "a:1", "--processes", "2", "--process", "1")
-    assert mrcnn("train", "nuclei", *arguments)[0] == 0
+    processes = ("--coordinator", "a:1", "--processes", "2", "--process", "1")
+    assert mrcnn("train", "nuclei", "--directory", "gs://bucket/run", *processes)[0] == 0
     assert calls[0] == ("a:1", 2, 1) and calls[1][1] == "gs://bucket/run"
 
 

@@ -1,4 +1,4 @@
-"""The stored data set: what is written comes back, in order, whole or not at all."""
+"""Prepared data sets: records come back as written and in order; sets are written whole or not at all."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from rich.console import Console
 from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
 from mrcnn_jax.data.dataset import Objects, Record, open_dataset, split_names
 from mrcnn_jax.data.dataset_writer import write_dataset
+from mrcnn_jax.data.image_io import decode_image
 from mrcnn_jax.data.statistics import summary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
@@ -70,8 +71,10 @@ def assert_equal(a: Record, b: Record) -> None:
 
 @pytest.mark.parametrize("info", [INFO, PERSON], ids=["boxes", "keypoints"])
 def test_records_come_back_in_order_over_several_shards(tmp_path, info):
-    written = [make_record(i, i % 4, len(info.keypoint_names)) for i in range(11)]  # images 0, 4 and 8 have no object
-    write_dataset(tmp_path / "set", info, {"train": iter(written), "validation": written[3:5]}, images_per_shard=3)
+    # images 0, 4 and 8 have no object
+    written = [make_record(i, i % 4, len(info.keypoint_names)) for i in range(11)]
+    splits = {"train": iter(written), "validation": written[3:5]}
+    write_dataset(tmp_path / "set", info, splits, images_per_shard=3)
     source = open_dataset(tmp_path / "set", "train")
     assert len(list((tmp_path / "set").glob("*train.array_record*"))) == 4
     assert len(source) == 11 and source.info == info
@@ -85,17 +88,17 @@ def test_records_come_back_in_order_over_several_shards(tmp_path, info):
         source[11]
 
 
-def test_arrays_of_a_record_can_be_changed(tmp_path):
+def test_arrays_of_a_record_are_writable(tmp_path):
     write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 3)]})
     objects = open_dataset(tmp_path / "set", "train")[0].objects
     assert all(getattr(objects, field).flags.writeable for field in set(Objects._fields) - {"rles"})
 
 
-def test_readable_by_tfds_alone(tmp_path):
+def test_set_is_readable_with_tfds_alone(tmp_path):
     record = make_record(1, 3)
     write_dataset(tmp_path / "set", INFO, {"train": [record, make_record(0, 0)]})
     full, empty = tfds.builder_from_directory(tmp_path / "set").as_data_source("train")
-    np.testing.assert_array_equal(full["image"], cv2.imdecode(np.frombuffer(record.image, np.uint8), 1)[..., ::-1])
+    np.testing.assert_array_equal(full["image"], decode_image(record.image, "image"))
     np.testing.assert_array_equal(full["objects"]["boxes"], record.objects.boxes)
     np.testing.assert_array_equal(full["objects"]["areas"], record.objects.areas)
     assert [rle.decode() for rle in full["objects"]["rles"]] == record.objects.rles
@@ -104,14 +107,15 @@ def test_readable_by_tfds_alone(tmp_path):
 
 def test_same_records_give_the_same_files(tmp_path):
     for name in ("a", "b"):
-        write_dataset(tmp_path / name, INFO, {"train": (make_record(i, i) for i in range(5))}, images_per_shard=2)
+        records = (make_record(i, i) for i in range(5))
+        write_dataset(tmp_path / name, INFO, {"train": records}, images_per_shard=2)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_pickled_and_read_from_threads(tmp_path):
+def test_pickled_split_is_read_from_threads(tmp_path):
     written = [make_record(i, i) for i in range(8)]
     write_dataset(tmp_path / "set", INFO, {"train": written}, images_per_shard=2)
     source = pickle.loads(pickle.dumps(open_dataset(tmp_path / "set", "train")))
@@ -133,7 +137,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_are_not_gathered_in_memory(tmp_path):
+def test_writing_keeps_few_images_in_memory(tmp_path):
     alive = []
 
     class Image(bytes):
@@ -156,7 +160,7 @@ def test_images_are_not_gathered_in_memory(tmp_path):
     assert most <= 3
 
 
-def test_overwrites_prepared_sets_only_and_only_when_asked(tmp_path):
+def test_only_prepared_sets_are_overwritten_and_only_on_request(tmp_path):
     target = tmp_path / "set"
     write_dataset(target, INFO, {"train": [make_record(0, 1)]})
     with pytest.raises(InputError, match="exists already"):
@@ -171,15 +175,16 @@ def test_overwrites_prepared_sets_only_and_only_when_asked(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
 
 
-def test_a_moved_set_still_opens(tmp_path):
+def test_moved_set_opens(tmp_path):
     write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
     (tmp_path / "set").rename(tmp_path / "moved")
     assert_equal(open_dataset(tmp_path / "moved", "train")[0], make_record(1, 2))
 
 
 @pytest.mark.parametrize("number, sigmas", [(0, ()), (3, ()), (17, PERSON_SIGMAS)])
-def test_a_set_that_does_not_say_which_classes_have_keypoints(tmp_path, number, sigmas):
-    info = INFO._replace(keypoint_names=tuple(f"k{j}" for j in range(number)), keypoint_classes=(1,), keypoint_sigmas=(1.0,) * number)
+def test_set_of_an_older_version_gets_keypoint_classes_and_sigmas(tmp_path, number, sigmas):
+    names = tuple(f"k{j}" for j in range(number))
+    info = INFO._replace(keypoint_names=names, keypoint_classes=(1,), keypoint_sigmas=(1.0,) * number)
     write_dataset(tmp_path / "set", info, {"train": [make_record(1, 2, number)]})
     path = tmp_path / "set" / "metadata.json"
     metadata = json.loads(path.read_text())
@@ -191,11 +196,11 @@ def test_a_set_that_does_not_say_which_classes_have_keypoints(tmp_path, number, 
     assert_equal(source[0], make_record(1, 2, number))
 
 
-def test_the_tolerances_of_a_person_are_those_of_pycocotools():
+def test_person_sigmas_equal_those_of_pycocotools():
     np.testing.assert_allclose(PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas, rtol=1e-12)
 
 
-def test_opening_what_is_not_there(tmp_path):
+def test_missing_sets_and_splits_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("absent", "empty"):
         with pytest.raises(InputError, match=f"{name} is not a prepared data set"):
@@ -226,8 +231,18 @@ def test_ground_truth(tmp_path):
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["area"] == record.objects.areas[0]
 
 
-def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
-    info = PERSON._replace(category_ids=(1, 3, 7), category_names=("chair", "person", "cup"), keypoint_classes=(1,))
+def test_ground_truth_is_read_once(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
+    split = open_dataset(tmp_path / "set", "train")
+    truth = split.ground_truth()
+    monkeypatch.setattr(split, "_source", None)
+    assert split.ground_truth() is truth
+    assert pickle.loads(pickle.dumps(split)).ground_truth() == truth
+
+
+def test_ground_truth_names_keypoints_of_classes_that_have_some(tmp_path):
+    names = ("chair", "person", "cup")
+    info = PERSON._replace(category_ids=(1, 3, 7), category_names=names, keypoint_classes=(1,))
     record = make_record(0, 3, num_keypoints=3)
     record.objects.classes[:] = [0, 1, 2]
     record.objects.keypoints[[0, 2]] = 0
@@ -236,22 +251,25 @@ def test_ground_truth_names_keypoints_where_there_are_some(tmp_path):
     truth = open_dataset(tmp_path / "set", "train").ground_truth()
     chair, person, cup = truth["categories"]
     assert (chair, cup) == ({"id": 1, "name": "chair"}, {"id": 7, "name": "cup"})
-    assert person == {"id": 3, "name": "person", "keypoints": list(PERSON.keypoint_names), "skeleton": [[1, 2]]}
+    keypoints = {"keypoints": list(PERSON.keypoint_names), "skeleton": [[1, 2]]}
+    assert person == {"id": 3, "name": "person"} | keypoints
     # pycocotools reads both fields of every object, and leaves those out that have no keypoint
-    assert [(a["num_keypoints"], len(a["keypoints"])) for a in truth["annotations"]] == [(0, 9), (3, 9), (0, 9)]
+    counts = [(a["num_keypoints"], len(a["keypoints"])) for a in truth["annotations"]]
+    assert counts == [(0, 9), (3, 9), (0, 9)]
 
 
 def test_ground_truth_keeps_category_ids_with_gaps(tmp_path):
     record = make_record(0, 30)
     write_dataset(tmp_path / "set", INFO, {"train": [record]})
     truth = open_dataset(tmp_path / "set", "train").ground_truth()
-    assert truth["categories"] == [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 90, "name": "ähre"}]
+    names = [(category["id"], category["name"]) for category in truth["categories"]]
+    assert names == [(2, "cat"), (5, "dog"), (90, "ähre")]
     expected = np.array([2, 5, 90])[record.objects.classes]
     assert {2, 5, 90} == set(expected)
     assert [a["category_id"] for a in truth["annotations"]] == expected.tolist()
 
 
-def test_summary(tmp_path):
+def test_summary_counts_images_and_objects(tmp_path):
     few = make_record(0, 3)
     areas = np.array([1023.9, 1024.0, 9216.0])
     few = few._replace(objects=few.objects._replace(areas=areas, crowd=np.array([True, False, False])))
@@ -260,7 +278,8 @@ def test_summary(tmp_path):
     console = Console(file=io.StringIO(), width=120)
     console.print(summary(tmp_path / "set"))
     text = console.file.getvalue()
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    lines = [line.strip("│").split("│") for line in text.splitlines() if "│" in line]
+    rows = [[cell.strip() for cell in line] for line in lines]
     table = {row[0]: row[1:] for row in rows}
     assert table["images"] == ["3"] and table["objects"] == ["3"] and table["images without objects"] == ["2"]
     assert table["height (min / median / max)"] == ["20 / 21 / 22"]

@@ -1,4 +1,4 @@
-"""Image files: every form becomes RGB, stored or upright; whatever cannot be decoded is named in one sentence."""
+"""Image files: every form becomes RGB, stored or upright; files that cannot be decoded are named."""
 
 import io
 import os
@@ -61,7 +61,8 @@ def test_exif_orientation_is_applied_only_on_request(tmp_path, kind):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter, clockwise
     path = tmp_path / f"turned.{kind.lower()}"
-    path.write_bytes(encode(np.kron(np.array([[0, 255]], np.uint8), np.ones((16, 16), np.uint8)), kind, exif=exif))
+    image = np.kron(np.array([[0, 255]], np.uint8), np.ones((16, 16), np.uint8))
+    path.write_bytes(encode(image, kind, exif=exif))
     stored, upright = read_image(path), read_image(path, upright=True)
     assert stored.shape == (16, 32, 3) and upright.shape == (32, 16, 3)
     np.testing.assert_array_equal(upright, np.rot90(stored, -1))
@@ -96,7 +97,7 @@ def test_save_image_writes_the_format_of_the_extension(tmp_path):
 def test_read_image_agrees_with_pillow_on_photographs():
     if not os.environ.get("MRCNN_TEST_DATA"):
         pytest.skip("MRCNN_TEST_DATA is unset")
-    folders = [Path(os.environ["MRCNN_TEST_DATA"]) / name for name in ("coco_instances/val", "dsb2018_nuclei/val")]
-    for path in [path for folder in folders for path in sorted(folder.iterdir())[:20]]:
-        with Image.open(path) as opened:
+    for name in ("coco_instances/val", "dsb2018_nuclei/val"):
+        for path in sorted((Path(os.environ["MRCNN_TEST_DATA"]) / name).iterdir())[:20]:
+            opened = Image.open(path)
             np.testing.assert_array_equal(read_image(path), np.asarray(opened.convert("RGB")))

@@ -1,4 +1,4 @@
-"""``prepare`` recognises a folder's format by its layout, and refuses what it cannot prepare without writing."""
+"""``prepare`` recognises the format of a folder by its layout; it refuses without writing."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,8 @@ def test_prepare_leaves_a_prepared_set_as_it_is():
     directory, _ = prepare(coco_folder())
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert prepare(directory, "elsewhere") == (directory, {})
-    assert before == {path: path.stat().st_mtime_ns for path in directory.iterdir()} and not Path("elsewhere").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert not Path("elsewhere").exists()
 
 
 def test_prepare_passes_options_to_the_format():
@@ -76,7 +77,8 @@ def test_prepare_takes_explicit_coco_files_from_any_folder():
 @pytest.mark.parametrize("options", [{"validation_images": 2}, {"keypoints": True}, {"name": "a"}])
 def test_prepare_refuses_options_of_another_format(options):
     (name,) = options
-    with pytest.raises(InputError, match=f"streets is laid out like Cityscapes, to which {name} does not apply"):
+    expected = f"streets is laid out like Cityscapes, to which {name} does not apply"
+    with pytest.raises(InputError, match=expected):
         prepare(tiny_cityscapes.write(Path("streets")), **options)
     assert [path.name for path in Path().iterdir()] == ["streets"]
 

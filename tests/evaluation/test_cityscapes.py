@@ -20,7 +20,8 @@ from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, Frame, cityscap
 
 # pycocotools 2.0.11 itself asks NumPy 2 for a copy in a deprecated way when it decodes a mask.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-FRAMES = {1: Frame("frankfurt_000000_000294", tiny.HEIGHT, tiny.WIDTH), 2: Frame("munster_000000_000019", tiny.HEIGHT, tiny.WIDTH)}
+NAMES = ("frankfurt_000000_000294", "munster_000000_000019")
+FRAMES = {image_id: Frame(name, tiny.HEIGHT, tiny.WIDTH) for image_id, name in enumerate(NAMES, start=1)}
 VAL = {image_id: tiny.instance_ids(scene) for image_id, scene in enumerate(tiny.scenes("val"), start=1)}
 
 
@@ -47,12 +48,14 @@ def rle(mask: np.ndarray) -> dict:
 
 
 def result(mask: np.ndarray, label: int, image_id: int = 1, score: float = 0.9) -> dict:
-    return {"image_id": image_id, "category_id": label, "score": score, "bbox": [0, 0, 1, 1], "segmentation": rle(mask)}
+    entry = {"image_id": image_id, "category_id": label, "score": score, "bbox": [0, 0, 1, 1]}
+    return entry | {"segmentation": rle(mask)}
 
 
 def perfect() -> list[dict]:
     """Every object of the validation split, but not the groups."""
-    values = [(image_id, int(value)) for image_id, ids in VAL.items() for value in np.unique(ids) if value >= 1000]
+    values = [(image_id, int(value)) for image_id, ids in VAL.items() for value in np.unique(ids)]
+    values = [(image_id, value) for image_id, value in values if value >= 1000]
     return [result(VAL[image_id] == value, value // 1000, image_id) for image_id, value in values]
 
 
@@ -67,7 +70,8 @@ def test_perfect_detections_score_100_percent(evaluator, capfd):
     metrics = evaluator(perfect())
     assert metrics["AP"] == metrics["AP50"] == pytest.approx(100)
     # The train has 99 pixels, too few to count. The other classes do not occur.
-    assert {name: value for name, value in ap(metrics).items() if value is not None} == pytest.approx({"person": 100, "rider": 100, "car": 100})
+    defined = {name: value for name, value in ap(metrics).items() if value is not None}
+    assert defined == pytest.approx({"person": 100, "rider": 100, "car": 100})
     assert list(metrics["per_class"]) == list(cityscapes.LABELS)
     assert capfd.readouterr() == ("", "")
 
@@ -75,13 +79,18 @@ def test_perfect_detections_score_100_percent(evaluator, capfd):
 def test_metrics_equal_those_of_the_package(evaluator, tmp_path, monkeypatch):
     rough = VAL[2] == 25005
     rough[15:] = False
-    results = [*perfect()[:-1], result(rough, 25, 2, 0.4), result(VAL[1] == tiny.ROAD, 26, score=0.95), result(VAL[2] == tiny.ROAD, 24, 2)]
+    results = [
+        *perfect()[:-1], result(rough, 25, 2, 0.4), result(VAL[1] == tiny.ROAD, 26, score=0.95),
+        result(VAL[2] == tiny.ROAD, 24, 2),
+    ]  # fmt: skip
     write_results(tmp_path / "results", results, evaluator.frames)
     scripts, settings = evaluator._scripts, copy.copy(evaluator._scripts.args)
-    settings.predictionPath, settings.gtInstancesFile, settings.JSONOutput = str(tmp_path / "results"), str(tmp_path / "none"), False
-    monkeypatch.setattr(scripts, "writeDict2JSON", lambda *arguments: None)  # of what NumPy 2.4 counts, it makes no JSON
+    settings.predictionPath, settings.gtInstancesFile = str(tmp_path / "results"), str(tmp_path / "none")
+    settings.JSONOutput = False
+    monkeypatch.setattr(scripts, "writeDict2JSON", lambda *arguments: None)  # fails with NumPy 2.4
     texts = [str(tmp_path / f"results/{frame.name}.txt") for frame in evaluator.frames.values()]
-    averages = scripts.evaluateImgLists(texts, [str(path) for path in evaluator.truth.values()], settings)["averages"]
+    truth = [str(path) for path in evaluator.truth.values()]
+    averages = scripts.evaluateImgLists(texts, truth, settings)["averages"]
     metrics = evaluator(results)
     assert 0 < metrics["AP"] < metrics["AP50"] < 100
     assert (metrics["AP"], metrics["AP50"]) == (100 * averages["allAp"], 100 * averages["allAp50%"])
@@ -98,7 +107,8 @@ def test_no_files_are_left_behind(evaluator, tmp_path, monkeypatch):
 
 
 def test_missed_objects_and_false_positives_lower_ap(evaluator):
-    one_car_missed = [entry for entry in perfect() if entry["category_id"] != 26] + [result(VAL[1] == 26002, 26)]
+    one_car_missed = [entry for entry in perfect() if entry["category_id"] != 26]
+    one_car_missed.append(result(VAL[1] == 26002, 26))
     metrics = evaluator(one_car_missed)
     assert ap(metrics)["car"] == pytest.approx(50) and ap(metrics)["person"] == pytest.approx(100)
     assert metrics["AP"] == metrics["AP50"] == pytest.approx((50 + 100 + 100) / 3)
@@ -112,15 +122,18 @@ def test_rough_masks_count_at_low_thresholds_only(evaluator):
     """The rider's 18 x 20 pixels cut to 13 rows: IoU 0.72, above 0.5 to 0.7 and below 0.75 to 0.95."""
     rough = VAL[2] == 25005
     rough[15:] = False
-    metrics = evaluator([entry for entry in perfect() if entry["category_id"] != 25] + [result(rough, 25, image_id=2)])
+    others = [entry for entry in perfect() if entry["category_id"] != 25]
+    metrics = evaluator([*others, result(rough, 25, image_id=2)])
     assert metrics["per_class"]["rider"] == {"AP": pytest.approx(50), "AP50": pytest.approx(100)}
 
 
 def test_detections_in_groups_and_void_areas_are_ignored(evaluator):
     void = VAL[2] == 0
-    metrics = evaluator([*perfect(), result(VAL[1] == 24, 24, score=0.99), result(void, 24, image_id=2, score=0.99)])
+    ignored = [result(VAL[1] == 24, 24, score=0.99), result(void, 24, image_id=2, score=0.99)]
+    metrics = evaluator(perfect() + ignored)
     assert ap(metrics)["person"] == pytest.approx(100)
-    assert ap(evaluator([*perfect(), result(VAL[1] == 24, 25, score=0.99)]))["rider"] < 100  # a group of persons holds no riders
+    rider_in_a_group_of_persons = result(VAL[1] == 24, 25, score=0.99)
+    assert ap(evaluator([*perfect(), rider_in_a_group_of_persons]))["rider"] < 100
 
 
 def test_no_detections_score_zero(evaluator):
@@ -132,10 +145,12 @@ def test_no_detections_score_zero(evaluator):
 def test_metrics_without_objects_are_undefined(root, tmp_path):
     pytest.importorskip("cityscapesscripts")
     for scene in tiny.scenes("val"):
-        cv2.imwrite(str(tiny.truth_path(root, scene)), np.full((tiny.HEIGHT, tiny.WIDTH), tiny.ROAD, np.uint16))
+        road = np.full((tiny.HEIGHT, tiny.WIDTH), tiny.ROAD, np.uint16)
+        cv2.imwrite(str(tiny.truth_path(root, scene)), road)
     cityscapes.prepare(root, tmp_path / "empty", progress=False)
     metrics = CityscapesEvaluator(records.open_dataset(tmp_path / "empty", "validation"), root)([])
-    assert metrics == {"AP": None, "AP50": None, "per_class": {name: {"AP": None, "AP50": None} for name in cityscapes.LABELS}}
+    undefined = {"AP": None, "AP50": None}
+    assert metrics == undefined | {"per_class": dict.fromkeys(cityscapes.LABELS, undefined)}
 
 
 # ---- the results format
@@ -143,7 +158,8 @@ def test_metrics_without_objects_are_undefined(root, tmp_path):
 
 def test_results_are_written_in_the_server_format(tmp_path):
     masks = [VAL[1] == 26001, VAL[1] == 26002, VAL[2] == 24005]
-    write_results(tmp_path, [result(masks[0], 26), result(masks[2], 24, 2, 0.125), result(masks[1], 26, score=0.5)], FRAMES | {3: Frame("munster_x", 9, 9)})
+    results = [result(masks[0], 26), result(masks[2], 24, 2, 0.125), result(masks[1], 26, score=0.5)]
+    write_results(tmp_path, results, FRAMES | {3: Frame("munster_x", 9, 9)})
     texts = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
     assert texts == {
         "frankfurt_000000_000294.txt": "masks/1_0.png 26 0.9\nmasks/1_1.png 26 0.5\n",
@@ -151,14 +167,16 @@ def test_results_are_written_in_the_server_format(tmp_path):
         "munster_x.txt": "",
     }
     for name, mask in zip(("1_0", "1_1", "2_0"), masks, strict=True):
-        np.testing.assert_array_equal(np.array(Image.open(tmp_path / f"masks/{name}.png").convert("L")) != 0, mask)
+        written = np.array(Image.open(tmp_path / f"masks/{name}.png").convert("L"))
+        np.testing.assert_array_equal(written != 0, mask)
 
 
 @pytest.mark.parametrize(
     "changes, sentence",
     [
         ({"image_id": 7}, "results entry 1 has image_id 7, which is none of the 2 images"),
-        ({"category_id": 29}, "results entry 1 has category_id 29, but Cityscapes evaluates 24, 25, 26, 27, 28, 31, 32, 33"),
+        ({"category_id": 29},
+         "results entry 1 has category_id 29, but Cityscapes evaluates 24, 25, 26, 27, 28, 31, 32, 33"),
         ({"segmentation": None}, "results entry 1 has no mask, but Cityscapes evaluates masks"),
         ({"segmentation": rle(np.ones((4, 8)))},
          "results entry 1 has a mask of 8x4 (width x height), but its image is 128x64"),
@@ -174,7 +192,8 @@ def test_unusable_results_are_refused(tmp_path, changes, sentence):
 def test_table_holds_every_class():
     of_class = {"AP": 12.34, "AP50": None}
     table = cityscapes_table({"AP": 50.0, "AP50": 75.0, "per_class": {"rider": of_class}})
-    assert [list(column.cells) for column in table.columns] == [["rider", "all"], ["12.3", "50.0"], ["-", "75.0"]]
+    cells = [list(column.cells) for column in table.columns]
+    assert cells == [["rider", "all"], ["12.3", "50.0"], ["-", "75.0"]]
 
 
 # ---- what is refused
@@ -184,7 +203,8 @@ def test_missing_package_is_named(source, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling", None)
     with pytest.raises(InputError) as error:
         CityscapesEvaluator(source, root)
-    assert str(error.value) == "Cityscapes' AP is computed by cityscapesscripts, which is not installed: install mrcnn_jax[cityscapes]"
+    sentence = "Cityscapes' AP is computed by cityscapesscripts, which is not installed: install "
+    assert str(error.value) == sentence + "mrcnn_jax[cityscapes]"
 
 
 @pytest.fixture
@@ -196,7 +216,8 @@ def any_scripts(monkeypatch):
 def test_other_data_sets_are_refused(source, root, tmp_path, any_scripts):
     others = source.info._replace(category_ids=tuple(range(1, 9)))
     write_dataset(tmp_path / "others", others, {"train": list(source)})
-    with pytest.raises(InputError, match="others is not a set of Cityscapes: it has the class 'bicycle' with id 8$"):
+    message = "others is not a set of Cityscapes: it has the class 'bicycle' with id 8$"
+    with pytest.raises(InputError, match=message):
         CityscapesEvaluator(records.open_dataset(tmp_path / "others", "train"), root)
 
 

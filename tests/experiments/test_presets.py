@@ -10,12 +10,17 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
+FAST = ("keypoint_rcnn_r50_fpn", "mask_rcnn_r50_c4")
+"""Presets with different structures; the others are traced in the slow tier."""
+
 
 def shapes_and_dtypes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in presets.PRESETS]
+)
 def test_training_step_traces_at_full_size(name):
     experiment = standalone(presets.get(name))
     model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -68,6 +69,18 @@ def test_each_system_runs_once_after_its_prerequisites(options, trained):
     assert "seconds" in load_seeds("shapes", "rpn_r50_c5", options.results)[0]  # of its first run
 
 
+def test_backbones_initialise_what_has_no_weights_of_the_tables(options):
+    settings = replace(options, table="table7", scale="paper", backbones=Path("weights"))
+    pending = run.pending_jobs(settings, run.requested_jobs(settings))
+    init_from = {job.system.name: job.experiment.train.init_from for job in pending}
+    assert init_from.pop("cityscapes_coco").endswith("r50_fpn_0")
+    assert init_from == dict.fromkeys(init_from, "weights/resnet50") and len(init_from) == 4
+    rows = ("Mask R-CNN, X101-FPN",)
+    settings = replace(options, table="table1", rows=rows, scale="paper", backbones=Path("w"))
+    (job,) = run.requested_jobs(settings)
+    assert job.experiment.train.init_from == "w/resnext101"
+
+
 def test_result_with_other_settings_is_run_again(options, trained):
     run.run(replace(options, rows=("RoIAlign",)), console())
     file = options.results / "shapes" / "r50_c5_0.json"
@@ -97,7 +110,7 @@ def test_rows_whose_prerequisite_failed_are_not_started(options, trained, tmp_pa
 
 @pytest.mark.parametrize("arguments, message", [
     (("table1", "--rows", "MNC, R101-C4"),
-     r"row 'MNC, R101-C4' of table1 is quoted from the paper \(not Mask R-CNN\); choose from 'Mask R-CNN, R101"),
+     r"row 'MNC, R101-C4' of table1 is quoted from the paper \(not Mask R-CNN\); choose from 'Mask R"),
     (("table2d", "--rows", "RoiAlign"),
      "row 'RoiAlign' of table2d does not exist; choose from 'RoIPool', 'RoIAlign'"),
     (("table2d", "--seeds", "0"), "--seeds is 0, but must be 1 or more"),

@@ -1,4 +1,5 @@
-"""Calls of the command line, and files that it reads in tests: images, and a small data set in COCO format."""
+"""Calls of the command line, and files that it reads in tests: images, and a small data set in COCO
+format."""
 
 import io
 import json

@@ -20,11 +20,13 @@ def iou(a, b):
 
 def pairwise(measure, first, second):
     """measure(a, b) for all pairs of boxes: [len(first), len(second)]."""
-    return np.array([[measure(a, b) for b in np.float64(second)] for a in np.float64(first)]).reshape(len(first), len(second))
+    return np.array([[measure(a, b) for b in np.float64(second)] for a in np.float64(first)]).reshape(
+        len(first), len(second)
+    )
 
 
 def greedy_nms(boxes, scores, threshold, valid=None, groups=None):
-    """Takes the best box left, drops its group's boxes that overlap it by more than the threshold, and again: indices, best first."""
+    """Indices of kept boxes, best first: takes the best, drops those of its group that overlap it."""
     valid = np.ones(len(boxes), bool) if valid is None else valid
     groups = np.zeros(len(boxes), int) if groups is None else groups
     left = [i for i in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)) if valid[i]]
@@ -53,7 +55,7 @@ def match(overlaps, valid, high, low, low_quality):
 
 
 def bilinear(image, y, x):
-    """The [H, W, C] image at (y, x), where cell i's value lies at coordinate i: nothing from more than one cell outside, else the border."""
+    """The [H, W, C] image at (y, x), cell i's value at i: 0 more than a cell outside, else the border."""
     height, width, channels = image.shape
     if not (-1 <= y <= height and -1 <= x <= width):
         return np.zeros(channels)
@@ -67,14 +69,15 @@ def bilinear(image, y, x):
 
 
 def roi_align(image, boxes, output_size, scale=1.0, samples=2, half_pixel=True, reduce=np.mean):
-    """[N, PH, PW, C]: the mean of samples x samples bilinear readings in every bin. ``samples`` 0: ceil(RoI size / bins) of them per axis."""
+    """[N, PH, PW, C]: the mean of bilinear samples of every bin; with samples 0, ceil(RoI size / bins)."""
     image = np.asarray(image, np.float64)
     rows, columns = output_size
     pooled = np.zeros((len(boxes), rows, columns, image.shape[2]))
     for n, box in enumerate(np.asarray(boxes, np.float64)):
         x1, y1, x2, y2 = box * scale - (0.5 if half_pixel else 0.0)
         height, width = (y2 - y1, x2 - x1) if half_pixel else (max(y2 - y1, 1.0), max(x2 - x1, 1.0))
-        down, across = (samples, samples) if samples else (max(math.ceil(height / rows), 1), max(math.ceil(width / columns), 1))
+        adaptive = max(math.ceil(height / rows), 1), max(math.ceil(width / columns), 1)
+        down, across = (samples, samples) if samples else adaptive
         for i in range(rows):
             for j in range(columns):
                 ys = [y1 + (i + (u + 0.5) / down) * height / rows for u in range(down)]
@@ -88,9 +91,13 @@ def round_half_away(value):
 
 
 def roi_warp(image, boxes, output_size, scale=1.0, samples=2, reduce=np.mean):
-    """RoIAlign, not half_pixel, of boxes whose corners are rounded to whole cells."""
+    """RoIAlign without half a pixel of boxes whose corners are rounded to whole cells."""
     rounded = [[round_half_away(corner) for corner in np.float64(box) * scale] for box in boxes]
     return roi_align(image, rounded, output_size, 1.0, samples, False, reduce)
+
+
+def bin_cells(start, count, index, bins):
+    return range(start + math.floor(index * count / bins), start + math.ceil((index + 1) * count / bins))
 
 
 def roi_pool(image, boxes, output_size, scale=1.0):
@@ -101,8 +108,8 @@ def roi_pool(image, boxes, output_size, scale=1.0):
         x1, y1, x2, y2 = (int(round_half_away(corner)) for corner in np.float64(box) * scale)
         tall, wide = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
         for i, j in np.ndindex(*output_size):
-            rows = [y for y in range(y1 + math.floor(i * tall / output_size[0]), y1 + math.ceil((i + 1) * tall / output_size[0])) if 0 <= y < height]
-            columns = [x for x in range(x1 + math.floor(j * wide / output_size[1]), x1 + math.ceil((j + 1) * wide / output_size[1])) if 0 <= x < width]
+            rows = [y for y in bin_cells(y1, tall, i, output_size[0]) if 0 <= y < height]
+            columns = [x for x in bin_cells(x1, wide, j, output_size[1]) if 0 <= x < width]
             if rows and columns:
                 pooled[n, i, j] = image[np.ix_(rows, columns)].max(axis=(0, 1))
     return pooled

@@ -7,10 +7,19 @@ import oracles
 
 GRID = jnp.arange(25, dtype=jnp.float32).reshape(5, 5, 1)  # the value at row y, column x is 5 y + x
 HUGE = np.float32(
-    [[-1e30, -1e30, 1e30, 1e30], [1e30, 1e30, -1e30, -1e30], [3e38, 0, 3.4e38, 5], [-3.4e38, -3.4e38, 3.4e38, 3.4e38], [0, 0, 1e-40, 1e-40]]
+    [
+        [-1e30, -1e30, 1e30, 1e30],
+        [1e30, 1e30, -1e30, -1e30],
+        [3e38, 0, 3.4e38, 5],
+        [-3.4e38, -3.4e38, 3.4e38, 3.4e38],
+        [0, 0, 1e-40, 1e-40],
+    ]
 )
 IMAGE = np.random.default_rng(5).standard_normal((12, 16, 2), dtype=np.float32)
-PYRAMID = [np.random.default_rng(6).standard_normal((2, *side, 2), dtype=np.float32) for side in [(12, 16), (7, 8), (3, 5)]]
+PYRAMID = [
+    np.random.default_rng(6).standard_normal((2, *side, 2), dtype=np.float32)
+    for side in [(12, 16), (7, 8), (3, 5)]
+]
 STRIDES = (2, 4, 8)
 
 
@@ -20,7 +29,8 @@ def _boxes():
     corner = rng.uniform(-8, 28, (20, 2))
     random = np.concatenate([corner, corner + rng.uniform(0.2, 24, (20, 2))], axis=1)
     special = [
-        [0, 0, 32, 24], [-40, -40, 80, 80], [40, 5, 60, 9], [-30, -30, -20, -20], [-3, -3, 3, 3], [30, 22, 36, 27], [5, 5, 5, 5],
+        [0, 0, 32, 24], [-40, -40, 80, 80], [40, 5, 60, 9], [-30, -30, -20, -20], [-3, -3, 3, 3],
+        [30, 22, 36, 27], [5, 5, 5, 5],
         [7, 3, 7, 20], [20, 15, 10, 4], [3.25, 4.5, 3.5, 4.75], [-500, 6, 900, 8], [31.5, 23.5, 32.5, 24.5],
     ]  # fmt: skip
     return np.concatenate([random, special]).astype(np.float32)
@@ -34,7 +44,9 @@ def boxes_and_levels():
     """RoIs with width and height for both images of the pyramid, and levels for them."""
     rng = np.random.default_rng(7)
     boxes = BOXES[SOLID]
-    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(np.int32)
+    return np.stack([boxes, boxes[rng.permutation(len(boxes))]]), rng.integers(0, 3, (2, len(boxes))).astype(
+        np.int32
+    )
 
 
 def oracle_bins(features, boxes, scale, operation, reduction, samples, half_pixel):
@@ -50,7 +62,7 @@ def oracle_bins(features, boxes, scale, operation, reduction, samples, half_pixe
 
 
 def assert_equals_golden(operation, arrays, scale, size, variant, atol, gradient_atol):
-    """``operation(features, boxes, output_size, scale)`` gives the recorded features, and their gradient for the recorded cotangent."""
+    """Asserts that ``operation(features, boxes, output_size, scale)`` gives the recorded results."""
     rois, case = arrays[f"rois_s{scale}"], f"s{scale}_{size}" + (f"_{variant}" if variant else "")
     output_size = tuple(int(side) for side in size.split("x"))
 
@@ -61,4 +73,6 @@ def assert_equals_golden(operation, arrays, scale, size, variant, atol, gradient
     pooled, backward = jax.vjp(pool_both, jnp.asarray(arrays["x"].transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(pooled, arrays[f"out_{case}"].transpose(0, 2, 3, 1), atol=atol, rtol=0)
     (gradient,) = backward(jnp.asarray(arrays[f"cot_s{scale}_{size}"].transpose(0, 2, 3, 1)))
-    np.testing.assert_allclose(gradient, arrays[f"gradx_{case}"].transpose(0, 2, 3, 1), atol=gradient_atol, rtol=0)
+    np.testing.assert_allclose(
+        gradient, arrays[f"gradx_{case}"].transpose(0, 2, 3, 1), atol=gradient_atol, rtol=0
+    )

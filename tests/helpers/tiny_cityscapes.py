@@ -1,4 +1,4 @@
-"""A tiny Cityscapes in its official layout: 64 x 128 pixels, two cities a split, objects, groups and an image without either."""
+"""A tiny Cityscapes in its official layout: cities, objects, groups and images without either."""
 
 from pathlib import Path
 
@@ -9,13 +9,20 @@ HEIGHT, WIDTH = 64, 128
 ROAD = 7
 # Split and frame -> rectangles (value, y1, y2, x1, x2), later ones in front.
 SCENES = {
-    "train/aachen/aachen_000000_000019": [(24001, 10, 40, 5, 20), (26, 0, 12, 60, 120), (26003, 20, 50, 60, 100), (33000, 25, 45, 70, 80)],
-    "train/aachen/aachen_000001_000019": [(29001, 10, 40, 5, 20), (3, 50, 64, 0, 128)],  # a caravan and void: no objects
+    "train/aachen/aachen_000000_000019": [
+        (24001, 10, 40, 5, 20), (26, 0, 12, 60, 120), (26003, 20, 50, 60, 100), (33000, 25, 45, 70, 80),
+    ],
+    # a caravan and void, which are no objects
+    "train/aachen/aachen_000001_000019": [(29001, 10, 40, 5, 20), (3, 50, 64, 0, 128)],
     "train/bochum/bochum_000000_000885": [(33, 30, 40, 0, 128), (24000, 0, 64, 0, 16)],
-    "val/frankfurt/frankfurt_000000_000294": [(26001, 5, 45, 10, 50), (26002, 10, 40, 40, 90), (24, 0, 30, 100, 128), (31000, 50, 59, 0, 11)],
-    "val/munster/munster_000000_000019": [(24005, 8, 56, 30, 50), (25005, 2, 20, 30, 50), (0, 60, 64, 0, 128)],
+    "val/frankfurt/frankfurt_000000_000294": [
+        (26001, 5, 45, 10, 50), (26002, 10, 40, 40, 90), (24, 0, 30, 100, 128), (31000, 50, 59, 0, 11),
+    ],
+    "val/munster/munster_000000_000019": [
+        (24005, 8, 56, 30, 50), (25005, 2, 20, 30, 50), (0, 60, 64, 0, 128),
+    ],
     "val/munster/munster_000001_000019": [],
-}
+}  # fmt: skip
 
 
 def instance_ids(scene: str) -> np.ndarray:
@@ -40,7 +47,7 @@ def scenes(part: str) -> list[str]:
 
 
 def write(root: Path) -> Path:
-    """Writes all of it below ``root``."""
+    """Writes the data set below ``root`` and returns it."""
     for number, scene in enumerate(SCENES):
         for path in (image_path(root, scene), truth_path(root, scene)):
             path.parent.mkdir(parents=True, exist_ok=True)

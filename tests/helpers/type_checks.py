@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests (conftest.py): beartype, which accepts an int where a float is declared."""
+"""The run-time type checker of the tests: beartype, accepting an int where a float is declared."""
 
 from beartype import BeartypeConf, beartype
 

@@ -43,8 +43,9 @@ def test_load_restores_the_newest_weights_and_keeps_programs(tmp_path, detector,
 @pytest.mark.parametrize(
     "image",
     [
-        disk(64, 96), disk(131, 97), noise(480, 640), noise(200, 17), noise(11, 300), noise(1, 1), noise(1, 50),
-        noise(2, 1), np.repeat(noise(50, 70)[..., :1], 3, axis=2), np.zeros((64, 64, 3), np.uint8),
+        disk(64, 96), disk(131, 97), noise(480, 640), noise(200, 17), noise(11, 300), noise(1, 1),
+        noise(1, 50), noise(2, 1), np.repeat(noise(50, 70)[..., :1], 3, axis=2),
+        np.zeros((64, 64, 3), np.uint8),
         np.full((64, 64, 3), 255, np.uint8), noise(90, 120)[::-1, 10:100:2],
     ],
     ids=lambda image: "x".join(map(str, image.shape[:2])),

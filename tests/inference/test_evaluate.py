@@ -39,7 +39,8 @@ def test_detections_equal_those_of_single_images(detector, validation):
             assert one["category_id"] == other["category_id"]
             np.testing.assert_allclose(one["bbox"], other["bbox"], atol=0.02)
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-            assert one["segmentation"]["size"] == other["segmentation"]["size"] == [record.height, record.width]
+            sizes = [entry["segmentation"]["size"] for entry in (one, other)]
+            assert sizes == [[record.height, record.width]] * 2
             areas = [int(coco_mask.area(entry["segmentation"])) for entry in (one, other)]
             overlap = coco_mask.iou([one["segmentation"]], [other["segmentation"]], [0])[0, 0]
             assert overlap > 0.98 or areas == [0, 0]
@@ -74,7 +75,8 @@ def test_evaluate_takes_a_detector_and_writes_only_into_out(detector, tmp_path, 
     monkeypatch.chdir(tmp_path)
     evaluation = evaluate(detector, split="train")
     assert len(evaluation.split) == 12 and not evaluation.examples and not list(tmp_path.iterdir())
-    assert {entry["image_id"] for entry in evaluation.results} == {record.image_id for record in evaluation.split}
+    ids = {record.image_id for record in evaluation.split}
+    assert {entry["image_id"] for entry in evaluation.results} == ids
     assert "per_class" in evaluate_split(detector, evaluation.split, per_class=True).metrics["segm"]
 
 
@@ -82,7 +84,8 @@ def test_detections_of_classes_that_the_data_set_lacks_are_left_out(detector, va
     """The detector's classes are the data set's in reverse, and others in between."""
     ids, names = shapes.INFO.category_ids, shapes.INFO.category_names
     info = shapes.INFO._replace(category_ids=(*ids[:0:-1], 99), category_names=(*names[:0:-1], "unicorn"))
-    results, examples = detect_split(Detector(detector.experiment, info, detector.variables), validation, keep={1})
+    other = Detector(detector.experiment, info, detector.variables)
+    results, examples = detect_split(other, validation, keep={1})
     expected, _ = detect_split(detector, validation)
     renamed = [
         entry | {"category_id": info.category_ids[ids.index(entry["category_id"])]} for entry in expected
@@ -100,7 +103,8 @@ def test_proposals_of_an_rpn_alone_are_evaluated(validation, tmp_path):
     expected = evaluate_coco(validation.ground_truth(), evaluation.results, ["proposals"])
     assert evaluation.metrics == expected and (tmp_path / "predictions.png").exists()
     (found,) = evaluation.examples.values()
-    assert len(found) > 1 and {detection.class_name for detection in found} == {"object"} and found.masks is None
+    assert len(found) > 1 and found.masks is None
+    assert {detection.class_name for detection in found} == {"object"}
 
 
 def test_unknown_splits_and_classes_are_refused(detector, validation, tmp_path):
@@ -108,7 +112,8 @@ def test_unknown_splits_and_classes_are_refused(detector, validation, tmp_path):
         evaluate(detector, split="test", out=tmp_path)
     names = tuple(name.replace("puppet", "person") for name in shapes.INFO.category_names)
     other = Detector(detector.experiment, shapes.INFO._replace(category_names=names), detector.variables)
-    with pytest.raises(InputError, match=r"has classes \(id and name\) that the detector does not know: \d+ puppet"):
+    message = r"has classes \(id and name\) that the detector does not know: \d+ puppet"
+    with pytest.raises(InputError, match=message):
         evaluate(other, out=tmp_path)
     with pytest.raises(InputError, match="holds no checkpoints"):
         evaluate(tmp_path)

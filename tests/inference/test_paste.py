@@ -1,6 +1,5 @@
-"""Pasting masks: against torchvision and Detectron2, against a pixel-by-pixel reading of the rule, and at the edges."""
+"""Pasting masks: against torchvision and Detectron2, against the rule pixel by pixel, and at the edges."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def test_levels_equal_detectron2(golden):
 
 
 def test_integer_masks_nearly_equal_detectron(golden):
-    """It resized the padded mask with an antialiasing filter, which shows where a box has fewer pixels than the mask has cells."""
+    """It resized with an antialiasing filter, which shows where a box has fewer pixels than cells."""
     rows = golden["rows"]
     pasted = paste_masks(golden["masks"][rows], golden["boxes"][rows], 96, 128, convention="integer")
     original = golden["old_detectron_paste"].astype(bool)
@@ -63,7 +62,7 @@ def test_integer_masks_nearly_equal_detectron(golden):
 
 
 def paste_slowly(mask, box, height, width):
-    """The exact rule, one pixel at a time: read the mask, zero around it, bilinearly at the pixel's centre."""
+    """Applies the exact rule to one pixel at a time: the mask, zero around it, bilinearly at the centre."""
     side = len(mask)
     framed = np.pad(np.float64(mask), 1)
     out = np.zeros((height, width))
@@ -84,7 +83,8 @@ def paste_slowly(mask, box, height, width):
 def test_exact_probabilities_equal_the_rule_pixel_by_pixel(side):
     rng = np.random.default_rng(side)
     masks = rng.random((4, side, side), np.float32)
-    boxes = np.float32([[2.3, 1.1, 15.7, 9.2], [-6, -4, 30, 24], [5.2, 6.4, 5.9, 7.6], [14.5, 3.0, 40.0, 50.0]])
+    boxes = [[2.3, 1.1, 15.7, 9.2], [-6, -4, 30, 24], [5.2, 6.4, 5.9, 7.6], [14.5, 3.0, 40.0, 50.0]]
+    boxes = np.float32(boxes)
     expected = [paste_slowly(mask, box, 16, 20) for mask, box in zip(masks, boxes, strict=True)]
     np.testing.assert_allclose(paste_probabilities(masks, boxes, 16, 20), expected, atol=2e-5)
 
@@ -106,9 +106,10 @@ def test_threshold_itself_counts_only_in_exact():
 
 @pytest.mark.parametrize("convention", ["exact", "integer"])
 def test_no_masks_give_empty_results(convention):
-    assert paste_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention=convention).shape == (0, 7, 9)
-    assert paste_probabilities(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention).shape == (0, 7, 9)
-    assert paste_rles(np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9, convention=convention) == []
+    nothing = np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9
+    assert paste_masks(*nothing, convention=convention).shape == (0, 7, 9)
+    assert paste_probabilities(*nothing, convention).shape == (0, 7, 9)
+    assert paste_rles(*nothing, convention=convention) == []
     assert encode_masks(np.zeros((0, 7, 9), bool)) == []
 
 
@@ -126,7 +127,8 @@ def test_boxes_outside_or_without_area_give_empty_masks(box, convention):
     masks, boxes = np.ones((1, 28, 28), np.float32), np.float32([box])
     assert not paste_masks(masks, boxes, 12, 16, convention=convention).any()
     assert not paste_probabilities(masks, boxes, 12, 16, convention).any()
-    assert paste_rles(masks, boxes, 12, 16, convention=convention) == encode_masks(np.zeros((1, 12, 16), bool))
+    empty = encode_masks(np.zeros((1, 12, 16), bool))
+    assert paste_rles(masks, boxes, 12, 16, convention=convention) == empty
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode

@@ -22,7 +22,9 @@ PREDICTIONS = Predictions(
     keypoints=RANDOM.standard_normal((4, 2, 8, 8)).astype(np.float32),
 )
 MODEL = ModelConfig(
-    num_classes=3, tasks=("boxes", "masks", "keypoints"), keypoint=KeypointHeadConfig(num_keypoints=2, classes=(0, 2))
+    num_classes=3,
+    tasks=("boxes", "masks", "keypoints"),
+    keypoint=KeypointHeadConfig(num_keypoints=2, classes=(0, 2)),
 )
 
 

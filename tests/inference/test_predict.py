@@ -27,7 +27,8 @@ class CatDetector:
         masks = np.zeros((2, height, width), bool)
         masks[0, 2:12, 3:13] = masks[1, height - 12 : height - 2, width - 13 : width - 3] = True
         boxes = np.float32([[3, 2, 13, 12], [width - 13, height - 12, width - 3, height - 2]])
-        return Detections(boxes, np.float32([0.75, 0.25]), np.array([0, 0]), masks, class_names=self.info.category_names)
+        names = self.info.category_names
+        return Detections(boxes, np.float32([0.75, 0.25]), np.array([0, 0]), masks, class_names=names)
 
 
 def write_image(path: Path, height: int = 40, width: int = 60) -> Path:
@@ -48,8 +49,9 @@ def folder(tmp_path) -> Path:
 
 def test_predict_files_writes_pictures_and_coco_results(folder, tmp_path):
     detector, out, advanced = CatDetector(), tmp_path / "out", []
-    found = predict_files(detector, [folder], out, progress=lambda done, total: advanced.append((done, total)))
-    assert {path.name for path in out.iterdir()} == {"0001_a.png", "0002_b.png", "results.json", "images.json"}
+    found = predict_files(detector, [folder], out, progress=lambda *counts: advanced.append(counts))
+    names = {"0001_a.png", "0002_b.png", "results.json", "images.json"}
+    assert {path.name for path in out.iterdir()} == names
     assert advanced == [(0, 2), (1, 2), (2, 2)] and found.unreadable == []
     images = [
         {"id": 1, "file_name": str(folder / "a.png"), "height": 40, "width": 60},
@@ -57,14 +59,16 @@ def test_predict_files_writes_pictures_and_coco_results(folder, tmp_path):
     ]
     assert json.loads((out / "images.json").read_text()) == found.images == images
     assert json.loads((out / "results.json").read_text()) == found.results
-    expected = [coco_results(image["id"], detector(read_image(image["file_name"])), detector.info) for image in images]
+    detected = [detector(read_image(image["file_name"])) for image in images]
+    expected = [coco_results(id_, one, detector.info) for id_, one in enumerate(detected, start=1)]
     assert found.results == expected[0] + expected[1]
     coco = COCO()
     categories = [{"id": id_} for id_ in detector.info.category_ids]
     coco.dataset = {"images": images, "annotations": [], "categories": categories}
     coco.createIndex()
     loaded = coco.loadRes(str(out / "results.json"))
-    assert [loaded.annToMask(entry).shape for entry in loaded.anns.values()] == [(40, 60)] * 2 + [(75, 45)] * 2
+    shapes = [loaded.annToMask(entry).shape for entry in loaded.anns.values()]
+    assert shapes == [(40, 60)] * 2 + [(75, 45)] * 2
 
 
 def test_score_threshold_concerns_pictures_alone(folder, tmp_path):
@@ -97,19 +101,24 @@ def test_photographs_are_turned_upright(tmp_path):
 
 
 def test_unreadable_files_do_not_stop_the_others(folder, tmp_path):
-    found = predict_files(CatDetector(), [folder / "a.png", folder / "notes.txt", folder / "b.jpg"], tmp_path / "out")
-    assert [image["id"] for image in found.images] == [1, 3] and {entry["image_id"] for entry in found.results} == {1, 3}
+    files = [folder / "a.png", folder / "notes.txt", folder / "b.jpg"]
+    found = predict_files(CatDetector(), files, tmp_path / "out")
+    assert [image["id"] for image in found.images] == [1, 3]
+    assert {entry["image_id"] for entry in found.results} == {1, 3}
     with pytest.raises(InputError, match=r"^cannot read image .*notes\.txt"):
         found.raise_unreadable()
-    with pytest.raises(InputError, match=r"^2 of 4 images cannot be read; the first: cannot read image .*notes\.txt"):
+    message = r"^2 of 4 images cannot be read; the first: cannot read image .*notes\.txt"
+    with pytest.raises(InputError, match=message):
         replace(found, unreadable=found.unreadable * 2).raise_unreadable()
     replace(found, unreadable=[]).raise_unreadable()
 
 
 def test_find_images_refuses_missing_and_empty_paths(folder, tmp_path):
-    assert find_images([folder, folder / "notes.txt"]) == [folder / "a.png", folder / "b.jpg", folder / "notes.txt"]
+    expected = [folder / name for name in ("a.png", "b.jpg", "notes.txt")]
+    assert find_images([folder, folder / "notes.txt"]) == expected
     with pytest.raises(InputError, match="there is no image file or folder .*no.png"):
         find_images([folder, tmp_path / "no.png"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no image files in .*empty: give image files, or folders that hold .jpg"):
+    message = "no image files in .*empty: give image files, or folders that hold .jpg"
+    with pytest.raises(InputError, match=message):
         find_images([tmp_path / "empty"])

@@ -1,4 +1,4 @@
-"""Convolutions in groups: what they compute, and of which operations their gradients are made on each platform."""
+"""Grouped convolutions: values, gradients, and the operations of each platform's program."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
+from mrcnn_jax.runtime import compiling_for
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def operands(groups: int, dtype=np.float64):
-    random = np.random.default_rng(groups)
-    return random.standard_normal((2, 9, 7, 12)).astype(dtype), random.standard_normal((3, 3, 12 // groups, 24)).astype(dtype)
+    random, shapes = np.random.default_rng(groups), ((2, 9, 7, 12), (3, 3, 12 // groups, 24))
+    return tuple(random.standard_normal(shape).astype(dtype) for shape in shapes)
 
 
 def oracle(x, kernel, groups, stride, dilation):
-    """A product for each tap and group."""
+    """One product per tap and group."""
     padded = np.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
     height, width = (-(-size // stride) for size in x.shape[1:3])
     y = np.zeros((len(x), height, width, kernel.shape[-1]))
@@ -25,17 +26,21 @@ def oracle(x, kernel, groups, stride, dilation):
         for column in range(3):
             read = padded[:, row * dilation :: stride, column * dilation :: stride][:, :height, :width]
             for group in range(groups):
-                of, to = slice(group * inputs, (group + 1) * inputs), slice(group * outputs, (group + 1) * outputs)
-                y[..., to] += read[..., of] @ kernel[row, column, :, to]
+                source = slice(group * inputs, (group + 1) * inputs)
+                target = slice(group * outputs, (group + 1) * outputs)
+                y[..., target] += read[..., source] @ kernel[row, column, :, target]
     return y
 
 
 @pytest.mark.parametrize("groups, stride, dilation", [(1, 1, 1), (4, 1, 1), (12, 2, 1), (3, 1, 2), (2, 2, 1)])
-def test_it_and_its_gradients_are_those_of_each_group(groups, stride, dilation):
+def test_values_and_gradients_are_those_of_each_group(groups, stride, dilation):
     x, kernel = operands(groups)
 
     def convolve(x, kernel):
-        return grouped_convolution(x, kernel, (stride, stride), [(dilation, dilation)] * 2, rhs_dilation=(dilation, dilation), dimension_numbers=LAYOUT, feature_group_count=groups)
+        return grouped_convolution(
+            x, kernel, (stride, stride), [(dilation, dilation)] * 2, rhs_dilation=(dilation, dilation),
+            dimension_numbers=LAYOUT, feature_group_count=groups,
+        )  # fmt: skip
 
     with jax.enable_x64(True):
         expected = oracle(x, kernel, groups, stride, dilation)
@@ -43,17 +48,21 @@ def test_it_and_its_gradients_are_those_of_each_group(groups, stride, dilation):
         trained, backward = jax.vjp(convolve, x, kernel)
         np.testing.assert_allclose(trained, expected, atol=1e-12)
         cotangent = np.random.default_rng(1).standard_normal(expected.shape)
-        of_x, of_kernel = map(np.asarray, backward(cotangent))
-    # it is linear in each operand, so the gradient along a direction is the operation on that direction
+        x_gradient, kernel_gradient = map(np.asarray, backward(cotangent))
+    # linear in each operand, so that the derivative along a direction is the operation on that direction
     random = np.random.default_rng(2)
-    along_x, along_kernel = random.standard_normal(x.shape), random.standard_normal(kernel.shape)
-    np.testing.assert_allclose((of_x * along_x).sum(), (cotangent * oracle(along_x, kernel, groups, stride, dilation)).sum(), rtol=1e-11)
-    np.testing.assert_allclose((of_kernel * along_kernel).sum(), (cotangent * oracle(x, along_kernel, groups, stride, dilation)).sum(), rtol=1e-11)
+    dx, dkernel = random.standard_normal(x.shape), random.standard_normal(kernel.shape)
+    for gradient, direction, operands_ in (
+        (x_gradient, dx, (dx, kernel)),
+        (kernel_gradient, dkernel, (x, dkernel)),
+    ):
+        expected = (cotangent * oracle(*operands_, groups, stride, dilation)).sum()
+        np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("platform, convolutions", [("cpu", 4), ("tpu", 1), ("cuda", 1)])
-def test_a_cpu_trains_group_by_group(platform, convolutions):
-    """The kernel's gradient as one operation (batch groups) is what a CPU must not be given; without gradients there is one convolution everywhere."""
+@pytest.mark.parametrize("platform, convolutions", [("cpu", 4), ("tpu", 1), ("gpu", 1)])
+def test_only_cpu_differentiates_group_by_group(platform, convolutions):
+    """A CPU must not get the kernel's gradient as one operation; the forward pass is one everywhere."""
 
     def convolve(x, kernel):
         return grouped_convolution(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT, feature_group_count=4)
@@ -62,9 +71,11 @@ def test_a_cpu_trains_group_by_group(platform, convolutions):
         return jax.grad(lambda kernel: jnp.square(convolve(x, kernel)).sum())(kernel)
 
     def program(function):
-        return jax.jit(function).trace(*operands(4, np.float32)).lower(lowering_platforms=(platform,)).as_text()
+        with compiling_for(platform):
+            traced = jax.jit(function).trace(*operands(4, np.float32))
+            return traced.lower(lowering_platforms=("cuda" if platform == "gpu" else platform,)).as_text()
 
     assert program(convolve).count("stablehlo.convolution") == 1
     text = program(gradient)
-    assert text.count("stablehlo.convolution") == 2 * convolutions  # forwards, and the kernel's gradient
+    assert text.count("stablehlo.convolution") == 2 * convolutions  # forward, and the kernel's gradient
     assert ("batch_group_count = 4" in text) == (platform != "cpu")

@@ -1,4 +1,4 @@
-"""The heads and the forms of the backbone that the paper's variants ask for, each against its definition."""
+"""Heads and variants of the backbone, each against its definition."""
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,11 @@ def drawn(module: nn.Module, *inputs, seed: int = 0):
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
+
+
+def shapes(module: nn.Module, *inputs):
+    """Shapes of output and variables; nothing is computed."""
+    return jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), *inputs))
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -46,7 +51,8 @@ def test_keypoint_head_is_a_transposed_convolution_and_a_bilinear_enlargement():
         size = maps.shape[axis]
         position = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
         low = np.floor(position).astype(int)
-        high, share = np.minimum(low + 1, size - 1), np.expand_dims(position - low, tuple(range(1, maps.ndim - axis)))
+        high = np.minimum(low + 1, size - 1)
+        share = np.expand_dims(position - low, tuple(range(1, maps.ndim - axis)))
         return np.take(maps, low, axis) * (1 - share) + np.take(maps, high, axis) * share
 
     expected = enlarge(enlarge(maps, 1), 2).transpose(0, 3, 1, 2)
@@ -65,24 +71,26 @@ def test_keypoint_head_is_a_transposed_convolution_and_a_bilinear_enlargement():
         (MaskHeadConfig(channels=4, head="mlp", layers=3, class_agnostic=True), 1),
     ],
 )
-def test_forms_of_the_mask_branch(config, maps):
+def test_mask_head_has_the_configured_layers_and_maps(config, maps):
     head, rois = MaskHead(config, num_classes=5), noise(2, 3, 4, 6)
-    out, variables = jax.eval_shape(lambda: head.init_with_output(jax.random.key(0), rois))
+    out, variables = shapes(head, rois)
     assert out.shape == (2, 6, 8, maps)
     layers = {name for name in variables["params"] if name.startswith(("conv", "fc"))}
-    assert layers == {f"{'fc' if config.head == 'mlp' else 'conv'}{index}" for index in range(1, config.layers + 1)}
+    kind = "fc" if config.head == "mlp" else "conv"
+    assert layers == {f"{kind}{index}" for index in range(1, config.layers + 1)}
 
 
-def test_the_masks_of_mlp_are_as_the_matrix_says():
+def test_mlp_mask_head_is_a_reshaped_matrix_product():
     head, rois = MaskHead(MaskHeadConfig(channels=4, head="mlp", layers=1), num_classes=2), noise(3, 2, 3, 5)
     variables = drawn(head, rois)
-    hidden = np.maximum(rois.reshape(3, -1) @ variables["params"]["fc1"]["kernel"] + variables["params"]["fc1"]["bias"], 0)
-    expected = hidden @ variables["params"]["logits"]["kernel"] + variables["params"]["logits"]["bias"]
+    fc1, logits = variables["params"]["fc1"], variables["params"]["logits"]
+    hidden = np.maximum(rois.reshape(3, -1) @ fc1["kernel"] + fc1["bias"], 0)
+    expected = hidden @ logits["kernel"] + logits["bias"]
     np.testing.assert_allclose(head.apply(variables, rois), expected.reshape(3, 4, 6, 2), atol=1e-4)
 
 
-def test_probabilities_of_competing_masks():
-    """With softmax a pixel is shared by the classes and background; with sigmoid each class has its own."""
+def test_mask_probabilities_of_each_loss():
+    """Softmax divides a pixel among classes and background; sigmoid treats each class on its own."""
     logits, classes = noise(1, 4, 2, 2, 4), np.array([[0, 1, 2, 0]])
     shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
@@ -90,13 +98,16 @@ def test_probabilities_of_competing_masks():
         model = MaskRCNN(ModelConfig(num_classes=3, mask=MaskHeadConfig(**mask)))
         return model.apply({}, jnp.asarray(logits), jnp.asarray(classes), method="mask_probabilities")[0]
 
+    sigmoid = 1 / (1 + np.exp(-logits))
     for roi, kind in enumerate(classes[0]):
-        np.testing.assert_allclose(probabilities(logits, loss="softmax")[roi], shares[0, roi, ..., kind], atol=1e-6)
-        np.testing.assert_allclose(probabilities(logits)[roi], 1 / (1 + np.exp(-logits[0, roi, ..., kind])), atol=1e-6)
-    np.testing.assert_allclose(probabilities(logits[..., :1], class_agnostic=True), 1 / (1 + np.exp(-logits[0, ..., 0])), atol=1e-6)
+        softmax = probabilities(logits, loss="softmax")[roi]
+        np.testing.assert_allclose(softmax, shares[0, roi, ..., kind], atol=1e-6)
+        np.testing.assert_allclose(probabilities(logits)[roi], sigmoid[0, roi, ..., kind], atol=1e-6)
+    agnostic = probabilities(logits[..., :1], class_agnostic=True)
+    np.testing.assert_allclose(agnostic, sigmoid[0, ..., 0], atol=1e-6)
 
 
-def test_without_layers_the_box_head_sees_the_mean():
+def test_box_head_without_layers_averages_positions():
     head, rois = BoxHead(BoxHeadConfig(fully_connected=0), num_classes=2), noise(3, 2, 2, 5)
     variables = drawn(head, rois)
     logits, deltas = head.apply(variables, rois)
@@ -109,10 +120,11 @@ def test_without_layers_the_box_head_sees_the_mean():
 # ---- backbones ----
 
 
-def test_dilated_res5_has_the_cells_of_res5_and_as_many_between():
-    """Where the first 1x1 convolution reduces the resolution, all 3x3 kernels read every second cell: those of c5 are among dc5's."""
+def test_dilated_res5_contains_the_cells_of_res5():
+    """With the stride in the first 1x1 convolution, cells of c5 are every second cell of dc5."""
     images = noise(1, 96, 64, 3)
-    c5, dc5 = (ResNet(BackboneConfig(name="resnet50", width=4, features=features)) for features in ("c5", "dc5"))
+    configs = [BackboneConfig(name="resnet50", width=4, features=features) for features in ("c5", "dc5")]
+    c5, dc5 = map(ResNet, configs)
     variables = tiny.jittered(jax.eval_shape(c5.init, jax.random.key(0), images))
     coarse, fine = (jax.jit(lambda model=model: model.apply(variables, images)[-1])() for model in (c5, dc5))
     assert coarse.shape == (1, 3, 2, 128) and fine.shape == (1, 6, 4, 128)
@@ -120,34 +132,41 @@ def test_dilated_res5_has_the_cells_of_res5_and_as_many_between():
     assert np.abs(np.asarray(fine[:, 1::2, 1::2]) - coarse).max() > 1e-2 * np.abs(coarse).max()
 
 
-def test_c4_stops_before_res5_which_then_reads_rois():
+def test_c4_stops_before_res5_which_is_applied_to_rois():
     config = BackboneConfig(name="resnet18", width=4, features="c4")
-    features, variables = jax.eval_shape(lambda: ResNet(config).init_with_output(jax.random.key(0), jnp.zeros((1, 64, 96, 3))))
+    features, variables = shapes(ResNet(config), jnp.zeros((1, 64, 96, 3)))
     assert [x.shape for x in features] == [(1, 16, 24, 4), (1, 8, 12, 8), (1, 4, 6, 16)]
     assert not any(name.startswith("res5") for name in variables["params"])
     for stride, side in ((1, 7), (2, 4)):
-        out, variables = jax.eval_shape(lambda stride=stride: Res5(config, stride).init_with_output(jax.random.key(0), jnp.zeros((5, 7, 7, 16))))
+        out, variables = shapes(Res5(config, stride), jnp.zeros((5, 7, 7, 16)))
         assert out.shape == (5, side, side, 32) and set(variables["params"]) == {"res5_0", "res5_1"}
 
 
 def test_groups_divide_the_3x3_convolution():
     config = BackboneConfig(name="resnet50", groups=4, group_width=8, stride_in_1x1=False)
     variables = jax.eval_shape(ResNet(config).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    shapes = [{name: leaf["kernel"].shape for name, leaf in variables["params"][f"res{number}_1"].items()} for number in range(2, 6)]
-    for index, block in enumerate(shapes):
-        inner, outer = 32 * 2**index, 256 * 2**index
-        assert block == {"conv1": (1, 1, outer, inner), "conv2": (3, 3, inner // 4, inner), "conv3": (1, 1, inner, outer)}
+    for index in range(4):
+        block, inner, outer = variables["params"][f"res{index + 2}_1"], 32 * 2**index, 256 * 2**index
+        assert {name: leaf["kernel"].shape for name, leaf in block.items()} == {
+            "conv1": (1, 1, outer, inner), "conv2": (3, 3, inner // 4, inner), "conv3": (1, 1, inner, outer),
+        }  # fmt: skip
 
 
 def test_non_local_block_attends_to_every_position():
     x = noise(2, 4, 6, 8)
     block = NonLocalBlock()
     variables = drawn(block, x)
-    parts = {name: (x @ part["kernel"] + part["bias"]).astype(np.float64) for name, part in variables["params"].items() if name != "out"}
-    pooled = {name: parts[name].reshape(2, 2, 2, 3, 2, 4).max(axis=(2, 4)).reshape(2, 6, 4) for name in ("phi", "g")}
-    products = np.einsum("bic,bjc->bij", parts["theta"].reshape(2, 24, 4), pooled["phi"]) / 2  # the root of four channels
+    layers = variables["params"]
+    theta, phi, g = (
+        np.float64(x @ layers[name]["kernel"] + layers[name]["bias"]) for name in ("theta", "phi", "g")
+    )
+    phi, g = (part.reshape(2, 2, 2, 3, 2, 4).max(axis=(2, 4)).reshape(2, 6, 4) for part in (phi, g))
+    products = np.einsum("bic,bjc->bij", theta.reshape(2, 24, 4), phi) / 2  # the root of four channels
     weights = np.exp(products - products.max(-1, keepdims=True))
-    seen = np.einsum("bij,bjc->bic", weights / weights.sum(-1, keepdims=True), pooled["g"]).reshape(2, 4, 6, 4)
-    out = variables["params"]["out"]
-    np.testing.assert_allclose(block.apply(variables, x), x + seen @ out["kernel"] + out["bias"], atol=1e-4)
-    np.testing.assert_array_equal(block.apply(block.init(jax.random.key(0), x), x), x)  # at first nothing changes
+    weights /= weights.sum(-1, keepdims=True)
+    seen = np.einsum("bij,bjc->bic", weights, g).reshape(2, 4, 6, 4)
+    out = layers["out"]
+    expected = x + seen @ out["kernel"] + out["bias"]
+    np.testing.assert_allclose(block.apply(variables, x), expected, atol=1e-4)
+    initial = block.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(block.apply(initial, x), x)

@@ -51,16 +51,22 @@ def test_the_cell_of_a_keypoint(x, y, visibility, cell):
 def test_boxes_without_area_hold_nothing():
     boxes = np.float32([[10, 20, 10, 48], [10, 20, 24, 20], [10, 20, 10, 20], [0, 0, 0, 0], [24, 48, 10, 20]])
     points = np.stack([boxes[:, :2], boxes[:, 2:], (boxes[:, :2] + boxes[:, 2:]) / 2], axis=1)
-    cells, valid = jax.jit(ops.keypoint_targets, static_argnums=2)(np.concatenate([points, np.full((5, 3, 1), 2, np.float32)], axis=2), boxes, 7)
+    cells, valid = jax.jit(ops.keypoint_targets, static_argnums=2)(
+        np.concatenate([points, np.full((5, 3, 1), 2, np.float32)], axis=2), boxes, 7
+    )
     assert not valid.any() and not cells.any()
 
 
 def test_targets_of_many_images_are_those_of_each(arrays):
     keypoints, boxes = arrays["keypoints"][:12].reshape(3, 4, 17, 3), arrays["rois"][:12].reshape(3, 4, 4)
-    cells, valid = jax.jit(jax.vmap(lambda points, rois: ops.keypoint_targets(points, rois, 56)))(keypoints, boxes)
+    cells, valid = jax.jit(jax.vmap(lambda points, rois: ops.keypoint_targets(points, rois, 56)))(
+        keypoints, boxes
+    )
     np.testing.assert_array_equal(cells.reshape(12, 17), arrays["tv_heatmap_idx"][:12])
     np.testing.assert_array_equal(valid.reshape(12, 17), arrays["tv_valid"][:12])
-    cells, valid = jax.eval_shape(lambda points, rois: ops.keypoint_targets(points, rois, 56), jnp.zeros((2, 0, 3)), jnp.zeros((2, 4)))
+    cells, valid = jax.eval_shape(
+        lambda points, rois: ops.keypoint_targets(points, rois, 56), jnp.zeros((2, 0, 3)), jnp.zeros((2, 4))
+    )
     assert cells.shape == valid.shape == (2, 0)
 
 
@@ -81,7 +87,7 @@ def cubic(distance):
 
 
 def weights(size, cells):
-    """What each of `cells` contributes to each of `size` pixels along one axis; beyond the border the last one again."""
+    """Weights of cells in each pixel along one axis, with the border replicated."""
     places = (np.arange(size) + 0.5) * cells / size - 0.5
     matrix = np.zeros((size, cells))
     for tap in range(-2, cells + 2):
@@ -91,15 +97,17 @@ def weights(size, cells):
 
 @pytest.mark.parametrize("width, height", [(200, 400), (31, 12.5), (56, 56), (7.2, 90), (0.4, 3)])
 def test_the_maximum_of_the_resized_map(width, height):
-    """Where it is and how high, of noise, ramps and single spikes, at borders and corners too, against the definition in double precision."""
+    """Position and logit in noise, ramps and single spikes, also at borders, against float64."""
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(14, 14)) for _ in range(8)]
-    maps += [slope[0] * np.arange(14) + slope[1] * np.arange(14)[:, None] for slope in rng.normal(size=(4, 2))]
+    maps += [
+        slope[0] * np.arange(14) + slope[1] * np.arange(14)[:, None] for slope in rng.normal(size=(4, 2))
+    ]
     for place in [(0, 0), (0, 13), (13, 5), (13, 13), (6, 7)]:
         maps.append(rng.normal(size=(14, 14)) * 0.01)
         maps[-1][place] += 30
     logits = np.float32(maps)[None]
-    found = ops.decode_keypoints(logits, np.float32([[5, 6, 5 + width, 6 + height]]))[0]
+    found = ops.decode_keypoints(np.float32(logits), np.float32([[5, 6, 5 + width, 6 + height]]))[0]
     shown = max(1, int(np.ceil(height))), max(1, int(np.ceil(width)))
     pixels = max(1, height) / shown[0], max(1, width) / shown[1]
     for keypoint, one in zip(found, logits[0].astype(float), strict=True):
@@ -121,14 +129,20 @@ def test_a_target_decodes_to_its_own_place():
     corners, sides = rng.uniform(0, 50, (20, 2)), rng.uniform(60, 150, (20, 2))
     boxes = np.float32(np.concatenate([corners, corners + sides], axis=1))
     points = np.float32(corners[:, None] + rng.uniform(0.05, 0.95, (20, 3, 2)) * sides[:, None])
-    cells, valid = ops.keypoint_targets(np.concatenate([points, np.ones((20, 3, 1), np.float32)], axis=2), boxes, 28)
+    cells, valid = ops.keypoint_targets(
+        np.concatenate([points, np.ones((20, 3, 1), np.float32)], axis=2), boxes, 28
+    )
     assert valid.all()
     logits = np.where(np.arange(28 * 28) == np.asarray(cells)[..., None], 20, 0).reshape(20, 3, 28, 28)
-    found = ops.decode_keypoints(logits, boxes)
-    assert (np.abs(found[..., :2] - points) <= 0.5 * sides[:, None] / 28 + 1).all()  # half a cell, and the pixel
+    found = ops.decode_keypoints(np.float32(logits), boxes)
+    assert (
+        np.abs(found[..., :2] - points) <= 0.5 * sides[:, None] / 28 + 1
+    ).all()  # half a cell, and the pixel
 
 
 def test_a_box_of_one_pixel_may_miss_a_sharp_maximum():
     maps = np.zeros((1, 1, 56, 56), np.float32)
     maps[0, 0, 3, 3] = 1e4
-    np.testing.assert_allclose(ops.decode_keypoints(maps, np.float32([[4, 5, 4.5, 5.5]])), [[[4.5, 5.5, 0, 0]]])
+    np.testing.assert_allclose(
+        ops.decode_keypoints(maps, np.float32([[4, 5, 4.5, 5.5]])), [[[4.5, 5.5, 0, 0]]]
+    )

@@ -1,4 +1,4 @@
-"""Mask targets: by hand, against a slow float64 reference, the libraries' targets, and the mask of the whole image."""
+"""Mask targets: by hand, against the oracle, the libraries, and the mask of the whole image."""
 
 import jax
 import jax.numpy as jnp
@@ -24,36 +24,54 @@ def test_a_box_equal_to_the_frame_gives_the_mask_itself():
 
 def test_bins_by_hand():
     square = jnp.asarray([[0.0, 0.0, 2.0, 2.0]])
-    # columns of samples at 1/4, 3/4, 5/4, 7/4; the cells' centres lie at 1/2 and 3/2, so they read 0, 1/4, 3/4, 1
+    # columns of samples at 1/4, 3/4, 5/4, 7/4; the cells' centres lie at 1/2 and 3/2, so they read 0, 1/4,
+    # 3/4, 1
     np.testing.assert_allclose(crop_masks(HALF, square, square, 2), [[[0.125, 0.875]] * 2], rtol=1e-6)
     np.testing.assert_allclose(crop_masks(HALF, square, square, 1), [[[0.5]]], rtol=1e-6)
     # half a cell further: samples at 3/4, 5/4, 7/4 and, beyond the frame, 9/4
-    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, half_pixel=False), [[[0.5, 0.5], [0.25, 0.25]]], rtol=1e-6)
-    np.testing.assert_allclose(crop_masks(HALF, square, square, 2, half_pixel=False, border=0.5), [[[0.5, 1]] * 2], rtol=1e-6)
+    np.testing.assert_allclose(
+        crop_masks(HALF, square, square, 2, half_pixel=False), [[[0.5, 0.5], [0.25, 0.25]]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        crop_masks(HALF, square, square, 2, half_pixel=False, border=0.5), [[[0.5, 1]] * 2], rtol=1e-6
+    )
 
 
 def test_rows_are_y():
     square = jnp.asarray([[0.0, 0.0, 2.0, 2.0]])
-    np.testing.assert_allclose(crop_masks(HALF.swapaxes(1, 2), square, square, 2), [[[0.125] * 2, [0.875] * 2]], rtol=1e-6)
+    np.testing.assert_allclose(
+        crop_masks(HALF.swapaxes(1, 2), square, square, 2), [[[0.125] * 2, [0.875] * 2]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 def test_a_full_mask_ends_at_its_frame(sampling_ratio):
     ones, frame = jnp.ones((1, 8, 8)), jnp.asarray([[10.0, 10.0, 26.0, 26.0]])
     boxes = jnp.asarray([[-6.0, 10.0, 26.0, 42.0]])  # its right upper quarter is the frame
-    np.testing.assert_allclose(crop_masks(ones, frame, boxes, 4, sampling_ratio)[0], np.kron([[0, 1], [0, 0]], np.ones((2, 2))), atol=1e-6)
+    np.testing.assert_allclose(
+        crop_masks(ones, frame, boxes, 4, sampling_ratio)[0],
+        np.kron([[0, 1], [0, 0]], np.ones((2, 2))),
+        atol=1e-6,
+    )
 
 
 def test_a_box_outside_the_frame_is_empty():
     ones, frame = jnp.ones((4, 8, 8)), jnp.asarray([[10.0, 10.0, 26.0, 26.0]]).repeat(4, axis=0)
-    boxes = jnp.asarray([[27.0, 10.0, 40.0, 26.0], [-9.0, 10.0, 9.0, 26.0], [10.0, 30.0, 26.0, 33.0], [-900.0, -900.0, -800.0, -800.0]])
+    boxes = jnp.asarray(
+        [
+            [27.0, 10.0, 40.0, 26.0],
+            [-9.0, 10.0, 9.0, 26.0],
+            [10.0, 30.0, 26.0, 33.0],
+            [-900.0, -900.0, -800.0, -800.0],
+        ]
+    )
     assert not crop_masks(ones, frame, boxes, 4).any()
     assert crop_masks(ones, frame, frame, 4).all()
 
 
 @pytest.fixture(scope="module")
 def framed():
-    """Soft masks of 10 x 12 cells, frames of any size, and boxes that lie within, across and around them, one inverted and one empty."""
+    """Soft masks of 10 x 12 cells, their boxes, and boxes within, across and around them."""
     rng = np.random.default_rng(9)
     corner = rng.uniform(0, 50, (24, 2))
     side = rng.uniform(5, 60, (24, 2))
@@ -73,7 +91,9 @@ def test_equals_roi_align_of_the_framed_mask(framed, sampling_ratio, half_pixel)
     for mask, frame, box, target in zip(masks, np.float64(frames), np.float64(boxes), targets, strict=True):
         cells = np.tile([12, 10] / (frame[2:] - frame[:2]), 2)
         inside = (box - np.tile(frame[:2], 2)) * cells
-        expected = oracles.roi_align(mask[..., None], inside[None], (5, 5), samples=sampling_ratio, half_pixel=half_pixel)
+        expected = oracles.roi_align(
+            mask[..., None], inside[None], (5, 5), samples=sampling_ratio, half_pixel=half_pixel
+        )
         np.testing.assert_allclose(target, expected[0, ..., 0], atol=2e-5, rtol=0)
 
 
@@ -84,11 +104,13 @@ def test_equals_the_libraries(golden, size):
     image = np.float32([[0, 0, 128, 96]]).repeat(len(boxes), axis=0)
     soft = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, half_pixel=False, border=0.5))
     comparable = np.ones_like(soft, bool)
-    if size == 14:  # these bins' first samples lie at -10 + (2 + 1/10) 60/14 = -1, just where reading ends: rounding decides
+    if size == 14:  # these bins' first samples lie at -10 + (2 + 1/10) 60/14 = -1, on the limit of sampling
         comparable[2, :, 2] = False
     np.testing.assert_allclose(soft[comparable], arrays[f"tv_project_M{size}"][comparable], atol=2e-5, rtol=0)
 
-    half_pixel = np.asarray(crop_masks(masks, image, boxes, size, sampling_ratio=0, half_pixel=True, border=0.5))
+    half_pixel = np.asarray(
+        crop_masks(masks, image, boxes, size, sampling_ratio=0, half_pixel=True, border=0.5)
+    )
     clear = np.abs(half_pixel - 0.5) > 2e-5
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(half_pixel[clear] >= 0.5, arrays[f"d2_bit_crop_M{size}"][clear])
@@ -97,10 +119,14 @@ def test_equals_the_libraries(golden, size):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
 @pytest.mark.parametrize("size", [14, 28])
 def test_polygons_nearly_equal_detectron2(golden, size):
-    """It draws polygons into the bins of the proposal; here they are drawn into the image and read from there, which moves edges a little."""
+    """Detectron2 draws polygons into the bins; here into the image, which moves edges a little."""
     arrays = golden("mask_targets")
-    parts = [[arrays[name].tolist() for name in sorted(arrays) if name.startswith(f"poly_{i}_")] for i in range(4)]
-    drawn = np.stack([coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 96, 128))) for polygons in parts])
+    parts = [
+        [arrays[name].tolist() for name in sorted(arrays) if name.startswith(f"poly_{i}_")] for i in range(4)
+    ]
+    drawn = np.stack(
+        [coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 96, 128))) for polygons in parts]
+    )
     np.testing.assert_array_equal(drawn, arrays["d2_poly_bitmask"])
     match, frames, proposals = arrays["match_idx"], arrays["d2_poly_boxes"], arrays["boxes"]
     kept = np.stack([crop_mask(mask, box, 112) for mask, box in zip(drawn, frames, strict=True)])
@@ -113,14 +139,18 @@ def test_polygons_nearly_equal_detectron2(golden, size):
 
 @pytest.fixture(scope="module")
 def ellipses():
-    """Bitmaps of 32 turned ellipses in 96 x 128 pixels, their tight boxes, and proposals that miss each by up to 15% of its sides."""
+    """Bitmaps of 32 rotated ellipses, their tight boxes, and proposals up to 15% of the sides off."""
     rng = np.random.default_rng(10)
     y, x = np.mgrid[:96, :128] + 0.5
     bitmaps = []
     for _ in range(32):
         turn, a, b = rng.uniform(0, np.pi), rng.uniform(10, 30), rng.uniform(10, 30)
         dx, dy = x - rng.uniform(35, 93), y - rng.uniform(35, 61)
-        bitmaps.append(((dx * np.cos(turn) + dy * np.sin(turn)) / a) ** 2 + ((dy * np.cos(turn) - dx * np.sin(turn)) / b) ** 2 <= 1)
+        bitmaps.append(
+            ((dx * np.cos(turn) + dy * np.sin(turn)) / a) ** 2
+            + ((dy * np.cos(turn) - dx * np.sin(turn)) / b) ** 2
+            <= 1
+        )
     spans = [(np.flatnonzero(bitmap.any(axis=0)), np.flatnonzero(bitmap.any(axis=1))) for bitmap in bitmaps]
     boxes = np.float32([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] for columns, rows in spans])
     proposals = boxes + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * rng.uniform(-0.15, 0.15, boxes.shape)
@@ -128,7 +158,7 @@ def ellipses():
 
 
 def test_a_mask_kept_in_its_own_box_gives_the_target_of_the_whole_bitmap(ellipses):
-    """Up to the resampling: 112 x 112 bits in place of the object's pixels change less than 1% of the target's bits."""
+    """Resampling to 112 x 112 bits changes less than 1% of the target's bits."""
     bitmaps, boxes, proposals = ellipses
     image = np.float32([[0, 0, 128, 96]]).repeat(len(boxes), axis=0)
     kept = crop_masks(bitmaps, image, boxes, 112) >= 0.5
@@ -143,16 +173,31 @@ def test_cutting_a_bitmap_to_whole_pixels_changes_nothing_inside(ellipses):
     for bitmap, box in zip(bitmaps[:2], boxes[:2], strict=True):
         x1, y1, x2, y2 = box.astype(int)
         inner = (box + np.float32([0.6, 3.3, -5.2, -0.7]))[None]
-        cut = ops.crop_masks(jnp.asarray(bitmap[None, y1:y2, x1:x2]), jnp.asarray(box)[None], jnp.asarray(inner), 14)
-        np.testing.assert_allclose(cut, crop_masks(bitmap[None], np.float32([[0, 0, 128, 96]]), inner, 14), atol=2e-5)
+        cut = ops.crop_masks(
+            jnp.asarray(bitmap[None, y1:y2, x1:x2]), jnp.asarray(box)[None], jnp.asarray(inner), 14
+        )
+        np.testing.assert_allclose(
+            cut, crop_masks(bitmap[None], np.float32([[0, 0, 128, 96]]), inner, 14), atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_any_finite_frame_and_box_gives_shares(sampling_ratio):
-    strange = np.float32([[3, 3, 3, 3], [9, 9, 2, 2], [-1e30, -1e30, 1e30, 1e30], [1e30, 0, -1e30, 1e-40], [0, 0, 8, 8], [5, 0, 5, 9]])
+    strange = np.float32(
+        [
+            [3, 3, 3, 3],
+            [9, 9, 2, 2],
+            [-1e30, -1e30, 1e30, 1e30],
+            [1e30, 0, -1e30, 1e-40],
+            [0, 0, 8, 8],
+            [5, 0, 5, 9],
+        ]
+    )
     frames, boxes = strange.repeat(len(strange), axis=0), np.tile(strange, (len(strange), 1))
     for half_pixel in (False, True):
-        target = np.asarray(crop_masks(np.ones((len(frames), 6, 6), np.uint8), frames, boxes, 4, sampling_ratio, half_pixel))
+        target = np.asarray(
+            crop_masks(np.ones((len(frames), 6, 6), np.uint8), frames, boxes, 4, sampling_ratio, half_pixel)
+        )
         assert np.isfinite(target).all() and target.min() >= 0 and target.max() <= 1 + 1e-6
 
 

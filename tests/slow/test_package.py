@@ -1,4 +1,5 @@
-"""The package as users install it: wheel and sdist, in an environment of its own, in a folder of the user's own."""
+"""The package as users install it: wheel and sdist, in an environment of its own, in a folder of the user's
+own."""
 
 import os
 import shutil
@@ -16,7 +17,9 @@ from paths import REPOSITORY
 
 import mrcnn_jax
 
-SOURCES = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "mrcnn_jax", "experiments", "benchmarks")
+SOURCES = (
+    "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "mrcnn_jax", "experiments", "benchmarks",
+)  # fmt: skip
 
 
 def run(*command: str | Path, cwd: Path, timeout: int = 300, **environment: str) -> str:
@@ -41,7 +44,8 @@ def distributions(tmp_path_factory) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "results"))
         else:
             shutil.copy(source, target)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "checkout", cwd=folder)
+    build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist")
+    run(*build, folder / "checkout", cwd=folder)
     return folder / "dist"
 
 
@@ -67,7 +71,7 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in ("experiments", "benchmarks"):
         (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise AssertionError('the library imports a folder of the user')")
+        (folder / name / "__init__.py").write_text("raise AssertionError('a folder of the user is imported')")
     return folder
 
 
@@ -95,9 +99,9 @@ def test_metadata_is_ready_for_an_index(distributions):
 def test_the_installed_command_trains_and_predicts(environment, project):
     assert "usage: mrcnn COMMAND" in run(environment / "mrcnn", "--help", cwd=project)
     small = (
-        "--train.steps", "20", "--train.decay-steps", "--train.images-per-device", "2", "--train.checkpoint-every", "20",
-        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32", "--model.box.channels", "32",
-        "--model.mask.channels", "16", "--evaluation.pictures", "2",
+        "--train.steps", "20", "--train.decay-steps", "--train.images-per-device", "2",
+        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32",
+        "--model.box.channels", "32", "--model.mask.channels", "16", "--evaluation.pictures", "2",
     )  # fmt: skip
     out = run(environment / "mrcnn", "train", "demo", *small, cwd=project, timeout=600)
     assert (project / "runs/demo/metrics.json").exists(), out

@@ -1,4 +1,4 @@
-"""Heads, targets and losses together: features in, losses and proposals out, with the weights and the results of Detectron2."""
+"""Heads, targets and losses together, with weights, features and results of Detectron2."""
 
 import dataclasses
 
@@ -28,8 +28,8 @@ def arrays(golden):
 
 def layer(arrays, name):
     """Weights [out, in, ...] as Flax has them, [..., in, out]."""
-    weight = arrays[f"{name}.weight"]
-    return {"kernel": jnp.asarray(np.moveaxis(weight, (1, 0), (-2, -1))), "bias": jnp.asarray(arrays[f"{name}.bias"])}
+    kernel = np.moveaxis(arrays[f"{name}.weight"], (1, 0), (-2, -1))
+    return {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(arrays[f"{name}.bias"])}
 
 
 # ---- region proposal network
@@ -43,18 +43,20 @@ def rpn(arrays):
     pyramid = [jnp.asarray(arrays[f"rpn_feat_p{level}"].transpose(0, 2, 3, 1)) for level in range(2, 7)]
     logits, deltas = jax.jit(RPNHead(anchors_per_cell=3).apply)(weights, pyramid)
     grids = [level.shape[1:3] for level in pyramid]
-    anchors = ops.pyramid_anchors(EVERY_ANCHOR.anchor_sizes, EVERY_ANCHOR.aspect_ratios, grids, STRIDES["fpn"])
+    sizes, ratios = EVERY_ANCHOR.anchor_sizes, EVERY_ANCHOR.aspect_ratios
+    anchors = ops.pyramid_anchors(sizes, ratios, grids, STRIDES["fpn"])
     return logits, deltas, [jnp.asarray(level) for level in anchors]
 
 
 @pytest.fixture(scope="module")
 def targets(arrays, rpn):
-    """Of both images, with a fourth object slot that is empty."""
+    """Targets of both images, with a fourth, invalid object slot."""
     anchors = jnp.concatenate(rpn[2])
     boxes = jnp.pad(arrays["rpn_gt"], ((0, 0), (0, 1), (0, 0)))
     valid, none = jnp.arange(4) < 3, jnp.zeros(4, bool)
-    make = jax.jit(jax.vmap(lambda boxes: rpn_targets(jax.random.key(0), anchors, boxes, valid, none, EVERY_ANCHOR)))
-    return make(boxes)
+    key = jax.random.key(0)
+    make = jax.vmap(lambda boxes: rpn_targets(key, anchors, boxes, valid, none, EVERY_ANCHOR))
+    return jax.jit(make)(boxes)
 
 
 def test_anchors(arrays, rpn):
@@ -64,7 +66,8 @@ def test_anchors(arrays, rpn):
 
 def test_labels_of_anchors(arrays, targets):
     for image in range(2):
-        index, positive, valid = (np.asarray(leaf[image]) for leaf in (targets.index, targets.positive, targets.valid))
+        sampled = targets.index, targets.positive, targets.valid
+        index, positive, valid = (np.asarray(leaf[image]) for leaf in sampled)
         labels = np.full(ANCHORS, -1)
         labels[index[valid]] = positive[valid]
         assert len(set(index[valid])) == valid.sum() and set(labels) == {-1, 0, 1}
@@ -74,18 +77,22 @@ def test_labels_of_anchors(arrays, targets):
 def test_matched_boxes_of_anchors(arrays):
     anchors = jnp.asarray(arrays["rpn_anchors"])
     for boxes, expected in zip(jnp.asarray(arrays["rpn_gt"]), arrays["rpn_matched_boxes"], strict=True):
-        index, _ = ops.match(lambda slot, boxes=boxes: ops.iou(boxes[slot][None], anchors)[0], ANCHORS, jnp.ones(3, bool), 0.7, 0.3)
+        def iou(slot, boxes=boxes):
+            return ops.iou(boxes[slot][None], anchors)[0]
+
+        index, _ = ops.match(iou, ANCHORS, jnp.ones(3, bool), 0.7, 0.3)
         np.testing.assert_array_equal(boxes[index][::7], expected)
 
 
 def test_rpn_losses(arrays, rpn, targets):
-    """Detectron2 divides both by samples_per_image for each image, however many there were, and takes L1."""
+    """Detectron2 divides both by the nominal number of samples, and takes L1."""
     logits, deltas = (jnp.concatenate(levels, axis=1) for levels in rpn[:2])
-    sampled = jnp.take_along_axis(logits, targets.index, axis=1), jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
-    divisor = 2 * EVERY_ANCHOR.samples_per_image
-    objectness = losses.objectness_loss(sampled[0], targets.positive, targets.valid) / divisor
+    logits = jnp.take_along_axis(logits, targets.index, axis=1)
+    deltas = jnp.take_along_axis(deltas, targets.index[..., None], axis=1)
+    divisor, beta = 2 * EVERY_ANCHOR.samples_per_image, EVERY_ANCHOR.smooth_l1_beta
+    objectness = losses.objectness_loss(logits, targets.positive, targets.valid) / divisor
     np.testing.assert_allclose(objectness, arrays["loss_rpn_cls"], rtol=1e-5)
-    box = losses.box_loss(sampled[1], targets.deltas, targets.positive, EVERY_ANCHOR.smooth_l1_beta) / divisor
+    box = losses.box_loss(deltas, targets.deltas, targets.positive, beta) / divisor
     np.testing.assert_allclose(box, arrays["loss_rpn_loc"], rtol=1e-5)
 
 
@@ -93,31 +100,39 @@ def test_rpn_losses(arrays, rpn, targets):
 def test_proposals(arrays, rpn, mode, before, after):
     logits, deltas, anchors = rpn
     sizes = jnp.asarray(arrays["rpn_sizes"], jnp.int32)
-    proposals = jax.jit(lambda logits, deltas: select_proposals(logits, deltas, anchors, sizes, before, after, 0.7))(logits, deltas)
+    select = jax.jit(lambda *outputs: select_proposals(*outputs, anchors, sizes, before, after, 0.7))
+    proposals = select(logits, deltas)
     for image in range(2):
         assert proposals.valid[image].all()
-        np.testing.assert_allclose(proposals.boxes[image], arrays[f"rpn_{mode}_prop{image}"], rtol=0, atol=1e-3)
+        expected = arrays[f"rpn_{mode}_prop{image}"]
+        np.testing.assert_allclose(proposals.boxes[image], expected, rtol=0, atol=1e-3)
         if mode == "train":
-            np.testing.assert_allclose(proposals.scores[image], arrays[f"rpn_train_logit{image}"], rtol=0, atol=1e-5)
+            expected = arrays[f"rpn_train_logit{image}"]
+            np.testing.assert_allclose(proposals.scores[image], expected, rtol=0, atol=1e-5)
 
 
 # ---- classes and boxes
 
 
 def test_box_head_and_its_losses(arrays):
-    """Without layers of its own the head is the two last ones, on features of one cell."""
+    """The head without hidden layers, on features of one cell."""
     config = dataclasses.replace(BoxHeadConfig(), fully_connected=0, smooth_l1_beta=0)
-    weights = {"params": {"classes": layer(arrays, "frcnn_cls_score"), "deltas": layer(arrays, "frcnn_bbox_pred")}}
-    logits, deltas = BoxHead(config, num_classes=5).apply(weights, jnp.asarray(arrays["frcnn_feat"])[:, None, None])
+    names = {"classes": "frcnn_cls_score", "deltas": "frcnn_bbox_pred"}
+    weights = {"params": {ours: layer(arrays, theirs) for ours, theirs in names.items()}}
+    features = jnp.asarray(arrays["frcnn_feat"])[:, None, None]
+    logits, deltas = BoxHead(config, num_classes=5).apply(weights, features)
     np.testing.assert_allclose(logits, arrays["frcnn_logits"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(deltas.reshape(2, 20), arrays["frcnn_deltas"], rtol=1e-5, atol=1e-6)
 
     classes = jnp.asarray(arrays["frcnn_cls"], jnp.int32)
     rows, positive = len(classes), classes < 5
-    np.testing.assert_allclose(losses.class_loss(logits, classes, jnp.ones(rows, bool)) / rows, arrays["frcnn_loss_cls"], rtol=1e-5)
-    targets = ops.encode(jnp.asarray(arrays["frcnn_gt"]), jnp.asarray(arrays["frcnn_proposals"]), config.delta_weights)
+    class_loss = losses.class_loss(logits, classes, jnp.ones(rows, bool)) / rows
+    np.testing.assert_allclose(class_loss, arrays["frcnn_loss_cls"], rtol=1e-5)
+    boxes, proposals = jnp.asarray(arrays["frcnn_gt"]), jnp.asarray(arrays["frcnn_proposals"])
+    targets = ops.encode(boxes, proposals, config.delta_weights)
     own = deltas[jnp.arange(rows), classes % 5]
-    np.testing.assert_allclose(losses.box_loss(own, targets, positive, config.smooth_l1_beta) / rows, arrays["frcnn_loss_box_reg"], rtol=1e-5)
+    box_loss = losses.box_loss(own, targets, positive, config.smooth_l1_beta) / rows
+    np.testing.assert_allclose(box_loss, arrays["frcnn_loss_box_reg"], rtol=1e-5)
 
 
 # ---- masks
@@ -143,5 +158,6 @@ def test_mask_loss_of_polygons(arrays):
     for match, box in zip(arrays["mask_match"], np.float64(arrays["mask_props"]), strict=True):
         points = arrays[f"mask_gt_poly{match}"].reshape(-1, 2)
         inside = (points - box[:2]) * 28 / (box[2:] - box[:2])
-        targets.append(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([inside.ravel().tolist()], 28, 28))))
+        polygons = coco_mask.frPyObjects([inside.ravel().tolist()], 28, 28)
+        targets.append(coco_mask.decode(coco_mask.merge(polygons)))
     np.testing.assert_allclose(mask_loss(arrays, np.stack(targets)), arrays["mask_loss_polygon"], rtol=1e-5)

@@ -19,7 +19,8 @@ def arrays(golden):
 @pytest.mark.parametrize("name, beta", [("0", 0.0), ("1_9", 1 / 9), ("0.5", 0.5), ("1", 1.0)])
 def test_smooth_l1_equals_fvcore_and_torch(arrays, name, beta):
     values = losses.smooth_l1(arrays["pred"], arrays["target"], beta)
-    gradient = jax.grad(lambda prediction: losses.smooth_l1(prediction, arrays["target"], beta).sum())(arrays["pred"])
+    summed = jax.grad(lambda prediction: losses.smooth_l1(prediction, arrays["target"], beta).sum())
+    gradient = summed(arrays["pred"])
     np.testing.assert_allclose(values, arrays[f"fv_beta{name}"], **CLOSE)
     np.testing.assert_allclose(gradient, arrays[f"fv_grad_beta{name}"], **CLOSE)
     if beta:
@@ -42,10 +43,10 @@ def test_class_and_box_loss_equal_torchvision(arrays):
         own = jnp.take_along_axis(deltas.reshape(rows, 6, 4), labels[:, None, None], axis=1)[:, 0]
         return losses.box_loss(own, arrays["frcnn_targets"], labels > 0, 1 / 9) / rows
 
-    for loss, given, name in ((class_loss, arrays["frcnn_logits"], "cls"), (box_loss, arrays["frcnn_reg"], "reg")):
-        value, gradient = jax.value_and_grad(loss)(given)
+    for loss, inputs, name in ((class_loss, "logits", "cls"), (box_loss, "reg", "reg")):
+        value, gradient = jax.value_and_grad(loss)(arrays[f"frcnn_{inputs}"])
         np.testing.assert_allclose(value, arrays[f"frcnn_loss_{name}"], rtol=1e-6)
-        np.testing.assert_allclose(gradient, arrays[f"frcnn_grad_{'logits' if name == 'cls' else 'reg'}"], rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(gradient, arrays[f"frcnn_grad_{inputs}"], rtol=1e-5, atol=1e-8)
 
 
 def test_mask_loss_equals_torchvision(arrays):
@@ -53,7 +54,8 @@ def test_mask_loss_equals_torchvision(arrays):
     logits = arrays["mask_logits"].astype(jnp.float32)[jnp.arange(5), arrays["mask_gt_labels"][match]]
     frames = jnp.asarray([[0.0, 0.0, 64.0, 64.0]] * 5)
     # torchvision's targets: adaptive sampling, unaligned, not made binary
-    targets = ops.crop_masks(arrays["mask_gt"][match].astype(jnp.float32), frames, proposals, 28, sampling_ratio=0, half_pixel=False, border=0.5)
+    masks = arrays["mask_gt"][match].astype(jnp.float32)
+    targets = ops.crop_masks(masks, frames, proposals, 28, sampling_ratio=0, half_pixel=False, border=0.5)
     value = losses.mask_loss(logits, targets, jnp.ones(5, bool)) / 5
     np.testing.assert_allclose(value, arrays["mask_loss_tv"], rtol=1e-6)
 
@@ -66,7 +68,8 @@ def summed_keypoint_loss(logits, keypoints, boxes):
 
 def test_keypoint_loss_equals_torchvision_and_detectron2(golden):
     expected = golden("keypoints")
-    value, count = summed_keypoint_loss(expected["loss_logits"], expected["keypoints"][:4], expected["rois"][:4])
+    keypoints, rois = expected["keypoints"][:4], expected["rois"][:4]
+    value, count = summed_keypoint_loss(expected["loss_logits"], keypoints, rois)
     np.testing.assert_allclose(value / count, expected["tv_loss"], rtol=1e-6)
     value, count = summed_keypoint_loss(expected["kp_logits"], expected["kp_gt"], expected["kp_props"])
     np.testing.assert_allclose(value / count, expected["kp_loss_norm_visible"], rtol=1e-6)
@@ -75,7 +78,8 @@ def test_keypoint_loss_equals_torchvision_and_detectron2(golden):
 
 def test_softmax_mask_loss_by_hand():
     rng = np.random.default_rng(3)
-    logits, targets, classes = rng.normal(size=(3, 4, 4, 6)), rng.integers(0, 2, (3, 4, 4)), np.array([0, 4, 2])
+    logits, targets = rng.normal(size=(3, 4, 4, 6)), rng.integers(0, 2, (3, 4, 4))
+    classes = np.array([0, 4, 2])
     positive = np.array([True, True, False])
     expected = 0.0
     for roi in np.flatnonzero(positive):
@@ -83,17 +87,19 @@ def test_softmax_mask_loss_by_hand():
             probabilities = np.exp(logits[roi, row, column]) / np.exp(logits[roi, row, column]).sum()
             label = classes[roi] if targets[roi, row, column] else 5  # the background
             expected -= np.log(probabilities[label]) / 16
-    value = losses.softmax_mask_loss(jnp.float32(logits), jnp.float32(targets), jnp.asarray(classes), jnp.asarray(positive))
+    operands = jnp.float32(logits), jnp.float32(targets), jnp.asarray(classes), jnp.asarray(positive)
+    value = losses.softmax_mask_loss(*operands)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_objectness_loss_by_hand():
-    logits, positive, valid = jnp.asarray([2.0, -1.0, 0.5, 9.0]), jnp.asarray([True, False, True, False]), jnp.asarray([True, True, True, False])
+    logits, positive = jnp.asarray([2.0, -1.0, 0.5, 9.0]), jnp.asarray([True, False, True, False])
+    valid = jnp.arange(4) < 3
     expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-0.5))
     np.testing.assert_allclose(losses.objectness_loss(logits, positive, valid), expected, rtol=1e-6)
 
 
-def test_what_is_not_sampled_gives_neither_loss_nor_gradient():
+def test_entries_not_sampled_give_neither_loss_nor_gradient():
     rng = np.random.default_rng(0)
     kept = jnp.asarray([True, False, True])
     cases = [
@@ -101,8 +107,10 @@ def test_what_is_not_sampled_gives_neither_loss_nor_gradient():
         (losses.class_loss, rng.normal(size=(3, 5)), lambda values: (values, jnp.asarray([1, 4, 0]), kept)),
         (losses.mask_loss, rng.normal(size=(3, 4, 4)), lambda values: (values, jnp.ones((3, 4, 4)), kept)),
         (losses.box_loss, rng.normal(size=(3, 4)), lambda values: (values, jnp.zeros((3, 4)), kept, 1.0)),
-        (losses.softmax_mask_loss, rng.normal(size=(3, 4, 4, 5)), lambda values: (values, jnp.ones((3, 4, 4)), jnp.asarray([1, 3, 0]), kept)),
-        (losses.keypoint_loss, rng.normal(size=(3, 2, 16)), lambda values: (values, jnp.zeros((3, 2), int), jnp.stack([kept] * 2, axis=1))),
+        (losses.softmax_mask_loss, rng.normal(size=(3, 4, 4, 5)),
+         lambda values: (values, jnp.ones((3, 4, 4)), jnp.asarray([1, 3, 0]), kept)),
+        (losses.keypoint_loss, rng.normal(size=(3, 2, 16)),
+         lambda values: (values, jnp.zeros((3, 2), int), jnp.stack([kept] * 2, axis=1))),
     ]
     for loss, values, arguments in cases:
         values = jnp.asarray(values, jnp.float32)
@@ -122,8 +130,10 @@ def test_half_precision_is_summed_in_single():
         (rng.normal(size=(512, 6)), lambda x: losses.class_loss(x, classes, kept)),
         (rng.normal(size=(512, 4)), lambda x: losses.box_loss(x, jnp.zeros((512, 4)), kept, 1.0)),
         (rng.normal(size=(512, 4, 4)), lambda x: losses.mask_loss(x, jnp.ones((512, 4, 4)), kept)),
-        (rng.normal(size=(512, 4, 4, 6)), lambda x: losses.softmax_mask_loss(x, jnp.ones((512, 4, 4)), classes, kept)),
-        (rng.normal(size=(512, 3, 16)), lambda x: losses.keypoint_loss(x, jnp.zeros((512, 3), int), jnp.ones((512, 3), bool))),
+        (rng.normal(size=(512, 4, 4, 6)),
+         lambda x: losses.softmax_mask_loss(x, jnp.ones((512, 4, 4)), classes, kept)),
+        (rng.normal(size=(512, 3, 16)),
+         lambda x: losses.keypoint_loss(x, jnp.zeros((512, 3), int), jnp.ones((512, 3), bool))),
     ]
     for given, loss in cases:
         half = jnp.asarray(given, jnp.bfloat16)
@@ -132,7 +142,7 @@ def test_half_precision_is_summed_in_single():
         np.testing.assert_allclose(value, jax.jit(loss)(half.astype(jnp.float32)), rtol=1e-6)
 
 
-def test_no_objects_cost_nothing():
+def test_loss_without_entries_is_zero():
     def zeros(*shape):
         return jnp.zeros((0, *shape)), jnp.zeros((0, *shape[:-1]), int), jnp.zeros((0, *shape[:-1]), bool)
 
@@ -150,7 +160,9 @@ def test_no_objects_cost_nothing():
 
 def test_confident_mistakes_stay_finite():
     for logits in (jnp.asarray([1e4, -1e4]), jnp.asarray([-1e4, 1e4])):
-        value, gradient = jax.value_and_grad(lambda x: losses.objectness_loss(x, jnp.asarray([True, False]), jnp.ones(2, bool)))(logits)
-        assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
-        value, gradient = jax.value_and_grad(lambda x: losses.class_loss(x[None], jnp.asarray([0]), jnp.ones(1, bool)))(logits)
-        assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+        for loss in (
+            lambda x: losses.objectness_loss(x, jnp.asarray([True, False]), jnp.ones(2, bool)),
+            lambda x: losses.class_loss(x[None], jnp.asarray([0]), jnp.ones(1, bool)),
+        ):
+            value, gradient = jax.value_and_grad(loss)(logits)
+            assert jnp.isfinite(value) and jnp.isfinite(gradient).all()

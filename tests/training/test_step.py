@@ -1,4 +1,4 @@
-"""The training step: the same on one device and on eight, one program a padded size, and nothing learned from what is not finite."""
+"""The training step: equality of one and eight devices, compilations, skipped steps, pmap and shard_map."""
 
 import re
 from dataclasses import replace
@@ -14,14 +14,15 @@ from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
 IMAGES = 8
-# batch norm, for its statistics are one more thing that all devices must agree on; no weight decay, so that only gradients move a weight
-EXPERIMENT = tiny.experiment(tiny.model_config(norm="batch", pyramid_norm="batch"), learning_rate=0.05, weight_decay=0.0)
+# batch norm, as devices must agree on its statistics too; without weight decay only gradients change weights
+MODEL = tiny.model_config(norm="batch", pyramid_norm="batch")
+EXPERIMENT = tiny.experiment(MODEL, learning_rate=0.05, weight_decay=0.0)
 UNEVEN = tiny.batch([0, 4, 0, 0, 1, 0, 0, 3])
 LOSSES = ("loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
 
 
 class Trainer:
-    """The compiled step on so many devices, and fresh states for it."""
+    """The step on a number of devices, and initial states for it."""
 
     def __init__(self, devices: int, experiment=EXPERIMENT):
         self.devices = jax.devices()[:devices]
@@ -31,10 +32,8 @@ class Trainer:
         self.variables = jax.tree.map(np.asarray, tiny.variables(experiment.model))
 
     def state(self, variables=None, step: int = 0):
-        """Replicated as the training loop does it, and safe to donate."""
-        state = create_state(jax.tree.map(jnp.array, variables or self.variables), self.optimizer).replace(step=jnp.int32(step))
-        mesh = jax.sharding.Mesh(self.devices, ("devices",))
-        return jax.device_put(jax.tree.map(np.array, state), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+        state = create_state(jax.tree.map(jnp.array, variables or self.variables), self.optimizer)
+        return tiny.replicate(state.replace(step=jnp.int32(step)), self.devices)
 
     def __call__(self, state, batch):
         state, metrics = self.compiled(state, tiny.spread(batch, len(self.devices)))
@@ -51,8 +50,8 @@ def eight():
     return Trainer(8)
 
 
-def test_eight_devices_make_the_update_of_one(one, eight):
-    """Images without objects beside full ones, so that the devices' own numbers of RoIs and masks differ as much as they can."""
+def test_eight_devices_give_the_update_of_one(one, eight):
+    """With as different numbers of RoIs and masks on the devices as possible."""
     outcomes = [trainer(trainer.state(step=5), UNEVEN) for trainer in (one, eight)]
     (state, metrics), (spread_state, spread_metrics) = outcomes
     assert metrics.keys() == spread_metrics.keys() == {"loss", *LOSSES, "gradient_norm", "failed"}
@@ -62,13 +61,18 @@ def test_eight_devices_make_the_update_of_one(one, eight):
     after, spread_after = tiny.names_and_leaves(state.params), tiny.names_and_leaves(spread_state.params)
     for name in before:
         update, spread_update = after[name] - before[name], spread_after[name] - before[name]
-        np.testing.assert_allclose(spread_update, update, atol=1e-3 * np.abs(update).max() + 1e-8, err_msg=name)
-    statistics, spread_statistics = (tiny.names_and_leaves(each.model_state) for each in (state, spread_state))
+        tolerance = 1e-3 * np.abs(update).max() + 1e-8
+        np.testing.assert_allclose(spread_update, update, atol=tolerance, err_msg=name)
+    statistics, spread_statistics = (
+        tiny.names_and_leaves(each.model_state) for each in (state, spread_state)
+    )
+    initial = tiny.names_and_leaves(one.variables)
     assert statistics
     for name, leaf in statistics.items():
         np.testing.assert_allclose(spread_statistics[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
-        assert (leaf != tiny.names_and_leaves(one.variables)[name]).any(), name
-    assert int(state.step) == int(spread_state.step) == 6 and int(spread_state.failures) == metrics["failed"] == 0
+        assert (leaf != initial[name]).any(), name
+    assert int(state.step) == int(spread_state.step) == 6
+    assert int(spread_state.failures) == metrics["failed"] == 0
 
 
 def test_the_loss_is_the_sum_of_its_terms(one):
@@ -84,8 +88,8 @@ def test_gradients_reach_every_parameter(one):
         assert (leaf != before[name]).any(), name
 
 
-def test_one_batch_is_learned_by_heart(one):
-    """The box loss rises before it falls, for at first only the objects themselves are positive RoIs; so each loss is held against its peak."""
+def test_one_batch_is_overfitted(one):
+    """Each loss is compared with its maximum: that of boxes first rises, as early positives are objects."""
     batch, state, history = tiny.batch([2, 1, 3, 0, 2, 1, 4, 1]), one.state(), []
     for _ in range(150):
         state, metrics = one(state, batch)
@@ -96,7 +100,7 @@ def test_one_batch_is_learned_by_heart(one):
     assert history[-1]["loss"] < 0.3 * history[0]["loss"]
 
 
-def test_the_same_twice_to_the_last_bit(eight):
+def test_two_runs_are_equal_to_the_last_bit(eight):
     outcomes = []
     for _ in range(2):
         state = eight.state()
@@ -106,19 +110,23 @@ def test_the_same_twice_to_the_last_bit(eight):
     tiny.assert_same(*outcomes)
 
 
-def test_each_step_samples_anew(one):
-    """Anchors and RoIs are drawn by the step's number: an interrupted run that resumes draws what it would have drawn."""
+def test_samples_depend_on_the_step(one):
+    """Anchors and RoIs are drawn by the number of the step, so that a resumed run draws the same."""
     losses = [one(one.state(step=step), UNEVEN)[1]["loss"] for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_one_program_a_padded_size_whatever_the_images_hold(eight):
+def test_one_compilation_per_padded_size_for_any_number_of_objects(eight):
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **about: compiled.append(about) if event == "/jax/core/compile/backend_compile_duration" else None
-    )
+
+    def listen(event, _, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(about)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     state, _ = eight(eight.state(), UNEVEN)
-    batches = [tiny.batch(counts, seed=seed) for seed, counts in enumerate([[0] * 8, [4] * 8, [1] * 8, [0, 1] * 4, [0, 1, 2, 3] * 2])]
+    counts = [0] * 8, [4] * 8, [1] * 8, [0, 1] * 4, [0, 1, 2, 3] * 2
+    batches = [tiny.batch(each, seed=seed) for seed, each in enumerate(counts)]
     compiled.clear()
     for batch in batches:
         state, metrics = eight(state, batch)
@@ -132,7 +140,7 @@ def test_one_program_a_padded_size_whatever_the_images_hold(eight):
 
 
 @pytest.mark.parametrize("poison", [np.nan, 1e38, 1e6])
-def test_nothing_is_learned_from_what_is_not_finite_or_beyond_measure(eight, poison):
+def test_steps_with_too_large_or_non_finite_loss_are_skipped(eight, poison):
     variables = jax.tree.map(np.copy, eight.variables)
     variables["params"]["mask"]["conv1"]["kernel"][1, 1, 0, 0] = poison
     state, metrics = eight(eight.state(variables, step=3), UNEVEN)
@@ -146,19 +154,21 @@ def test_nothing_is_learned_from_what_is_not_finite_or_beyond_measure(eight, poi
     assert int(state.failures) == 2 and int(state.step) == 5
 
 
-# ---- how the work is spread ----
+# ---- distribution and accumulation ----
 
 
 def small():
-    """The cheapest detector to compile that has both stages and masks. No batch norm, which would tie parts and devices together more than losses do."""
+    """The cheapest detector with both stages and masks; no batch norm, which ties images together."""
     model = tiny.model_config(norm="group")
-    model = replace(model, backbone=replace(model.backbone, features="c5"), roi=replace(model.roi, levels=(5, 5)))
+    backbone, roi = replace(model.backbone, features="c5"), replace(model.roi, levels=(5, 5))
+    model = replace(model, backbone=backbone, roi=roi, rpn=replace(model.rpn, anchor_sizes=(16, 32)))
     return tiny.experiment(model, learning_rate=0.05, weight_decay=0.0, clip_norm=0.0, momentum=0.0)
 
 
 def trainer(devices: int, **train) -> Trainer:
     experiment = small()
-    return Trainer(devices, replace(experiment, train=replace(experiment.train, images_per_device=IMAGES // devices, **train)))
+    settings = replace(experiment.train, images_per_device=IMAGES // devices, **train)
+    return Trainer(devices, replace(experiment, train=settings))
 
 
 def compiled(trainer: Trainer, batch):
@@ -166,31 +176,42 @@ def compiled(trainer: Trainer, batch):
 
 
 def updates(trainer: Trainer, batch) -> dict[str, np.ndarray]:
-    before, after = (tiny.names_and_leaves(state.params) for state in (trainer.state(), trainer(trainer.state(), batch)[0]))
+    states = trainer.state(), trainer(trainer.state(), batch)[0]
+    before, after = (tiny.names_and_leaves(state.params) for state in states)
     return {name: after[name] - before[name] for name in before}
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
-def test_pmap_and_shard_map_give_the_compiler_the_same_program(devices):
+def test_equal_settings_share_one_step():
+    """So that a second run of a process neither traces nor compiles again."""
+    first = trainer(2)
+    assert trainer(2, steps=7, log_every=3).compiled is first.compiled
+    for changed in (trainer(1), trainer(2, seed=1), trainer(2, learning_rate=1.0), trainer(2, accumulate=2)):
+        assert changed.compiled is not first.compiled
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_pmap_and_shard_map_lower_to_the_same_program(devices):
     """So that their results are the same to the last bit."""
-    texts = [compiled(trainer(devices, parallel=parallel), UNEVEN).as_text() for parallel in ("pmap", "shard_map")]
+    trainers = [trainer(devices, parallel=parallel) for parallel in ("pmap", "shard_map")]
+    texts = [compiled(each, UNEVEN).as_text() for each in trainers]
     first, second = (re.sub(r"^module @\w+", "module", text) for text in texts)
     assert first == second and len(first) > 100_000
 
 
-def test_parts_and_rematerialisation_make_the_same_update():
-    """Both halves of the batch hold the same images, so that the parts count alike."""
+def test_accumulation_and_remat_give_the_same_update():
+    """Both halves of the batch are equal, so that the divisors of both parts are."""
     batch = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), tiny.batch([2, 0, 4, 1]))
     expected, found = updates(trainer(1), batch), updates(trainer(1, accumulate=2, remat=True), batch)
     for name, update in expected.items():
-        np.testing.assert_allclose(found[name], update, atol=1e-3 * np.abs(update).max() + 1e-8, err_msg=name)
+        tolerance = 1e-3 * np.abs(update).max() + 1e-8
+        np.testing.assert_allclose(found[name], update, atol=tolerance, err_msg=name)
 
 
-def test_gradients_travel_once_and_in_the_type_asked_for():
-    """Of what is added up over the devices, all counts go together, and all gradients with the metrics."""
+def test_two_all_reduces_and_the_configured_dtype():
+    """One sums all counts, the other all gradients and metrics."""
     lowered = compiled(trainer(8), UNEVEN)
     assert len(re.findall(r"= .* all-reduce(?:-start)?\(", lowered.compile().as_text())) == 2
     assert "bf16" not in lowered.as_text()
     halved = compiled(trainer(8, reduce_dtype="bfloat16"), UNEVEN).as_text()
-    travelling = re.findall(r"\}\) : \(tensor<(?:\w+x)*(\w+)>\) -> tensor<[^>]*>$", halved, re.MULTILINE)
-    assert travelling.count("bf16") == len(jax.tree.leaves(trainer(1).variables["params"]))
+    reduced = re.findall(r"\}\) : \(tensor<(?:\w+x)*(\w+)>\) -> tensor<[^>]*>$", halved, re.MULTILINE)
+    assert reduced.count("bf16") == len(jax.tree.leaves(trainer(1).variables["params"]))

@@ -45,7 +45,8 @@ def slots(*names):
     boxes = np.tile(ANCHORS[0], (SLOTS, 1))
     boxes[: len(names)] = [OBJECTS[name] for name in names] if names else boxes[:0]
     names += ("nothing",) * (SLOTS - len(names))
-    return boxes, np.array([name != "nothing" for name in names]), np.array([name == "crowd" for name in names])
+    valid = np.array([name != "nothing" for name in names])
+    return boxes, valid, np.array([name == "crowd" for name in names])
 
 
 RPN = RPNConfig(samples_per_image=8, positive_fraction=0.5)
@@ -64,7 +65,8 @@ def sampled(targets, which="valid"):
 def test_anchor_labels_follow_iou_thresholds_and_best_matches():
     drawn = [rpn(jax.random.key(seed), *slots("object", "lonely")) for seed in range(10)]
     assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE
-    assert set().union(*(sampled(targets) for targets in drawn)) == POSITIVE | BACKGROUND  # never 2, whose IoU lies between
+    # never 2, whose IoU is between the thresholds
+    assert set().union(*(sampled(targets) for targets in drawn)) == POSITIVE | BACKGROUND
     for targets in drawn:
         assert targets.positive.tolist() == [True] * 3 + [False] * 5  # positives first
         assert targets.valid.all()
@@ -76,13 +78,15 @@ def test_decoding_anchor_deltas_returns_the_object():
     own = {0: 0, 1: 0, 4: 1}
     for slot in range(3):
         anchor = int(targets.index[slot])
-        np.testing.assert_allclose(ops.decode(targets.deltas[slot], ANCHORS[anchor]), objects[0][own[anchor]], atol=1e-4)
+        decoded = ops.decode(targets.deltas[slot], ANCHORS[anchor])
+        np.testing.assert_allclose(decoded, objects[0][own[anchor]], atol=1e-4)
     assert not np.asarray(targets.deltas)[3:].any()
 
 
 def test_anchors_inside_a_crowd_are_ignored():
     drawn = [rpn(jax.random.key(seed), *slots("object", "lonely", "crowd")) for seed in range(10)]
-    assert set().union(*(sampled(targets) for targets in drawn)) == (POSITIVE | BACKGROUND) - {6}  # 7 is half inside
+    # 7 is only half inside
+    assert set().union(*(sampled(targets) for targets in drawn)) == (POSITIVE | BACKGROUND) - {6}
     alone = rpn(jax.random.key(0), *slots("crowd"))  # the best anchor of a crowd is not positive
     assert not alone.positive.any() and 6 not in sampled(alone)
 
@@ -102,8 +106,9 @@ def test_object_without_overlapping_anchor_has_no_positive():
 def test_excess_positive_anchors_are_drawn_at_random():
     config = RPNConfig(samples_per_image=4, positive_fraction=0.5)
     drawn = [rpn(jax.random.key(seed), *slots("object", "lonely"), config=config) for seed in range(20)]
-    assert all(targets.positive.tolist() == [True, True, False, False] and targets.valid.all() for targets in drawn)
-    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE  # over many draws, all of them
+    for targets in drawn:
+        assert targets.positive.tolist() == [True, True, False, False] and targets.valid.all()
+    assert set().union(*(sampled(targets, "positive") for targets in drawn)) == POSITIVE
 
 
 # ---- RoIs ----
@@ -134,15 +139,17 @@ def object_masks():
     return masks
 
 
-MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MaskHeadConfig(pool=BranchPoolConfig(size=MASK // 2)))
+MASK_HEAD = MaskHeadConfig(pool=BranchPoolConfig(size=MASK // 2))
+MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MASK_HEAD)
 NO_KEYPOINTS = np.zeros((SLOTS, 0, 3), np.float32)
 
 
 @partial(jax.jit, static_argnames="config")
 def rois(key, boxes, valid, crowd, proposal_valid=PROPOSAL_VALID, config=MODEL, keypoints=NO_KEYPOINTS):
     proposals = Proposals(boxes=jnp.asarray(PROPOSALS), scores=jnp.zeros(8), valid=proposal_valid)
-    objects = Example(images=None, sizes=None, boxes=boxes, classes=jnp.asarray(CLASS), valid=valid, crowd=crowd,
-                      masks=jnp.asarray(object_masks()), keypoints=keypoints)  # fmt: skip
+    classes, masks = jnp.asarray(CLASS), jnp.asarray(object_masks())
+    objects = Example(images=None, sizes=None, boxes=boxes, classes=classes, valid=valid, crowd=crowd,
+                      masks=masks, keypoints=keypoints)  # fmt: skip
     return roi_targets(key, proposals, objects, config)
 
 
@@ -217,14 +224,14 @@ def test_excess_positive_rois_are_drawn_at_random():
         assert targets.positive.tolist() == [True] * 2 + [False] * 6
         assert targets.valid.sum() == 5  # two positive, and all three of background
         assert targets.masks.shape == (2, MASK, MASK) and targets.masks.any(axis=(1, 2)).all()
-    assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5  # over many draws, all of them
+    assert len(set().union(*(rows(targets.boxes[:2]) for targets in drawn))) == 5
 
 
 # ---- branches ----
 
 
 def test_keypoint_target_is_the_cell_of_the_roi():
-    """Keypoints of the first object: its centre, a hidden one below, an unlabelled one, one outside every RoI."""
+    """Keypoints of the first object: its centre, a hidden one below, an unlabelled one, one outside."""
     keypoints = np.zeros((SLOTS, 4, 3), np.float32)
     keypoints[0] = [(5, 5, 2), (2, 11.5, 1), (5, 5, 0), (200, 5, 2)]
     head = KeypointHeadConfig(pool=BranchPoolConfig(size=5), num_keypoints=4)
@@ -248,7 +255,7 @@ def test_keypoint_target_is_the_cell_of_the_roi():
 
 def test_only_configured_branches_have_targets():
     boxes_only = rois(jax.random.key(0), *slots("object"), config=replace(MODEL, tasks=("boxes",)))
-    assert boxes_only.masks is None and boxes_only.keypoint_cells is None and boxes_only.keypoint_valid is None
+    assert boxes_only[-3:] == (None, None, None)
     with_masks = rois(jax.random.key(0), *slots("object"))
     assert with_masks.masks is not None and with_masks.keypoint_cells is None
     tiny.assert_same(boxes_only, with_masks._replace(masks=None))  # other targets do not change the sample

@@ -33,7 +33,8 @@ def test_masks_are_tinted_and_nothing_else():
     drawn = draw_detections(image, found, scale=1)
     assert drawn.dtype == np.uint8 and drawn.shape == image.shape
     np.testing.assert_array_equal(image, before)
-    assert len(np.unique(drawn[45:52, 19:29].reshape(-1, 3), axis=0)) == 1  # translucent: one tint over flat gray
+    tints = np.unique(drawn[45:52, 19:29].reshape(-1, 3), axis=0)
+    assert len(tints) == 1  # translucent over flat gray
     assert np.ptp(drawn[50, 24].astype(int)) > 50 and drawn[50, 24].max() < 255
     assert (drawn[30:60, 45:58] == 100).all()  # between the boxes
     assert not (drawn[22, 6:42] == 100).all(axis=-1).any()  # the box's first row
@@ -88,7 +89,8 @@ def test_enlarged_masks_stay_in_place():
     drawn = draw_detections(image, found[[1]], scale=4)
     tinted = (drawn != 100).any(axis=-1)
     assert tinted[4 * 30 : 4 * 50, 4 * 60 : 4 * 90].all()
-    assert not tinted[4 * 50 + 2 :].any() and not tinted[:, : 4 * 60 - 2].any() and not tinted[:, 4 * 90 + 2 :].any()
+    assert not tinted[4 * 50 + 2 :].any() and not tinted[:, : 4 * 60 - 2].any()
+    assert not tinted[:, 4 * 90 + 2 :].any()
 
 
 def label_area(drawn):
@@ -111,7 +113,8 @@ def test_labels_stand_above_their_boxes():
 
 def test_labels_at_the_border_move_inside():
     image, found = scene()
-    corner = replace(found[[0]], boxes=np.float32([[70, 0, 96, 64]]), masks=None, class_names=("a very long name", ""))
+    box, names = np.float32([[70, 0, 96, 64]]), ("a very long name", "")
+    corner = replace(found[[0]], boxes=box, masks=None, class_names=names)
     drawn = draw_detections(image, corner, scale=6)
     letters = label_area(drawn)
     assert letters[: 6 * 10].sum() > 40 and not letters[:, -3:].any()
@@ -145,8 +148,9 @@ def test_keypoints_of_low_score_are_left_out():
     image, found = scene()
     person = replace(found[[0]], keypoints=np.float32([[[68, 5, 0.03], [92, 5, 0.01]]]))
     plain = draw_detections(image, found[[0]], scale=1)
-    for threshold, expected in (({}, (True, False)), ({"keypoint_threshold": 0.005}, (True, True)), ({"keypoint_threshold": 0.5}, (False, False))):
-        changed = (draw_detections(image, person, scale=1, **threshold) != plain).any(axis=-1)
+    for threshold, expected in ((None, (True, False)), (0.005, (True, True)), (0.5, (False, False))):
+        options = {} if threshold is None else {"keypoint_threshold": threshold}
+        changed = (draw_detections(image, person, scale=1, **options) != plain).any(axis=-1)
         assert (changed[5, 68], changed[5, 92]) == expected
     truth = draw_ground_truth(
         image, person.boxes, person.class_ids, person.masks, NAMES, keypoints=person.keypoints, scale=1
@@ -159,7 +163,8 @@ def test_detections_without_masks_are_not_filled():
     person = replace(found, masks=None, keypoints=np.float32([[[24, 40, 0.9]]] * 3))
     drawn = draw_detections(image, replace(person, class_names=("", "")), scale=1)
     changed = (drawn != 100).any(axis=-1)
-    assert changed[22, 42 - 10 : 42].all() and changed[57, 6:42].all() and changed[40, 24]  # the box and the keypoint
+    assert changed[22, 42 - 10 : 42].all() and changed[57, 6:42].all()  # the box
+    assert changed[40, 24]  # the keypoint
     assert not changed[48:56, 10:38].any()  # nothing is filled
     boxes = draw_ground_truth(image, found.boxes, found.class_ids, None, ("", ""), scale=1)
     assert (boxes[22, 6:42] != 100).any(axis=-1).all() and (boxes[48:56, 10:38] == 100).all()

@@ -8,8 +8,9 @@ from mrcnn_jax.visualize.plots import plot_comparison, plot_curves
 
 
 def test_curves_hold_losses_and_evaluations(tmp_path):
-    history = [{"step": s, "loss": 2 / (s + 1), "loss_mask": 1 / (s + 1), "learning_rate": 0.02} for s in range(200)]
-    evaluations = [{"step": 100, "segm/AP": 12.5, "segm/APl": None}, {"step": 199, "segm/AP": 20.0, "segm/APl": None}]
+    losses = ((step, 2 / (step + 1)) for step in range(200))
+    history = [{"step": s, "loss": loss, "loss_mask": loss / 2, "learning_rate": 0.02} for s, loss in losses]
+    evaluations = [{"step": step, "segm/AP": ap, "segm/APl": None} for step, ap in ((100, 12.5), (199, 20.0))]
     plot_curves(history, tmp_path / "plots" / "both.png", evaluations)
     plot_curves(history, tmp_path / "losses.png")
     both, losses = read_image(tmp_path / "plots" / "both.png"), read_image(tmp_path / "losses.png")
@@ -36,7 +37,8 @@ def test_curves_of_empty_and_non_finite_runs_are_plotted(tmp_path, history):
 
 def test_comparison_holds_every_run(tmp_path):
     runs = {
-        name: [{"step": s, "loss": 2 / (s + 1) + shift} for s in range(50)] + [{"step": 49, "bbox/AP": 10.0, "segm/AP": 9.0}]
+        name: [{"step": step, "loss": 2 / (step + 1) + shift} for step in range(50)]
+        + [{"step": 49, "bbox/AP": 10.0, "segm/AP": 9.0}]
         for name, shift in (("short", 0.0), ("long", 0.5))
     }
     plot_comparison(runs, tmp_path / "runs.png")

@@ -28,6 +28,6 @@ def test_contact_sheet_refuses_nothing_to_arrange(arguments):
         contact_sheet(*arguments)
 
 
-@pytest.mark.parametrize("count, expected", [(0, []), (1, [0]), (3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10)))])
+@pytest.mark.parametrize("count, expected", [(0, []), (1, [0]), (3, [0, 4, 9]), (99, list(range(10)))])
 def test_sheet_records_are_spread_over_the_split(count, expected):
     assert sheet_records(list(range(10)), count) == expected

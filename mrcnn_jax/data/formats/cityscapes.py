@@ -50,17 +50,10 @@ def prepare(
 ) -> dict[str, "Report"]:
     """Converts Cityscapes into a prepared data set with the splits train and validation, or one of them.
 
-    Args:
-        folder: the root, with leftImg8bit and gtFine. Images are stored as they are.
-        out: the directory to write.
-        progress: show a progress bar on stderr.
-        overwrite: replace a prepared data set at ``out``.
+    See ``data.prepare.prepare``; ``folder`` is the root, with leftImg8bit and gtFine.
 
     Returns:
         The objects found in each split.
-
-    Raises:
-        InputError: the input cannot be trusted; nothing is written.
     """
     truth = Path(folder) / _TRUTH
     if not truth.is_dir():

@@ -46,22 +46,14 @@ def prepare(
     progress: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Report]:
-    """Converts a folder in COCO format into a prepared data set.
+    """Converts data in COCO format into a prepared data set; see ``data.prepare.prepare``.
 
     Args:
-        splits: the folder, searched by ``find_splits``, or the files of each split.
-        out: the directory to write.
-        validation_images: see ``find_splits``; only for a folder.
-        keypoints: see ``find_splits``; only for a folder.
-        name: name of the data set; by default that of the folder or of the output directory.
-        progress: show a progress bar on stderr.
-        overwrite: replace a prepared data set at ``out``.
+        splits: a folder, searched by ``find_splits`` with the next two options, or the files of each split.
+        name: by default that of the folder or of the output directory.
 
     Returns:
         Which annotations were kept, left out and mended, for each split.
-
-    Raises:
-        InputError: the input cannot be trusted; nothing is written.
     """
     if not isinstance(splits, Mapping):
         name = name or Path(splits).absolute().name

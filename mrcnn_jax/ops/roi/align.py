@@ -1,4 +1,4 @@
-"""RoIAlign (Mask R-CNN, section 3): bilinear samples at regular positions in each bin, without any rounding."""
+"""RoIAlign (Mask R-CNN, section 3): bilinear samples at regular positions in each bin, without rounding."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
-from mrcnn_jax.ops.roi.implementations import check_one_map, pool_one_map
+from mrcnn_jax.ops.roi.implementations import pool_one_map
 from mrcnn_jax.ops.roi.sampling import clip_coordinates
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
@@ -50,7 +50,14 @@ def _sample_positions(start, size, bins, sampling_ratio):
 
 @partial(
     jax.jit,
-    static_argnames=("output_size", "spatial_scale", "sampling_ratio", "half_pixel", "reduction", "implementation"),
+    static_argnames=(
+        "output_size",
+        "spatial_scale",
+        "sampling_ratio",
+        "half_pixel",
+        "reduction",
+        "implementation",
+    ),
 )
 def roi_align(
     features: Float[Array, "H W C"],
@@ -64,23 +71,25 @@ def roi_align(
 ) -> Float[Array, "N PH PW C"]:
     """Pools RoIs from one feature map by RoIAlign.
 
-    Samples more than one cell outside the map are 0, as in Detectron, and count; those less far outside read the
-    border. Features below float32 are weighted and summed in float32 ("matmul" weights in their own precision).
+    Samples more than one cell outside the map are 0, as in Detectron, and count; those less far outside read
+    the border. Features below float32 are weighted and summed in float32 ("matmul" weights in their own
+    precision).
 
-    Reverse-mode differentiable in features and boxes; a maximum through its first largest sample. Forward mode and
-    second derivatives (``jax.jvp``, ``jax.jacfwd``, ``jax.hessian``) need ``implementation="reference"``.
+    Reverse-mode differentiable in features and boxes; a maximum through its first largest sample. Forward
+    mode and second derivatives (``jax.jvp``, ``jax.jacfwd``, ``jax.hessian``) need
+    ``implementation="reference"``.
 
     Args:
         features: one image's features, channels last.
         boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
         output_size: bins along y and x, or one number for both.
         spatial_scale: feature cells per image pixel.
-        sampling_ratio: samples per bin and axis. 0 is adaptive: ceil(RoI size in cells / bins), so that samples are
-            at most one cell apart, as in torchvision and Detectron2. With ``half_pixel``, a RoI without height or
-            width then has no samples, and its bins are 0.
-        half_pixel: reads image coordinate x at feature coordinate x * spatial_scale - 0.5, as the value of a cell
-            lies at its centre (Detectron2's ROIAlignV2, torchvision's aligned=True). False follows the original
-            code: no half pixel, and RoIs at least one cell wide.
+        sampling_ratio: samples per bin and axis. 0 is adaptive: ceil(RoI size in cells / bins), so that
+            samples are at most one cell apart, as in torchvision and Detectron2. With ``half_pixel``, a RoI
+            without height or width then has no samples, and its bins are 0.
+        half_pixel: reads image coordinate x at feature coordinate x * spatial_scale - 0.5, as the value of a
+            cell lies at its centre (Detectron2's ROIAlignV2, torchvision's aligned=True). False follows the
+            original code: no half pixel, and RoIs at least one cell wide.
         reduction: "average" or "max" over the samples of a bin, channel by channel (table 2c compares them).
         implementation: one of ``roi_implementations``; None is the default of the platform.
 
@@ -93,6 +102,5 @@ def roi_align(
     References:
         He et al., "Mask R-CNN", 2017, section 3.
     """
-    features, boxes = check_one_map(features, boxes)
     spec = make_spec("align", reduction, sampling_ratio, half_pixel, output_size)
-    return pool_one_map(spec, align_by_definition, implementation, features, boxes * spatial_scale)
+    return pool_one_map(spec, align_by_definition, implementation, features, boxes, spatial_scale)

@@ -1,11 +1,13 @@
 """Pooled features of rows of bins by gathering the cells that they sample, block by block of samples.
 
-The reads of a block are unrolled, each a gather of its own, which XLA fuses on CPU and GPU into one loop that writes
-only the result: as one gather, or as an einsum, the features read would go through memory first, sixteen times the
-result. On TPU, where gathers are fused with nothing, they run in a loop for the same reason.
+The reads of a block are unrolled, each a gather of its own, which XLA fuses on CPU and GPU into one loop that
+writes only the result: as one gather, or as an einsum, the features read would go through memory first,
+sixteen times the result. On TPU, where gathers are fused with nothing, they run in a loop for the same
+reason.
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +36,18 @@ def pool_bin_rows(spec: PoolSpec, features: Float[Array, "F C"], rows: BinRows) 
 
     def visit(k, total):
         cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size)
-        if spec.reduction == "cells":
-            return fold(
-                cells.shape[-1], lambda i, total: maximum_first_wins(total, take(features, cells[..., i])), total
-            )
-        if spec.reduction == "max":
-            sample = lambda i: sum(
-                weighted(features, cells[..., 4 * i + j], weights[..., 4 * i + j]) for j in range(4)
-            )
-            return fold(cells.shape[-1] // 4, lambda i, total: maximum_first_wins(total, sample(i)), total)
-        add = lambda i, total: total + weighted(features, cells[..., i], weights[..., i])
-        return fold(cells.shape[-1], add, total)
+
+        def read(i):
+            return weighted(features, cells[..., i], weights[..., i])
+
+        def add(i, total):
+            if spec.reduction == "average":
+                return total + read(i)
+            if spec.reduction == "cells":
+                return maximum_first_wins(total, take(features, cells[..., i]))
+            return maximum_first_wins(total, sum(read(4 * i + j) for j in range(4)))
+
+        return fold(cells.shape[-1] // (4 if spec.reduction == "max" else 1), add, total)
 
     total = repeat_blocks(spec, y.num_blocks(size) * across, visit, start)
     return jnp.where(empty_bins(y, x), 0, total).astype(features.dtype)
@@ -76,7 +79,8 @@ def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def as_bits(array: Array) -> Array:
     """Reinterprets 16-bit numbers as integers.
 
-    To read or write a part of an array of 16-bit floats, XLA's CPU compiler converts all of it to float32 and back.
+    To read or write a part of an array of 16-bit floats, XLA's CPU compiler converts all of it to float32 and
+    back.
     """
     return jax.lax.bitcast_convert_type(array, jnp.uint16) if array.dtype.itemsize == 2 else array
 
@@ -126,9 +130,9 @@ def empty_bins(y: Bins, x: Bins) -> Bool[Array, "n q 1"]:
 def block_reads(
     spec: PoolSpec, rows: BinRows, y: Bins, x: Bins, ky: Int[Array, "n"], kx: Int[Array, "n"], size: int
 ) -> tuple[Int[Array, "n q r"], Float[Array, "n q r"] | None]:
-    """Returns the flat cells that block (ky, kx) of ``size`` x ``size`` samples or cells reads, and their weights.
+    """Returns the flat cells that block (ky, kx) of size x size samples or cells reads, and their weights.
 
-    A sample reads four cells. Past the end of a bin the last sample or cell repeats, with weight 0 in an average.
+    A sample reads four cells. Past the end of a bin its last read repeats, with weight 0 in an average.
     """
     if spec.reduction == "cells":
         ys, xs = (axis.cell_block(k, size)[..., None] for axis, k in ((y, ky), (x, kx)))
@@ -138,7 +142,10 @@ def block_reads(
             (array[..., None] for array in axis.cell_block(k, size)) for axis, k in ((y, ky), (x, kx))
         )
     else:
-        (ys, y_weights, y_valid), (xs, x_weights, x_valid) = y.sample_block(ky, size), x.sample_block(kx, size)
+        (ys, y_weights, y_valid), (xs, x_weights, x_valid) = (
+            y.sample_block(ky, size),
+            x.sample_block(kx, size),
+        )
         if spec.reduction == "average":
             y_weights, x_weights = (
                 jnp.where(valid[..., None], weights / axis.num_samples[..., None], 0.0)
@@ -147,9 +154,7 @@ def block_reads(
     # fused into what is done per channel, all of this would be computed again for each channel
     ys = rows.offset[:, None, None, None] + ys * rows.width[:, None, None, None]
     ys, y_weights, xs, x_weights = jax.lax.optimization_barrier((ys, y_weights, xs, x_weights))
-    each = [
-        (v, u, t, s) for v in range(size) for u in range(size) for t in range(ys.shape[-1]) for s in range(xs.shape[-1])
-    ]
+    each = list(product(range(size), range(size), range(ys.shape[-1]), range(xs.shape[-1])))
     cells = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)
     if y_weights is None:
         return cells, None

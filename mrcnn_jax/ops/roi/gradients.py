@@ -38,9 +38,9 @@ def add_gradient(
         rows: the bins.
         pooled: the pooled bins; only needed for the reduction "cells".
         gradient: of the pooled bins.
-        by_element: how the gradient of a maximum is scattered. True: each channel's part to its own maximum, where
-            one element costs a CPU many times as much as one in a row. False: a row of channels to every cell that
-            a bin reads, 0 in the channels whose maximum is elsewhere.
+        by_element: how the gradient of a maximum is scattered. True: each channel's part to its own maximum,
+            where one element costs a CPU many times as much as one in a row. False: a row of channels to
+            every cell that a bin reads, 0 in the channels whose maximum is elsewhere.
     """
     y, x = bins_of_rows(spec, rows)
     gradient = jnp.where(empty_bins(y, x), 0, gradient).astype(total.dtype)
@@ -95,15 +95,20 @@ def _add_maximal_samples(spec, total, features, rows, y, x, gradient, by_element
     _, chosen = jax.lax.fori_loop(0, number, compare, start)
     if by_element:
         cells, weights = chosen
-        add = lambda j, total: _add_elements(total, cells[..., j], gradient * weights[..., j])
-        return jax.lax.fori_loop(0, 4, add, total)
+        def add_elements(j, total):
+            return _add_elements(total, cells[..., j], gradient * weights[..., j])
+
+        return jax.lax.fori_loop(0, 4, add_elements, total)
     winner = chosen[0][..., 0]
 
     def add_sample(k, total):
         cells, weights = sample(k)
         part = jnp.where(winner == k, gradient, 0)
-        add = lambda j, total: _add_rows(total, cells[..., j], part * weights[..., j, None])
-        return jax.lax.fori_loop(0, 4, add, total)
+
+        def add_rows(j, total):
+            return _add_rows(total, cells[..., j], part * weights[..., j, None])
+
+        return jax.lax.fori_loop(0, 4, add_rows, total)
 
     return jax.lax.fori_loop(0, number, add_sample, total)
 
@@ -127,7 +132,9 @@ def _add_maximal_cells(spec, total, features, rows, y, x, pooled, gradient, by_e
     num_blocks = jnp.max(y.num_blocks(size) * across, initial=0)
     first = jax.lax.fori_loop(0, num_blocks, find, jnp.full(gradient.shape, none))
     if by_element:
-        return _add_elements(total, jnp.where(empty_bins(y, x), none, first), gradient)  # out of bounds is dropped
+        return _add_elements(
+            total, jnp.where(empty_bins(y, x), none, first), gradient
+        )  # out of bounds is dropped
     across = x.num_blocks(1)
 
     def add(k, total):

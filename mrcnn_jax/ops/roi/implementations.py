@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.roi import matmul, tuning
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
+from mrcnn_jax.ops.roi.sampling import round_to_cells
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.ops.roi.tiles import (
     Maps,
@@ -37,8 +38,8 @@ def roi_implementations(
     - "gather": gathers cells from all maps, joined, for all RoIs at once; the gradient is scattered.
     - "tiled": gathers cells map by map, for as many RoIs at a time as keep the working set in a CPU's cache.
     - "matmul": two products with matrices of sampling weights for each RoI; averages only.
-    - "reference": the definition (``align.py``, ``pool.py``, ``warp.py``), slow and differentiable any number of
-      times, also forwards; not for adaptive sampling.
+    - "reference": the definition (``align.py``, ``pool.py``, ``warp.py``), slow and differentiable any number
+      of times, also forwards; not for adaptive sampling.
 
     Args:
         operation: "align", "pool" or "warp".
@@ -57,7 +58,8 @@ def default_implementation(
         operation: "align", "pool" or "warp".
         reduction: "average" or "max"; only "max" for "pool".
         sampling_ratio: samples per bin and axis; 0 is adaptive.
-        platform: "cpu", "gpu" or "tpu"; None is the one that programs are traced for (``runtime.compiling_for``).
+        platform: "cpu", "gpu" or "tpu"; None is the one that programs are traced for
+            (``runtime.compiling_for``).
     """
     return _default(make_spec(operation, reduction, sampling_ratio, True, 1), platform or target_platform())
 
@@ -89,6 +91,7 @@ def pool_pyramid(
         return jnp.zeros((batch, 0, *spec.output_size, pyramid[0].shape[-1]), pyramid[0].dtype)
     if implementation == "reference":
         return _pool_by_definition(spec, definition, pyramid, boxes, levels)
+    boxes = round_to_cells(boxes) if spec.round_boxes else boxes
     image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
     rois = Rois(boxes.reshape(-1, 4), levels.reshape(-1), image)
     pooled = _pool_fast(spec, implementation or _default(spec, target_platform()), pyramid, rois)
@@ -101,17 +104,14 @@ def pool_one_map(
     implementation: str | None,
     features: Float[Array, "H W C"],
     boxes: Float[Array, "N 4"],
+    spatial_scale: float,
 ) -> Float[Array, "N PH PW C"]:
-    """Pools RoIs, in cells, from one map; see ``pool_pyramid``."""
-    levels = jnp.zeros((1, boxes.shape[0]), jnp.int32)
-    return pool_pyramid(spec, definition, implementation, (features[None],), boxes[None], levels)[0]
-
-
-def check_one_map(features: Array, boxes: Array) -> tuple[Array, Array]:
-    """Returns the arguments as JAX arrays; ValueError unless they are [H, W, C] and [N, 4]."""
+    """Pools RoIs, in image pixels, from one map; see ``roi_align`` and ``pool_pyramid``."""
     check_shape("features", features, "H", "W", "C", note="one image, channels last")
     check_shape("boxes", boxes, "N", 4, note="x1, y1, x2, y2 in image pixels")
-    return jnp.asarray(features), jnp.asarray(boxes)
+    boxes = jnp.asarray(boxes)[None] * spatial_scale
+    levels = jnp.zeros(boxes.shape[:2], jnp.int32)
+    return pool_pyramid(spec, definition, implementation, (jnp.asarray(features)[None],), boxes, levels)[0]
 
 
 def _implementations(spec):
@@ -191,8 +191,8 @@ def _gradients(spec, implementation, maps, rois, pooled, gradient):
 def _isolated(pool, never):
     """Runs ``pool`` in a branch of its own.
 
-    Otherwise XLA fuses the bins into whatever reads them and, on a CPU, computes them anew for each layout that a
-    convolution and its gradient ask for.
+    Otherwise XLA fuses the bins into whatever reads them and, on a CPU, computes them anew for each layout
+    that a convolution and its gradient ask for.
     """
     like = jax.eval_shape(pool)
     return jax.lax.cond(never, lambda: jnp.full(like.shape, jnp.nan, like.dtype), pool)

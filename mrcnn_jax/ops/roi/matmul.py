@@ -1,8 +1,8 @@
-"""RoI averages as matrix products: a bin is a weighted sum over the rows of its map and then over its columns.
+"""RoI averages as matrix products: a bin is a weighted sum over rows, then over columns of its map.
 
-Each RoI reads its whole map, but without a gather: the implementation for processors built for matrix products. A few
-RoIs of one map and image are taken at a time, so that the intermediate product stays small. A feature that is not
-finite spoils all RoIs on its map, as a weight of 0 does not hide it.
+Each RoI reads its whole map, but without a gather: the implementation for processors built for matrix
+products. A few RoIs of one map and image are taken at a time, so that the intermediate product stays small. A
+feature that is not finite spoils all RoIs on its map, as a weight of 0 does not hide it.
 """
 
 import jax
@@ -71,7 +71,7 @@ def _tiles_of_level(plan, maps, level):
 
 
 def _weights(spec, features, rois, slot):
-    """The image of a tile, and the weights of all cells in its bins along y and x, [n, PH, H] and [n, PW, W]."""
+    """The image of a tile, and the weights of cells in bins along y, [n, PH, H], and x, [n, PW, W]."""
     _, height, width, _ = features.shape
     boxes = jnp.where((slot >= 0)[:, None], rois.boxes[slot], 0)
     axes = bins_of_rois(spec, boxes, jnp.full_like(slot, height), jnp.full_like(slot, width))

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.ops.roi.implementations import check_one_map, pool_one_map
+from mrcnn_jax.ops.roi.implementations import pool_one_map
 from mrcnn_jax.ops.roi.sampling import cell_ranges, clip_coordinates, round_half_away
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
@@ -44,9 +44,9 @@ def roi_pool(
 ) -> Float[Array, "N PH PW C"]:
     """Pools RoIs from one feature map by RoIPool, as in torchvision and the released code of Fast R-CNN.
 
-    The corners of a RoI are rounded to whole cells, halves away from 0, and both end cells belong to it. Bin p of P
-    over n cells takes the cells from floor(p n / P) up to, excluding, ceil((p + 1) n / P), so neighbouring bins may
-    share cells. Bins without a cell on the map are 0.
+    The corners of a RoI are rounded to whole cells, halves away from 0, and both end cells belong to it. Bin
+    p of P over n cells takes the cells from floor(p n / P) up to, excluding, ceil((p + 1) n / P), so
+    neighbouring bins may share cells. Bins without a cell on the map are 0.
 
     The gradient of a bin goes to its first largest cell, row by row. Boxes get none because of the rounding.
 
@@ -66,6 +66,5 @@ def roi_pool(
     References:
         Girshick, "Fast R-CNN", 2015, section 2.1.
     """
-    features, boxes = check_one_map(features, boxes)
     spec = make_spec("pool", "max", 0, False, output_size)
-    return pool_one_map(spec, pool_by_definition, implementation, features, boxes * spatial_scale)
+    return pool_one_map(spec, pool_by_definition, implementation, features, boxes, spatial_scale)

@@ -9,8 +9,10 @@ from mrcnn_jax.ops.roi.align import align_by_definition
 from mrcnn_jax.ops.roi.implementations import pool_pyramid
 from mrcnn_jax.ops.roi.pool import pool_by_definition
 from mrcnn_jax.ops.roi.spec import make_spec
-from mrcnn_jax.ops.roi.warp import round_boxes
+from mrcnn_jax.ops.roi.warp import warp_by_definition
 from mrcnn_jax.typing import Array, Float, Int
+
+DEFINITIONS = {"align": align_by_definition, "pool": pool_by_definition, "warp": warp_by_definition}
 
 
 def pool_rois(
@@ -30,7 +32,8 @@ def pool_rois(
     Args:
         pyramid: feature maps of all images, level by level, channels last; a single one is allowed.
         boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
-        levels: index into ``pyramid`` of each RoI, counted from 0; not checked, as it is known only at run time.
+        levels: index into ``pyramid`` of each RoI, counted from 0; not checked, as it is known only at run
+            time.
         strides: image pixels per feature cell of each level.
         output_size: bins along y and x, or one number for both.
         operation: "align", "pool" or "warp"; see ``roi_align``, ``roi_pool``, ``roi_warp``.
@@ -50,9 +53,8 @@ def pool_rois(
     spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size)
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
     boxes = boxes * scales[levels][..., None]
-    boxes = round_boxes(boxes) if operation == "warp" else boxes
-    definition = pool_by_definition if operation == "pool" else align_by_definition
-    return pool_pyramid(spec, definition, implementation, tuple(map(jnp.asarray, pyramid)), boxes, levels)
+    pyramid = tuple(map(jnp.asarray, pyramid))
+    return pool_pyramid(spec, DEFINITIONS[operation], implementation, pyramid, boxes, levels)
 
 
 def _check(pyramid, boxes, levels, strides):

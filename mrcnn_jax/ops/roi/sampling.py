@@ -1,4 +1,4 @@
-"""Sampling positions of RoI bins along one axis: points between cells with their bilinear weights, or whole cells."""
+"""Sampling of RoI bins along one axis: points between cells with bilinear weights, or whole cells."""
 
 from typing import NamedTuple
 
@@ -163,6 +163,11 @@ def round_half_away(values: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.sign(values) * (whole + (size - whole >= 0.5).astype(values.dtype))
 
 
+def round_to_cells(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
+    """Rounds boxes in cells to whole cells, halves away from 0; they get no gradient."""
+    return jax.lax.stop_gradient(round_half_away(boxes))
+
+
 def _bins(spec, boxes, height, width, rows):
     boxes = clip_coordinates(boxes)
     columns = jnp.arange(spec.output_size[1])[None]
@@ -178,9 +183,13 @@ def _bins(spec, boxes, height, width, rows):
 
 
 def cell_ranges(
-    first: Int[Array, "n"], last: Int[Array, "n"], limit: Int[Array, "n"], index: Int[Array, "#n p"], num_bins: int
+    first: Int[Array, "n"],
+    last: Int[Array, "n"],
+    limit: Int[Array, "n"],
+    index: Int[Array, "#n p"],
+    num_bins: int,
 ) -> tuple[Int[Array, "n p"], Int[Array, "n p"]]:
-    """Returns the range of cells of each bin: bin p of P over n cells is floor(p n / P) to ceil((p + 1) n / P)."""
+    """Returns the cells of each bin: bin p of P over n cells is floor(p n / P) to ceil((p + 1) n / P)."""
     count = jnp.maximum(last - first + 1, 1)[:, None]
     begin = first[:, None] + index * count // num_bins
     end = first[:, None] - -(index + 1) * count // num_bins
@@ -191,7 +200,8 @@ def _sampled_bins(spec, start, size, limit, index, num_bins):
     start, size, limit = (array[:, None, None] for array in (start, size, limit))
     number = jnp.full_like(size, spec.sampling_ratio)
     if not spec.is_fixed:
-        # ceil(size / bins), but k also where the division gives a little more than k for exactly k cells a bin
+        # ceil(size / bins), but k also where the division gives a little more than k for exactly k cells a
+        # bin
         number = jnp.floor(jax.lax.stop_gradient(size) / num_bins)
         number = jnp.maximum(number + (number * num_bins < size).astype(size.dtype), 0.0)
     zero, index = jnp.zeros_like(size), index[..., None].astype(size.dtype)

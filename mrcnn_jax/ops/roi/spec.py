@@ -13,12 +13,14 @@ class PoolSpec(NamedTuple):
         output_size: bins along y and x.
         sampling_ratio: samples of a bin along each axis; 0 takes as many as the RoI needs. Unused for cells.
         half_pixel: whether the value of cell i lies at i + 0.5, see ``roi_align``. Unused for cells.
+        round_boxes: whether boxes are first rounded to whole cells, as by RoIWarp.
     """
 
     reduction: str
     output_size: tuple[int, int]
     sampling_ratio: int = 0
     half_pixel: bool = False
+    round_boxes: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -32,7 +34,8 @@ def make_spec(
     """Builds the description of an operation from the arguments of ``pool_rois``.
 
     Raises:
-        ValueError: for an unknown operation or reduction, a negative sampling ratio, or bins that are not positive.
+        ValueError: for an unknown operation or reduction, a negative sampling ratio, or bins that are not
+            positive.
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
@@ -47,4 +50,5 @@ def make_spec(
         raise ValueError(f'reduction must be "average" or "max", not {reduction!r}')
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio must be 0 (adaptive) or more, not {sampling_ratio}")
-    return PoolSpec(reduction, bins, sampling_ratio, half_pixel and operation == "align")
+    is_warp = operation == "warp"
+    return PoolSpec(reduction, bins, sampling_ratio, half_pixel and not is_warp, is_warp)

@@ -1,6 +1,7 @@
-"""Rows of bins pooled all at once or tile by tile; the rows of a tile read one set of maps and have similar sizes."""
+"""Pooling of rows of bins, all at once or tile by tile; a tile's rows read one map and have similar sizes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,9 @@ def join_levels(maps: Maps) -> list[FlatMaps]:
 def split_levels(flat: FlatMaps, values: Float[Array, "F C"]) -> list[Float[Array, "B _h _w C"]]:
     """Splits an array in the order of the flat features into maps."""
     values = values.reshape(-1, flat.image_stride, values.shape[-1])
-    return [values[:, begin : begin + h * w].reshape(-1, h, w, values.shape[-1]) for begin, h, w in flat.levels]
+    return [
+        values[:, begin : begin + h * w].reshape(-1, h, w, values.shape[-1]) for begin, h, w in flat.levels
+    ]
 
 
 def pool_tiles(spec: PoolSpec, flat: Sequence[FlatMaps], rois: Rois, size: int) -> Float[Array, "N PH PW C"]:
@@ -124,8 +127,7 @@ def flat_gradients(
         begin, end = plan.begin[group], plan.begin[group + 1]
         if spec.reduction == "cells" and not by_element:  # tiles are in the order of their bins' sizes
             small = begin + _num_small_tiles(spec, rois, own, plan.slots, begin, end)
-            scatter = lambda tile, total, visit=visit: visit(tile, total, by_element=True)
-            totals[group] = jax.lax.fori_loop(small, end, scatter, totals[group])
+            totals[group] = jax.lax.fori_loop(small, end, partial(visit, by_element=True), totals[group])
             end = small
         totals[group] = jax.lax.fori_loop(begin, end, visit, totals[group])
     return totals

@@ -1,19 +1,21 @@
-"""RoIWarp (Dai et al., 2016; Mask R-CNN, table 2c): RoIAlign of RoIs that are first rounded to whole cells."""
+"""RoIWarp (Dai et al., 2016; Mask R-CNN, table 2c): RoIAlign of RoIs rounded to whole cells."""
 
 from functools import partial
 
 import jax
 
 from mrcnn_jax.ops.roi.align import align_by_definition
-from mrcnn_jax.ops.roi.implementations import check_one_map, pool_one_map
-from mrcnn_jax.ops.roi.sampling import round_half_away
-from mrcnn_jax.ops.roi.spec import make_spec
+from mrcnn_jax.ops.roi.implementations import pool_one_map
+from mrcnn_jax.ops.roi.sampling import round_to_cells
+from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 
 
-def round_boxes(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Rounds boxes in cells to whole cells, halves away from 0; they get no gradient."""
-    return jax.lax.stop_gradient(round_half_away(boxes))
+def warp_by_definition(
+    features: Float[Array, "H W C"], boxes: Float[Array, "N 4"], spec: PoolSpec
+) -> Float[Array, "N PH PW C"]:
+    """Computes RoIWarp of boxes in cells: RoIAlign without half a pixel of boxes rounded to whole cells."""
+    return align_by_definition(features, round_to_cells(boxes), spec)
 
 
 @partial(
@@ -31,8 +33,8 @@ def roi_warp(
 ) -> Float[Array, "N PH PW C"]:
     """Pools RoIs from one feature map by RoIWarp.
 
-    The corners are rounded as in RoIPool, then sampled as by ``roi_align`` with ``half_pixel=False``. Boxes get no
-    gradient because of the rounding.
+    The corners are rounded as in RoIPool, then sampled as by ``roi_align`` with ``half_pixel=False``. Boxes
+    get no gradient because of the rounding.
 
     Args:
         features: one image's features, channels last.
@@ -52,7 +54,5 @@ def roi_warp(
     References:
         Dai et al., "Instance-aware semantic segmentation via multi-task network cascades", 2016.
     """
-    features, boxes = check_one_map(features, boxes)
     spec = make_spec("warp", reduction, sampling_ratio, False, output_size)
-    boxes = round_boxes(boxes * spatial_scale)
-    return pool_one_map(spec, align_by_definition, implementation, features, boxes)
+    return pool_one_map(spec, warp_by_definition, implementation, features, boxes, spatial_scale)

@@ -56,7 +56,9 @@ def test_two_bins_by_hand(reduction, samples):
     narrow, broad = roi_align(GRID, boxes, (1, 2), 1.0, samples, True, reduction)[:, 0, :, 0]
     average = np.float32([8.5, 9.5]), np.float32([9, 11])
     last_sample = (2.75, 3.0) if samples == 2 else (2.5, 3.0)  # at 3/4 of the bin, or at its middle
-    expected = average if reduction == "average" else (average[0] + last_sample[0], average[1] + last_sample[1])
+    expected = (
+        average if reduction == "average" else (average[0] + last_sample[0], average[1] + last_sample[1])
+    )
     np.testing.assert_allclose(narrow, expected[0], rtol=1e-6)
     np.testing.assert_allclose(broad, expected[1], rtol=1e-6)
 
@@ -67,7 +69,9 @@ def test_output_size_is_height_then_width():
 
 
 def test_boxes_are_in_image_pixels():
-    pooled = roi_align(GRID, jnp.asarray([[4.0, 0.0, 12.0, 16.0]]), (4, 2), spatial_scale=0.25, sampling_ratio=1)
+    pooled = roi_align(
+        GRID, jnp.asarray([[4.0, 0.0, 12.0, 16.0]]), (4, 2), spatial_scale=0.25, sampling_ratio=1
+    )
     np.testing.assert_allclose(pooled[0, :, :, 0], [[1, 2], [6, 7], [11, 12], [16, 17]], rtol=1e-6)
 
 
@@ -76,7 +80,11 @@ def test_samples_up_to_one_cell_outside_have_the_border_value():
     # one row of samples at y = 2 of the map; x at -1.25, -1, 0, 4.5, 5, 5.25 by boxes one cell wide
     for position, expected in [(-1.25, 0), (-1, 1), (0, 1), (4.5, 1), (5, 1), (5.25, 0)]:
         box = jnp.asarray([[position, 2.0, position + 1, 3.0]])
-        for options in ({"sampling_ratio": 1}, {"sampling_ratio": 0}, {"sampling_ratio": 0, "reduction": "max"}):
+        for options in (
+            {"sampling_ratio": 1},
+            {"sampling_ratio": 0},
+            {"sampling_ratio": 0, "reduction": "max"},
+        ):
             assert roi_align(ones, box, 1, **options)[0, 0, 0, 0] == expected, (position, options)
 
 
@@ -92,7 +100,9 @@ def test_boxes_without_half_pixel_are_at_least_one_cell_wide():
     empty, one_cell = jnp.asarray([[1.0, 2.0, 1.0, 2.0]]), jnp.asarray([[1.0, 2.0, 2.0, 3.0]])
     pooled, expected = (roi_align(GRID, box, 2, half_pixel=False) for box in (empty, one_cell))
     np.testing.assert_array_equal(pooled, expected)
-    assert (roi_align(GRID, empty, 2, half_pixel=True) == 2 * 5 + 1 - 3).all()  # a point, sampled at (1.5, 0.5)
+    assert (
+        roi_align(GRID, empty, 2, half_pixel=True) == 2 * 5 + 1 - 3
+    ).all()  # a point, sampled at (1.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +141,14 @@ def test_bin_of_hundreds_of_samples_equals_the_oracle(reduction):
     ],
 )  # fmt: skip
 def test_equals_torchvision_forward_and_backward(golden, scale, size, half_pixel, samples):
-    operation = lambda *given: roi_align(*given, samples, half_pixel)
+    operation = partial(roi_align, sampling_ratio=samples, half_pixel=half_pixel)
     variant = f"aligned{int(half_pixel)}_sr{samples}"
     assert_equals_golden(operation, golden("roi_align"), scale, size, variant, 2e-5, 5e-5)
 
 
 @pytest.mark.parametrize("scale, size, half_pixel", [("1", "7x7", False), ("0.25", "3x5", True)])
 def test_maximum_equals_the_float64_program_forward_and_backward(golden, scale, size, half_pixel):
-    operation = lambda *given: roi_align(*given, 2, half_pixel, "max")
+    operation = partial(roi_align, half_pixel=half_pixel, reduction="max")
     variant = f"aligned{int(half_pixel)}"
     assert_equals_golden(operation, golden("roi_align_max"), scale, size, variant, 1e-5, 2e-5)
 
@@ -211,11 +221,15 @@ def test_zero_boxes(reduction, samples):
 @pytest.mark.parametrize("reduction, samples", [("average", 2), ("average", 0)])
 def test_low_precision_features_keep_their_dtype(reduction, samples):
     image = jnp.asarray(IMAGE, jnp.bfloat16)
-    pooled, to_image, to_boxes = pool_and_differentiate(image, BOXES, COTANGENT.astype(jnp.bfloat16), reduction, samples)
+    pooled, to_image, to_boxes = pool_and_differentiate(
+        image, BOXES, COTANGENT.astype(jnp.bfloat16), reduction, samples
+    )
     assert pooled.dtype == to_image.dtype == jnp.bfloat16 and to_boxes.dtype == jnp.float32
     expected = pool_and_differentiate(image.astype(jnp.float32), BOXES, COTANGENT, reduction, samples)
     np.testing.assert_allclose(pooled.astype(jnp.float32), expected[0], atol=0.05)
-    np.testing.assert_allclose(to_image.astype(jnp.float32), expected[1], atol=0.05 * np.abs(expected[1]).max())
+    np.testing.assert_allclose(
+        to_image.astype(jnp.float32), expected[1], atol=0.05 * np.abs(expected[1]).max()
+    )
 
 
 @every_kind

@@ -15,14 +15,23 @@ from mrcnn_jax.runtime import compiling_for
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-KINDS = [("align", "average", 2), ("align", "average", 0), ("align", "max", 2), ("align", "max", 0), ("pool", "max", 2)]
+KINDS = [
+    ("align", "average", 2),
+    ("align", "average", 0),
+    ("align", "max", 2),
+    ("align", "max", 0),
+    ("pool", "max", 2),
+]
 CASES = [(kind, name) for kind in KINDS for name in ops.roi_implementations(*kind)]
 every_implementation = pytest.mark.parametrize(
-    "kind, implementation", [*CASES, (("align", "average", 3), "matmul"), (("align", "average", 3), "reference")]
+    "kind, implementation", [*CASES, *((("align", "average", 3), name) for name in ("matmul", "reference")),
+    (("warp", "average", 2), "reference")]
 )
 BOXES, LEVELS = boxes_and_levels()
 COTANGENT = np.random.default_rng(8).standard_normal((*LEVELS.shape, 3, 5, 2), dtype=np.float32)
-DIRECTION = [np.random.default_rng(9 + level).standard_normal(maps.shape) for level, maps in enumerate(PYRAMID)]
+DIRECTION = [
+    np.random.default_rng(9 + level).standard_normal(maps.shape) for level, maps in enumerate(PYRAMID)
+]
 ROW_BYTES = 5 * 2 * 4
 SMALL_TILES = {
     "JOINED_PYRAMID_BYTES": 0,
@@ -54,7 +63,7 @@ def shipped_tiles(monkeypatch):
 
 @cache
 def program(kind, implementation, dtype=jnp.float32):
-    """Compiles a function of pyramid, boxes and levels that returns the bins and the gradient of the features."""
+    """Compiles a function of pyramid, boxes and levels to the bins and the gradient of the features."""
 
     def both(pyramid, boxes, levels):
         operation, reduction, samples = kind
@@ -68,7 +77,9 @@ def program(kind, implementation, dtype=jnp.float32):
         pooled, backward = jax.vjp(pool, pyramid)
         return pooled, backward(COTANGENT.astype(dtype))[0]
 
-    return jax.jit(both).lower([jnp.asarray(features, dtype) for features in PYRAMID], BOXES, LEVELS).compile()
+    return (
+        jax.jit(both).lower([jnp.asarray(features, dtype) for features in PYRAMID], BOXES, LEVELS).compile()
+    )
 
 
 @cache
@@ -155,11 +166,15 @@ def test_default_implementation_follows_the_target_platform():
             traced = jax.jit(pool).trace([jnp.asarray(features) for features in PYRAMID])
         return traced.lower(lowering_platforms=({"gpu": "cuda"}.get(platform, platform),)).as_text()
 
-    defaults = {platform: ops.default_implementation("align", platform=platform) for platform in ("cpu", "gpu", "tpu")}
+    defaults = {
+        platform: ops.default_implementation("align", platform=platform) for platform in ("cpu", "gpu", "tpu")
+    }
     assert defaults == {"cpu": "tiled", "gpu": "gather", "tpu": "matmul"}
     assert "dot_general" in lowered("tpu") and "dot_general" not in lowered("cpu")
     assert "dot_general" in lowered("cpu", "matmul")
-    assert lowered("gpu").count("stablehlo.while") < lowered("cpu").count("stablehlo.while")  # no loop over tiles
+    assert lowered("gpu").count("stablehlo.while") < lowered("cpu").count(
+        "stablehlo.while"
+    )  # no loop over tiles
     with compiling_for("tpu"):
         assert ops.default_implementation("align") == "matmul"
 
@@ -177,7 +192,11 @@ def test_reference_has_forward_mode_and_second_derivatives():
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("FPN box training", KINDS[0]), ("FPN mask training", KINDS[0]), *[("FPN inference", kind) for kind in KINDS]],
+    [
+        ("FPN box training", KINDS[0]),
+        ("FPN mask training", KINDS[0]),
+        *[("FPN inference", kind) for kind in KINDS],
+    ],
 )
 def test_temporary_memory_is_below_twice_the_bins_and_the_pyramid(shipped_tiles, name, kind):
     workload, (operation, reduction, samples) = WORKLOADS[name], kind

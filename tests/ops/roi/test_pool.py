@@ -28,7 +28,9 @@ def test_bins_without_a_cell_are_zero():
 
 
 def test_halves_are_rounded_away_from_zero():
-    values = np.float32([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999997, -0.49999997, 8388607.5, -7.2, 3.6, np.inf])
+    values = np.float32(
+        [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999997, -0.49999997, 8388607.5, -7.2, 3.6, np.inf]
+    )
     expected = [-3, -2, -1, 1, 2, 3, 0, 0, 8388608, -7, 4, np.inf]
     np.testing.assert_array_equal(round_half_away(jnp.asarray(values)), expected)
 
@@ -42,7 +44,9 @@ def test_equals_the_oracle(output_size, scale):
 
 def test_last_of_seven_bins_includes_the_last_cell():
     row = jnp.arange(130, dtype=jnp.float32).reshape(1, 130, 1)
-    boxes = np.float32([[0, 0, last, 0] for last in range(128)])  # in float32, 31 cells / 7 * 7 are more than 31
+    boxes = np.float32(
+        [[0, 0, last, 0] for last in range(128)]
+    )  # in float32, 31 cells / 7 * 7 are more than 31
     np.testing.assert_array_equal(roi_pool(row, boxes, (1, 7))[:, 0, -1, 0], np.arange(128))
 
 
@@ -76,7 +80,9 @@ def test_any_box_gives_finite_features_and_gradients():
     boxes = np.concatenate([HUGE, strange])
     pooled, backward = jax.vjp(lambda image: roi_pool(image, boxes, 7, 0.5), jnp.asarray(IMAGE))
     assert np.isfinite(pooled).all() and np.isfinite(backward(pooled)[0]).all()
-    np.testing.assert_array_equal(pooled[5, 3, 3], IMAGE.max(axis=(0, 1)))  # the bin in the middle contains the map
+    np.testing.assert_array_equal(
+        pooled[5, 3, 3], IMAGE.max(axis=(0, 1))
+    )  # the bin in the middle contains the map
     assert not pooled[2].any()
 
 

@@ -1,4 +1,4 @@
-"""RoI operations over a pyramid: each RoI as from its own level and image alone, and as the libraries pool it."""
+"""RoI operations over a pyramid: each RoI as from its level and image alone, and as in the libraries."""
 
 import jax
 import jax.numpy as jnp

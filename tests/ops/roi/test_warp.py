@@ -1,5 +1,7 @@
 """RoIWarp: against the oracle and a recorded float64 program, forward and backward."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def test_equals_the_oracle(reduction, samples):
     [("0.25", "7x7", "max", "warp_max"), ("1", "3x5", "average", "warp_avg")],
 )
 def test_equals_the_float64_program_forward_and_backward(golden, scale, size, reduction, variant):
-    operation = lambda *given: roi_warp(*given, 2, reduction)
+    operation = partial(roi_warp, reduction=reduction)
     assert_equals_golden(operation, golden("roi_warp"), scale, size, variant, 1e-5, 2e-5)
 
 

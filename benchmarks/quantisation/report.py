@@ -1,0 +1,197 @@
+"""Page and pictures of the measurements of ``benchmarks.quantisation.measure``."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#d55e00")
+PAGE = """# What quantisation costs
+
+Made by `{command}`: {rois} RoIs of each size, {bins} x {bins} bins, masks of {cells} x {cells} cells.
+No training; `benchmarks/quantisation/measure.py` says how it is measured.
+
+![Displacement and attainable mask IoU by stride and RoI size]({picture})
+
+RoIAlign reads every bin within {exact:.1g} pixels of its place, the rounding of float32. RoIPool reads its
+bins at mean distances of {means} pixels from their places, at strides {strides}. For objects of 64 pixels,
+with the constant part undone, the attainable mask IoU falls from {ceiling:.2f} to {pool[0]} and {pool[1]}
+for RoIPool at strides 16 and 32, and to {warp[0]} and {warp[1]} for RoIWarp, which rounds RoIs but not bins.
+
+## Displacement
+
+Distance in image pixels between the place where a bin is read and where it should be: mean (95th percentile).
+The constant part is the median over all RoIs of an operation and stride, in cells; "rest" is the root mean
+square of what is left without it, "largest" the largest distance of any bin, both in pixels. RoIWarp and
+RoIAlign with aligned=False read RoIs of less than a cell as a whole one, hence their values for small RoIs.
+
+{displacement}
+
+## Attainable mask IoU
+
+Mean IoU of the masks of a head that makes no mistake except for where its features were read. Without any
+displacement it is {ceiling:.2f}, the limit of a grid of {cells} x {cells} cells for these outlines.
+
+### As read
+
+{as_read}
+
+### With the constant part undone
+
+{undone}
+
+### Objects above IoU 0.75, percent, with the constant part undone
+
+Without any displacement: {above_ceiling:.0f}.
+
+{above}
+
+## One object
+
+![Places and masks of one object]({example})
+"""
+
+
+class Example(NamedTuple):
+    """One object, and by operation and stride its bins' places and the masks as read and undone."""
+
+    box: np.ndarray
+    truth: np.ndarray
+    places: dict[tuple[str, int], np.ndarray]
+    masks: dict[tuple[str, int], np.ndarray]
+    iou: dict[tuple[str, int], np.ndarray]
+    image: int  # side of the image
+
+
+class Grid(NamedTuple):
+    """Rows by operation, stride and size, and the values of these, in order."""
+
+    rows: dict[tuple[str, int, int], dict[str, Any]]
+    operations: list[str]
+    strides: list[int]
+    sizes: list[int]
+
+
+def _grid(result):
+    rows = {(row["operation"], row["stride"], row["size"]): row for row in result["rows"]}
+    return Grid(rows, *(list(dict.fromkeys(values)) for values in zip(*rows, strict=True)))
+
+
+def markdown(result: dict[str, Any], picture: str, example: str) -> str:
+    """Renders the measurements as tables and a summary in words, every number of which is measured."""
+    rows, _, strides, sizes = _grid(result)
+    heads = ["operation", "stride", *(f"{size} px" for size in sizes)]
+
+    def rest(constant):
+        at = constant["operation"], constant["stride"]
+        cells = ", ".join(f"{constant[axis] / at[1]:z.2f}" for axis in "xy")
+        largest = max(rows[*at, size]["largest"] for size in sizes)
+        return cells, f"{constant['rest_rms']:.1f}", f"{largest:.1f}"
+
+    def table(cell, more=(), last=lambda constant: ()):
+        lines = [[*heads, *more], ["---"] * len([*heads, *more])]
+        for constant in result["constants"]:
+            at = constant["operation"], constant["stride"]
+            lines.append([*map(str, at), *(cell(rows[*at, size]) for size in sizes), *last(constant)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def undone(operation):
+        return [f"{rows[operation, stride, 64]['constant_undone']['iou']:.2f}" for stride in (16, 32)]
+
+    means = [np.mean([rows["RoIPool", stride, size]["mean"] for size in sizes]) for stride in strides]
+    return PAGE.format(
+        **result | {"ceiling": result["ceiling"]["iou"]}, cells=2 * result["bins"], picture=picture,
+        example=example, pool=undone("RoIPool"), warp=undone("RoIWarp"),
+        means=_listed(f"{mean:.1f}" for mean in means), strides=_listed(map(str, strides)),
+        exact=max(row["largest"] for row in result["rows"] if row["operation"] == "RoIAlign"),
+        displacement=table(
+            lambda row: f"{row['mean']:.1f} ({row['percentile_95']:.1f})",
+            ("constant x, y", "rest", "largest"), rest,
+        ),
+        as_read=table(lambda row: f"{row['as_read']['iou']:.2f}"),
+        undone=table(lambda row: f"{row['constant_undone']['iou']:.2f}"),
+        above=table(lambda row: f"{100 * row['constant_undone']['above_075']:.0f}"),
+        above_ceiling=100 * result["ceiling"]["above_075"],
+    )  # fmt: skip
+
+
+def _listed(words):
+    *words, last = words
+    return f"{', '.join(words)} and {last}"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Plots displacement (above) and attainable mask IoU (below) over RoI sizes, one column a stride."""
+    rows, operations, strides, sizes = _grid(result)
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(strides), sharex=True, sharey="row")
+    for (above, below), stride in zip(axes.T, strides, strict=True):
+        below.axhline(result["ceiling"]["iou"], color="0.5", linewidth=1, linestyle=":")
+        for operation, colour in zip(operations, COLOURS, strict=True):
+            of_sizes = [rows[operation, stride, size] for size in sizes]
+            style = {"color": colour, "marker": "o", "markersize": 3.5}
+            broad = 4 if operation == "RoIAlign" else 1.8  # others lie on it and must leave it visible
+            mean, high = ([row[name] for row in of_sizes] for name in ("mean", "percentile_95"))
+            above.fill_between(sizes, mean, high, color=colour, alpha=0.12, linewidth=0)
+            above.plot(sizes, mean, **style, linewidth=broad)
+            below.plot(sizes, [row["constant_undone"]["iou"] for row in of_sizes], **style, linewidth=broad)
+            below.plot(sizes, [row["as_read"]["iou"] for row in of_sizes], "--", **style, linewidth=1.2)
+        above.set_title(f"stride {stride}", fontsize=11)
+        above.set_xscale("log", base=2)
+        below.set(xticks=sizes, xticklabels=sizes, xlabel="RoI size, pixels")
+        for axis in (above, below):
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set(ylabel="displacement of a bin, pixels", ylim=(-0.5, None))
+    axes[1, 0].set(ylabel="attainable mask IoU", ylim=(0, 1.02))
+    lines = dict(zip(operations, COLOURS, strict=True))
+    lines = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in lines.items()]
+    styles = [
+        Patch(color="0.5", alpha=0.25, label="mean to 95th percentile"),
+        Line2D([], [], color="0.3", linestyle="--", label="as read"),
+        Line2D([], [], color="0.3", label="constant part undone"),
+        Line2D([], [], color="0.5", linestyle=":", label="no displacement"),
+    ]
+    for handles, side in ((lines, "upper"), (styles, "lower")):
+        figure.legend(handles=handles, frameon=False, ncols=len(handles), loc=f"outside {side} center")
+    figure.savefig(path, dpi=110)
+
+
+def draw_example(example: Example, path: Path, strides: tuple[int, ...] = (16, 32)) -> None:
+    """Draws one object with the places where its bins are read, and the masks attainable from them."""
+    x1, y1, x2, y2 = example.box
+    operations = dict.fromkeys(operation for operation, _ in example.places)
+    figure = Figure(figsize=(12, 4.6 * len(strides)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(strides), len(operations), sharex=True, sharey=True)
+    for column, operation, colour in zip(axes.T, operations, COLOURS, strict=True):
+        for axis, stride in zip(column, strides, strict=True):
+            at = operation, stride
+            for draw_line in (axis.axvline, axis.axhline):
+                for position in range(0, example.image, stride):
+                    draw_line(position, color="0.88", linewidth=0.7, zorder=0.5)
+            axis.contourf(*_raster(example.truth, example.box), levels=[0.5, 1], colors=["0.8"])
+            axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="0.3", linewidth=1)
+            axis.plot(*example.places[at].reshape(-1, 2).T, ".", color="0.15", markersize=2.2)
+            for mask, style, width in zip(example.masks[at], ("--", "-"), (1.2, 1.8), strict=True):
+                line = {"colors": [colour], "linewidths": width, "linestyles": style}
+                axis.contour(*_raster(mask, example.box), levels=[0.5], **line)
+            axis.set(xlim=(x1 - 24, x2 + 40), ylim=(y2 + 40, y1 - 24), aspect="equal", xticks=[], yticks=[])
+            as_read, undone = example.iou[at]
+            title = f"{operation}, stride {stride}\nIoU {as_read:.2f}, {undone:.2f} undone"
+            axis.set_title(title, fontsize=10)
+    words = "grey: object in its RoI; dots: where the bins are read; lines: cells; attainable mask "
+    figure.supxlabel(f"{words}dashed: as read, solid: constant part undone", fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def _raster(mask, box):
+    """Returns x, y and values of a mask over a box, with a rim of zeros that closes its contours."""
+    framed = np.pad(mask.astype(float), 1)
+    share = (np.arange(len(framed)) - 0.5) / len(mask)
+    return *(box[axis] + share * (box[2 + axis] - box[axis]) for axis in (0, 1)), framed

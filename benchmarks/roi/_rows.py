@@ -1,0 +1,65 @@
+"""Rows of the RoI operations' result files: selection, grouping, names and numbers for tables and plots."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+FORWARD, BACKWARD = "forward", "forward+backward"
+TORCHVISION, ONE_HOT = "torchvision", "one-hot einsum"
+PLATFORMS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
+Row = Mapping[str, Any]
+
+
+def select(rows: Iterable[Row], **fields: Any) -> list[Row]:
+    """Returns the rows with these values."""
+    return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
+
+
+def group_rows(rows: Iterable[Row], *fields: str) -> dict[tuple, list[Row]]:
+    """Groups rows by the values of fields, in the order of their first rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(field) for field in fields), []).append(row)
+    return groups
+
+
+def by_direction(rows: Iterable[Row]) -> dict[str, Row]:
+    """Returns the measured rows of one implementation by direction."""
+    return {row["direction"]: row for row in rows if "median_ms" in row}
+
+
+def is_measured(rows: Iterable[Row]) -> bool:
+    """Whether any of the rows was timed."""
+    return any("median_ms" in row for row in rows)
+
+
+def machine_name(content: Mapping[str, Any]) -> str:
+    """Names the machine of a result file."""
+    machine = content["machine"]
+    name, kind = PLATFORMS.get(machine["platform"], machine["platform"]), machine.get("device_kind", "")
+    if machine["platform"] == "cpu":
+        return f"{name} ({machine.get('processor', kind)}, {machine.get('cores')} cores)"
+    return f"{name} ({kind})" if kind else name
+
+
+def title(key: tuple[str, str, int | None]) -> str:
+    """Names an operation."""
+    operation, reduction, samples = key
+    if operation == "pool":
+        return "RoIPool"
+    name = {"align": "RoIAlign", "warp": "RoIWarp"}[operation]
+    sampling = f" of {samples} x {samples}" if samples else ", adaptive"
+    return f"{name}, {'maximum' if reduction == 'max' else reduction}{sampling}"
+
+
+def pair(cells: Mapping[str, Row], text: Callable[[Row], str | None]) -> str:
+    """Renders both directions as "forward / backward", or the only one."""
+    values = [text(cells[direction]) for direction in (FORWARD, BACKWARD) if direction in cells]
+    return " / ".join(value or "-" for value in values) if any(values) else "-"
+
+
+def number(value: float | None, digits: int = 3, scale: float = 1.0) -> str | None:
+    """Renders a number with so many significant digits, and thousands with commas."""
+    if value is None:
+        return None
+    value *= scale
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"

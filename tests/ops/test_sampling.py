@@ -1,0 +1,75 @@
+"""Sampling of labelled candidates: counts, order, and uniformity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrcnn_jax.ops import sample_labels
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def labels_with(positives, backgrounds):
+    """Labels of 64 candidates, so that all cases share a compilation; the rest are ignored."""
+    labels = np.full(64, -1, np.int32)
+    places = np.random.default_rng(positives * 100 + backgrounds).permutation(64)
+    labels[places[:positives]] = 1
+    labels[places[positives : positives + backgrounds]] = 0
+    return labels
+
+
+draw = jax.jit(lambda key, labels: sample_labels(key, labels, 16, 0.25))
+
+
+@pytest.mark.parametrize(
+    "positives, backgrounds, expected_positive, expected",
+    [
+        (20, 40, 4, 16), (4, 12, 4, 16), (2, 40, 2, 16), (0, 40, 0, 16), (20, 0, 4, 4), (3, 5, 3, 8),
+        (0, 7, 0, 7), (1, 0, 1, 1), (0, 0, 0, 0),
+    ],
+)  # fmt: skip
+def test_counts_of_positives_and_samples(positives, backgrounds, expected_positive, expected):
+    labels = labels_with(positives, backgrounds)
+    for seed in range(5):
+        index, positive, valid = map(np.asarray, draw(jax.random.key(seed), labels))
+        assert index.shape == positive.shape == valid.shape == (16,)
+        assert positive.sum() == expected_positive and valid.sum() == expected
+        assert (labels[index[positive]] == 1).all() and (labels[index[valid & ~positive]] == 0).all()
+        assert positive[:expected_positive].all() and valid[positive].all()  # positives first
+        assert len(set(index[valid].tolist())) == expected  # without replacement
+        assert ((index >= 0) & (index < 64)).all()  # also where not valid
+
+
+def test_fewer_candidates_than_samples():
+    labels = jnp.asarray([0, 1, -1, 0])
+    index, positive, valid = sample_labels(jax.random.key(0), labels, 16, 0.5)
+    assert valid.sum() == 3 and positive.tolist() == [True] + [False] * 15
+    assert index[0] == 1 and set(index[valid].tolist()) == {0, 1, 3}
+
+
+def test_candidates_and_pairs_are_drawn_uniformly():
+    labels = labels_with(8, 24)
+    draws = 4000
+    keys = jax.random.split(jax.random.key(7), draws)
+    index, positive, valid = map(np.asarray, jax.vmap(draw, in_axes=(0, None))(keys, labels))
+    for label, chosen, drawn in ((1, positive, 4), (0, valid & ~positive, 12)):
+        candidates = np.flatnonzero(labels == label)
+        number = len(candidates)
+        taken = np.zeros((draws, 64))
+        filler = index[:, :1] if label else index[:, -1:]
+        np.put_along_axis(taken, np.where(chosen, index, filler), 1, axis=1)
+        taken = taken[:, candidates]
+        assert (taken.sum(axis=1) == drawn).all()
+        share, pair_share = drawn / number, drawn * (drawn - 1) / (number * (number - 1))
+        together = taken.T @ taken / draws
+        five_sigma = 5 * np.sqrt(0.25 / draws)
+        np.testing.assert_allclose(np.diag(together), share, atol=five_sigma)
+        np.testing.assert_allclose(together[~np.eye(number, dtype=bool)], pair_share, atol=five_sigma)
+
+
+def test_sample_depends_on_the_key_only():
+    labels = labels_with(20, 40)
+    first, again, other = (np.asarray(draw(jax.random.key(seed), labels)[0]) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
