@@ -8,8 +8,9 @@ import pytest
 from paths import REPOSITORY
 
 LIBRARY = REPOSITORY / "mrcnn_jax"
+GROUND = "structures errors typing atomic_io runtime stored_function distributed config ops"
 FLOORS = [
-    {"structures", "errors", "typing", "atomic_io", "runtime", "stored_function", "distributed"} | {"config", "ops"},
+    set(GROUND.split()),
     {"models", "data", "visualize"},
     {"evaluation", "checkpoint"},
     {"inference", "weights"},

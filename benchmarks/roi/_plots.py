@@ -21,7 +21,7 @@ from benchmarks.roi._rows import (
     number,
     select,
     title,
-)  # fmt: skip
+)
 from benchmarks.roi._workloads import WORKLOADS
 from mrcnn_jax.atomic_io import replacing
 

@@ -63,28 +63,16 @@ class Workload:
         return np.asarray(assign_levels(boxes, 2, 1 + len(self.maps))) - 2
 
 
-STRIDES = (4, 8, 16, 32)
+STRIDES, RANGE = (4, 8, 16, 32), (16, 800)
+P2, C4 = PYRAMID[:1], PYRAMID[2:3]
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload(
-            "one map", "512 RoIs of 20 to 320 pixels on P2 alone", PYRAMID[:1], (4,), 256, 512, 7, (20, 320)
-        ),
-        Workload(
-            "C4",
-            "box head on C4, Faster R-CNN's 300 proposals",
-            PYRAMID[2:3],
-            (16,),
-            1024,
-            300,
-            14,
-            (20, 640),
-        ),
-        Workload(
-            "FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, (16, 800), False
-        ),
-        Workload("FPN box training", "box head, 512 RoIs", PYRAMID, STRIDES, 256, 512, 7, (16, 800)),
-        Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, STRIDES, 256, 128, 14, (16, 800)),
+        Workload("one map", "512 RoIs of 20 to 320 pixels on P2 alone", P2, (4,), 256, 512, 7, (20, 320)),
+        Workload("C4", "box head on C4, Faster R-CNN's 300 proposals", C4, (16,), 1024, 300, 14, (20, 640)),
+        Workload("FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, RANGE, False),
+        Workload("FPN box training", "box head, 512 RoIs", PYRAMID, STRIDES, 256, 512, 7, RANGE),
+        Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, STRIDES, 256, 128, 14, RANGE),
     )
 }
 TINY = Workload("tiny", "for tests", ((12, 16), (6, 8)), (4, 8), 8, 6, 3, (8, 48))

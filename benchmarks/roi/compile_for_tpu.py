@@ -32,7 +32,7 @@ from benchmarks.roi._programs import (
     check_names,
     make_inputs,
     program,
-)  # fmt: skip
+)
 from benchmarks.roi._workloads import WORKLOADS
 from benchmarks.tpu._flops import product_flops
 from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology

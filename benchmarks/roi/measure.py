@@ -44,7 +44,7 @@ from benchmarks.roi._programs import (
     check_names,
     make_inputs,
     program,
-)  # fmt: skip
+)
 from benchmarks.roi._torchvision_process import Side
 from mrcnn_jax import ops
 from mrcnn_jax.atomic_io import write_json

@@ -23,7 +23,7 @@ from benchmarks.roi._rows import (
     pair,
     select,
     title,
-)  # fmt: skip
+)
 from benchmarks.roi._workloads import WORKLOADS
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.errors import InputError

@@ -16,12 +16,6 @@ class FPN(nn.Module):
     """Lateral 1x1 convolutions, nearest-neighbour top-down additions and 3x3 output convolutions.
 
     P6 is every second cell of P5.
-
-    Attributes:
-        channels: of every level.
-        norm: normalisation of the convolutions; without one they have a bias.
-        norm_epsilon: added to the variance.
-        dtype: of the computation.
     """
 
     channels: int

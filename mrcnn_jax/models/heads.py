@@ -20,14 +20,7 @@ Valid = Bool[Array, "N"] | None
 
 
 class BoxHead(nn.Module):
-    """Convolutions and fully connected layers as configured, then class logits and class-specific box deltas.
-
-    Attributes:
-        config: the layers.
-        num_classes: K.
-        norm_epsilon: added to the variance.
-        dtype: of the computation.
-    """
+    """Convolutions and fully connected layers, then class logits and class-specific box deltas."""
 
     config: BoxHeadConfig
     num_classes: int
@@ -52,14 +45,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Mask logits at twice the resolution of the RoI's features.
-
-    Attributes:
-        config: kind of head, layers and loss.
-        num_classes: K.
-        norm_epsilon: added to the variance.
-        dtype: of the computation.
-    """
+    """Mask logits at twice the resolution of the RoI's features."""
 
     config: MaskHeadConfig
     num_classes: int
@@ -89,12 +75,7 @@ class MaskHead(nn.Module):
 
 
 class KeypointHead(nn.Module):
-    """3x3 convolutions, a 4x4 transposed convolution of stride 2 to a map per keypoint, bilinear upsampling.
-
-    Attributes:
-        config: the layers.
-        dtype: of the computation, but for the upsampling.
-    """
+    """3x3 convolutions, a 4x4 transposed convolution of stride 2 to a map per keypoint, upsampling."""
 
     config: KeypointHeadConfig
     dtype: Any = jnp.float32

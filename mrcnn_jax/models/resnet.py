@@ -105,11 +105,6 @@ class ResNet(nn.Module):
     """Stem and stages, up to res5, or res4 if res5 is the head of RoIs (features c4).
 
     The first ``freeze_stages`` of stem, res2, .., res5 pass no gradient; nor are they updated.
-
-    Attributes:
-        config: the network.
-        dtype: of the computation.
-        remat: recompute blocks in the backward pass.
     """
 
     config: BackboneConfig
@@ -145,14 +140,7 @@ class ResNet(nn.Module):
 
 
 class Res5(nn.Module):
-    """res5 as the head of RoIs, of features c4 (section 3, figure 4, left).
-
-    Attributes:
-        config: the network.
-        stride: of its first block, over the bins of a RoI.
-        dtype: of the computation.
-        remat: recompute blocks in the backward pass.
-    """
+    """res5 as the head of RoIs, of features c4 (section 3, figure 4, left)."""
 
     config: BackboneConfig
     stride: int

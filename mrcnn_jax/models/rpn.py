@@ -18,11 +18,6 @@ class RPNHead(nn.Module):
     """3x3 convolutions as wide as their input, then an objectness logit and four deltas per anchor.
 
     All levels share the weights.
-
-    Attributes:
-        anchors_per_cell: anchors of each cell.
-        convolutions: number of 3x3 convolutions; one in the paper.
-        dtype: of the computation.
     """
 
     anchors_per_cell: int

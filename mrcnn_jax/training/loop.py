@@ -154,7 +154,7 @@ class _Loop:
     def _log(self, metrics: dict[str, Any], print_line: bool) -> None:
         with self.timer.waiting_for("devices"):
             scalars = {name: float(value) for name, value in metrics.items()}
-        self.skipped.check(self.run.state)
+        self.skipped.check(self.run.state.failures)
         for message in self.run.unreadable.new_messages():  # every process reads images of its own
             console = self.console if distributed.is_primary() else Console(stderr=True)
             warn(console, f"{message}; another image replaces it.")
@@ -163,7 +163,7 @@ class _Loop:
         self.display.step(self.step, scalars, print_line)
 
     def _save(self) -> None:
-        self.skipped.check(self.run.state)
+        self.skipped.check(self.run.state.failures)
         self.watchdog.progress(f"saving step {self.step:,}")
         self.history.flush()
         run, sources = self.run, self.run.sources

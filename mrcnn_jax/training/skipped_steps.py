@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mrcnn_jax.errors import TrainingError
 from mrcnn_jax.training.progress import warn
-from mrcnn_jax.training.step import TrainState
+from mrcnn_jax.typing import Array, Int
 
 
 class DivergedError(TrainingError):
@@ -33,8 +33,15 @@ class SkippedSteps:
         """Adds a step with its flag, which may still be computed."""
         self._unchecked.append((step, image_ids, skipped))
 
-    def check(self, state: TrainState) -> None:
-        """Waits for the flags, warns of skipped steps, and raises DivergedError if the run has too many."""
+    def check(self, total: Int[Array, ""]) -> None:
+        """Waits for the flags and warns of skipped steps.
+
+        Args:
+            total: number of skipped steps of the whole run.
+
+        Raises:
+            DivergedError: they are more than allowed.
+        """
         flags = jax.device_get([flag for *_, flag in self._unchecked])
         skipped = [entry[:2] for entry, flag in zip(self._unchecked, flags, strict=True) if flag]
         self._unchecked.clear()
@@ -43,7 +50,6 @@ class SkippedSteps:
         named = [f"step {step:,} (image ids {', '.join(map(str, ids))})" for step, ids in skipped[:3]]
         why = "loss or gradient is not finite, or the loss exceeds train.max_loss"
         message = f"skipped {' and '.join(named)}: {why}"
-        total = int(state.failures)
         if total > self._allowed:
             raise DivergedError(
                 f"{message}. Inspect these images, lower train.learning_rate, set train.clip_norm, or raise "

@@ -386,6 +386,7 @@ def test_default_implementation_is_the_fastest_measured_on_cpu():
             assert np.exp(np.log(ratios).mean()) > 0.97, (operation, reduction, samples, name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not TORCHVISION,
     reason="MRCNN_TORCHVISION_PYTHON does not name a Python interpreter that has torch and torchvision",

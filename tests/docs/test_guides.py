@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ import mrcnn_jax
 from mrcnn_jax import presets
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli import main as cli
-from mrcnn_jax.config import Experiment
+from mrcnn_jax.config import Experiment, to_dict
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 TEXTS = {guide.name: guide.read_text() for guide in GUIDES}
@@ -107,6 +108,10 @@ def test_training_command_is_accepted(words, monkeypatch, tmp_path):
         trained.append((experiment, directory))
 
     monkeypatch.chdir(tmp_path)
+    is_preset = words[2] in presets.PRESETS
+    if not is_preset:  # a directory of weights
+        Path(words[2]).mkdir(parents=True)
+        Path(words[2], "experiment.json").write_text(json.dumps(to_dict(presets.get("demo"))))
     monkeypatch.setattr("mrcnn_jax.training.loop.train", train)
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *processes: initialized.append(processes))
     monkeypatch.setattr("signal.signal", lambda *_: None)
@@ -116,7 +121,7 @@ def test_training_command_is_accepted(words, monkeypatch, tmp_path):
         status = exit.code
     assert status == 0
     ((_, processes, process),), ((experiment, _),) = initialized, trained
-    assert isinstance(experiment, Experiment) and experiment.name == words[2]
+    assert isinstance(experiment, Experiment) and experiment.name == words[2] or not is_preset
     assert (processes is None) == ("--processes" not in words)
     assert (process is None) == ("--process" not in words)
 
@@ -128,7 +133,10 @@ def test_other_command_and_its_options_exist(words, help_text):
         main, command = cli.main, words[1:2]
     else:
         main, command = importlib.import_module(words[0]).main, ()
-    assert options_in(" ".join(words)) <= options_in(help_text(main, *command))
+    known = options_in(help_text(main, *command))
+    if words[1] == "import-weights":  # also takes the fields of an experiment
+        known |= options_in(help_text(cli.main, "train", "demo"))
+    assert options_in(" ".join(words)) <= known
 
 
 def test_options_and_fields_in_the_text_exist(help_text):

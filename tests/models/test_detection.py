@@ -49,7 +49,8 @@ def propose(rpn):
 
 def test_every_anchor_is_decoded_as_in_torchvision(golden, rpn):
     _, deltas, anchors, _ = rpn
-    decoded = ops.decode(jnp.concatenate(deltas, axis=1), jnp.concatenate(anchors)[None])
+    decode = jax.vmap(ops.decode, in_axes=(0, None))
+    decoded = decode(jnp.concatenate(deltas, axis=1), jnp.concatenate(anchors))
     expected = golden("postprocess")["decoded_every16"]
     np.testing.assert_allclose(decoded[:, ::16], expected, rtol=1e-4, atol=1e-3)
 

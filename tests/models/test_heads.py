@@ -117,6 +117,22 @@ def test_box_head_without_layers_averages_positions():
         np.testing.assert_allclose(out, expected.reshape(shape), atol=1e-4)
 
 
+def test_mask_head_upsamples_with_a_transposed_convolution():
+    config = MaskHeadConfig(layers=0, channels=6)
+    head = MaskHead(config, num_classes=3)
+    rois = np.random.default_rng(0).standard_normal((2, 5, 7, 4)).astype(np.float32)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), rois)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
+    upsample, logits = variables["params"]["upsample"], variables["params"]["logits"]
+    kernel = upsample["kernel"].reshape(4, 2, 2, 6).transpose(1, 2, 3, 0)  # [2, 2, out, in]
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_transpose(rois, kernel, (2, 2), "VALID", dimension_numbers=layout, transpose_kernel=True)
+    x = np.maximum(np.asarray(x) + variables["params"]["upsample_bias"], 0)
+    expected = x @ logits["kernel"] + logits["bias"]
+    np.testing.assert_allclose(head.apply(variables, rois), expected, atol=1e-4)
+
+
 # ---- backbones ----
 
 

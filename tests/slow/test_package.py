@@ -17,6 +17,7 @@ from paths import REPOSITORY
 
 import mrcnn_jax
 
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 SOURCES = (
     "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "mrcnn_jax", "experiments", "benchmarks",
 )  # fmt: skip
@@ -100,14 +101,15 @@ def test_the_installed_command_trains_and_predicts(environment, project):
     assert "usage: mrcnn COMMAND" in run(environment / "mrcnn", "--help", cwd=project)
     small = (
         "--train.steps", "20", "--train.decay-steps", "--train.images-per-device", "2",
-        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32",
-        "--model.box.channels", "32", "--model.mask.channels", "16", "--evaluation.pictures", "2",
+        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32", "--model.box.channels", "32",
+        "--model.mask.channels", "16", "--model.mask.layers", "1", "--data.short-edge", "64",
+        "--data.short-edge-test", "64", "--data.long-edge", "96", "--evaluation.pictures", "2",
     )  # fmt: skip
-    out = run(environment / "mrcnn", "train", "demo", *small, cwd=project, timeout=600)
+    out = run(environment / "mrcnn", "train", "demo", *small, cwd=project, timeout=900, XLA_FLAGS=FAST_COMPILATION)
     assert (project / "runs/demo/metrics.json").exists(), out
     image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     cv2.imwrite(str(project / "photo.png"), image)
-    out = run(environment / "mrcnn", "predict", "runs/demo", "photo.png", cwd=project)
+    out = run(environment / "mrcnn", "predict", "runs/demo", "photo.png", cwd=project, timeout=900)
     assert "detections in 1 images" in out and (project / "predictions/0001_photo.png").exists()
     assert (project / "predictions/results.json").exists()
     code = (
@@ -118,4 +120,4 @@ def test_the_installed_command_trains_and_predicts(environment, project):
         f"assert not mrcnn_jax.__file__.startswith({str(REPOSITORY)!r})\n"
         "assert not {'experiments', 'benchmarks'} & set(sys.modules)\n"
     )
-    run(environment / "python", "-c", code, cwd=project)
+    run(environment / "python", "-c", code, cwd=project, timeout=900)

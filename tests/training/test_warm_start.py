@@ -14,7 +14,7 @@ import tiny
 import tiny_run
 
 from mrcnn_jax.cli.main import main
-from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, PoolConfig
+from mrcnn_jax.config import BranchPoolConfig, Experiment, KeypointHeadConfig, ModelConfig
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import DatasetSplit, open_dataset
 from mrcnn_jax.data.dataset_writer import write_dataset
@@ -49,7 +49,7 @@ def source(base) -> DatasetSplit:
 
 def with_keypoints(experiment: Experiment, **keypoint) -> Experiment:
     """Returns the experiment with all three branches."""
-    head = KeypointHeadConfig(**{"pool": PoolConfig(size=7), "layers": 1, "channels": 16, **keypoint})
+    head = KeypointHeadConfig(**{"pool": BranchPoolConfig(size=7), "layers": 1, "channels": 16, **keypoint})
     model = replace(experiment.model, tasks=("boxes", "masks", "keypoints"), keypoint=head)
     return replace(experiment, model=model)
 

@@ -87,8 +87,8 @@ def pool_pyramid(
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"implementation of this operation must be {names} or None, not {implementation!r}")
     batch, number = levels.shape
-    if number == 0:
-        return jnp.zeros((batch, 0, *spec.output_size, pyramid[0].shape[-1]), pyramid[0].dtype)
+    if batch * number == 0:
+        return jnp.zeros((batch, number, *spec.output_size, pyramid[0].shape[-1]), pyramid[0].dtype)
     if implementation == "reference":
         return _pool_by_definition(spec, definition, pyramid, boxes, levels)
     boxes = round_to_cells(boxes) if spec.round_boxes else boxes

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from rois import HUGE, PYRAMID, STRIDES, boxes_and_levels, oracle_bins
 
-from benchmarks.roi._workloads import WORKLOADS
 from mrcnn_jax import ops
 from mrcnn_jax.ops.roi import tuning
 from mrcnn_jax.runtime import compiling_for
@@ -23,10 +22,9 @@ KINDS = [
     ("pool", "max", 2),
 ]
 CASES = [(kind, name) for kind in KINDS for name in ops.roi_implementations(*kind)]
-every_implementation = pytest.mark.parametrize(
-    "kind, implementation", [*CASES, *((("align", "average", 3), name) for name in ("matmul", "reference")),
-    (("warp", "average", 2), "reference")]
-)
+CASES += [(("align", "average", 3), "matmul"), (("align", "average", 3), "reference")]
+CASES += [(("warp", "average", 2), "reference")]
+every_implementation = pytest.mark.parametrize("kind, implementation", CASES)
 BOXES, LEVELS = boxes_and_levels()
 COTANGENT = np.random.default_rng(8).standard_normal((*LEVELS.shape, 3, 5, 2), dtype=np.float32)
 DIRECTION = [
@@ -41,7 +39,6 @@ SMALL_TILES = {
     "SCATTERED_ROW_CELLS": 3,
     "MATMUL_ROIS": 3,
 }
-SHIPPED = {name: getattr(tuning, name) for name in SMALL_TILES}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,12 +50,6 @@ def small_tiles():
             patch.setattr(tuning, name, value)
         yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def shipped_tiles(monkeypatch):
-    for name, value in SHIPPED.items():
-        monkeypatch.setattr(tuning, name, value)
 
 
 @cache
@@ -188,43 +179,6 @@ def test_reference_has_forward_mode_and_second_derivatives():
     forward, reverse = jax.jacfwd(total)(boxes), jax.grad(total)(boxes)
     np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-4)
     assert np.isfinite(jax.hessian(total)(boxes)).all()
-
-
-@pytest.mark.parametrize(
-    "name, kind",
-    [
-        ("FPN box training", KINDS[0]),
-        ("FPN mask training", KINDS[0]),
-        *[("FPN inference", kind) for kind in KINDS],
-    ],
-)
-def test_temporary_memory_is_below_twice_the_bins_and_the_pyramid(shipped_tiles, name, kind):
-    workload, (operation, reduction, samples) = WORKLOADS[name], kind
-    shapes = [jax.ShapeDtypeStruct((1, *side, workload.channels), jnp.float32) for side in workload.maps]
-    boxes = jax.ShapeDtypeStruct((1, workload.rois, 4), jnp.float32)
-    levels = jax.ShapeDtypeStruct((1, workload.rois), jnp.int32)
-    pool = jax.jit(
-        lambda *given: ops.pool_rois(*given, workload.strides, workload.bins, operation, reduction, samples)
-    )
-    memory = pool.lower(shapes, boxes, levels).compile().memory_analysis()
-    pyramid = sum(4 * np.prod(shape.shape) for shape in shapes)
-    assert memory.temp_size_in_bytes < 2 * memory.output_size_in_bytes + pyramid
-
-
-def test_a_convolution_of_the_bins_does_not_keep_the_cells_they_sample(shipped_tiles):
-    rois, bins, channels = 64, 14, 64
-
-    def loss(kernel, features, boxes):
-        pooled = ops.roi_align(features, boxes, bins)
-        numbers = ("NHWC", "HWIO", "NHWC")
-        convolved = jax.lax.conv_general_dilated(pooled, kernel, (2, 2), "SAME", dimension_numbers=numbers)
-        return jnp.sum(jax.nn.relu(convolved))
-
-    shapes = ((3, 3, channels, channels), (24, 32, channels), (rois, 4))
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    memory = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile().memory_analysis()
-    # 16 cells of a bin, and what the convolution needs, would be 20
-    assert memory.temp_size_in_bytes < 6 * rois * bins**2 * channels * 4
 
 
 def test_unknown_implementations_are_refused():
