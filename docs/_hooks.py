@@ -1,4 +1,4 @@
-"""mkdocs hooks: result pages join the site from the files that programs generate; links between them keep working."""
+"""mkdocs hooks: adds generated result pages and the configuration reference, and rewrites links to them."""
 
 import posixpath
 import re
@@ -10,8 +10,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULT_PAGES = sorted(ROOT.glob("benchmarks/results/*.md"))
 PAGES = {"experiments/RESULTS.md": "results/tables.md"}
-PAGES |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("benchmarks/results/*.md")}
+PAGES |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in RESULT_PAGES}
 PAGES |= {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 
@@ -20,13 +21,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds generated pages, their pictures and the configuration reference."""
     for source, target in (PAGES | _pictures()).items():
         files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
-    files.append(File.generated(config, "reference/configuration.md", content=configuration_reference()))
+    reference = configuration_reference()
+    files.append(File.generated(config, "reference/configuration.md", content=reference))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites links that are relative to the repository, as they are on the source's own site, to links of this one."""
-    here = next((source for source, target in PAGES.items() if target == page.file.src_uri), f"docs/{page.file.src_uri}")
+    """Rewrites links between files of the repository to links between pages of the site."""
+    sources = {target: source for source, target in PAGES.items()}
+    here = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def rewrite(match: re.Match) -> str:
         text, link = match.groups()
@@ -51,6 +54,9 @@ def _site_path(source: str) -> str | None:
 
 def _pictures() -> dict[str, str]:
     """Paths on the site of the pictures that result pages show."""
-    found = [*ROOT.glob("benchmarks/results/*.png"), *ROOT.glob("experiments/results/**/*.png")]
-    paths = [path.relative_to(ROOT).as_posix() for path in found]
-    return {path: f"results/{path.removeprefix('benchmarks/').removeprefix('experiments/').removeprefix('results/')}" for path in paths}
+    pictures = {}
+    for folder in ("benchmarks", "experiments"):
+        for path in ROOT.glob(f"{folder}/results/**/*.png"):
+            relative = path.relative_to(ROOT / folder).as_posix()
+            pictures[f"{folder}/{relative}"] = relative
+    return pictures

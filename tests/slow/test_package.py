@@ -101,11 +101,13 @@ def test_the_installed_command_trains_and_predicts(environment, project):
     assert "usage: mrcnn COMMAND" in run(environment / "mrcnn", "--help", cwd=project)
     small = (
         "--train.steps", "20", "--train.decay-steps", "--train.images-per-device", "2",
-        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32", "--model.box.channels", "32",
-        "--model.mask.channels", "16", "--model.mask.layers", "1", "--data.short-edge", "64",
-        "--data.short-edge-test", "64", "--data.long-edge", "96", "--evaluation.pictures", "2",
+        "--model.backbone.width", "8", "--model.backbone.pyramid-channels", "32",
+        "--model.box.channels", "32", "--model.mask.channels", "16", "--model.mask.layers", "1",
+        "--data.short-edge", "64", "--data.short-edge-test", "64", "--data.long-edge", "96",
+        "--evaluation.pictures", "2",
     )  # fmt: skip
-    out = run(environment / "mrcnn", "train", "demo", *small, cwd=project, timeout=900, XLA_FLAGS=FAST_COMPILATION)
+    train = (environment / "mrcnn", "train", "demo")
+    out = run(*train, *small, cwd=project, timeout=900, XLA_FLAGS=FAST_COMPILATION)
     assert (project / "runs/demo/metrics.json").exists(), out
     image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     cv2.imwrite(str(project / "photo.png"), image)
