@@ -142,17 +142,20 @@ def _pool_fast(spec, implementation, maps, rois):
 
 
 def _pool_fast_forward(spec, implementation, maps, rois):
+    moving = rois.boxes if rois.boxes.perturbed else None  # in training no gradient of the boxes is used
+    maps, rois, moving = jax.tree.map(lambda primal: primal.value, (maps, rois, moving))
     pooled = _pool(spec, implementation, maps, rois)
-    return pooled, (maps, rois, pooled if spec.reduction == "cells" else None)
+    return pooled, (maps, rois, moving, pooled if spec.reduction == "cells" else None)
 
 
 def _pool_fast_backward(spec, implementation, residuals, gradient):
-    maps, rois, pooled = residuals
+    maps, rois, moving, pooled = residuals
     of_maps = _gradients(spec, implementation, maps, rois, pooled, gradient)
-    return of_maps, Rois(_gradient_of_boxes(spec, maps, rois, gradient), None, None)
+    of_boxes = None if moving is None else _gradient_of_boxes(spec, maps, rois, gradient)
+    return of_maps, Rois(of_boxes, None, None)
 
 
-_pool_fast.defvjp(_pool_fast_forward, _pool_fast_backward)
+_pool_fast.defvjp(_pool_fast_forward, _pool_fast_backward, symbolic_zeros=True)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -166,7 +169,9 @@ def _pool(spec, implementation, maps, rois):
     elif not spec.is_fixed:
         size = -(-size // tuning.ADAPTIVE_GROUPS)
     if implementation == "tiled":
-        return _isolated(partial(pool_tiles, spec, flat, rois, size), jnp.isnan(rois.boxes).all())
+        shape = rois.level.shape[0], *spec.output_size, maps[0].shape[-1]
+        empty = partial(jnp.full, shape, jnp.nan, maps[0].dtype)
+        return _isolated(partial(pool_tiles, spec, flat, rois, size), empty, jnp.isnan(rois.boxes).all())
     return pool_tiles(spec, flat, rois, size)
 
 
@@ -188,14 +193,13 @@ def _gradients(spec, implementation, maps, rois, pooled, gradient):
     )
 
 
-def _isolated(pool, never):
+def _isolated(pool, empty, never):
     """Runs ``pool`` in a branch of its own.
 
     Otherwise XLA fuses the bins into whatever reads them and, on a CPU, computes them anew for each layout
     that a convolution and its gradient ask for.
     """
-    like = jax.eval_shape(pool)
-    return jax.lax.cond(never, lambda: jnp.full(like.shape, jnp.nan, like.dtype), pool)
+    return jax.lax.cond(never, empty, pool)
 
 
 def _gradient_of_boxes(spec, maps, rois, gradient):
