@@ -8,7 +8,7 @@ import pytest
 from paths import REPOSITORY
 
 LIBRARY = REPOSITORY / "mrcnn_jax"
-GROUND = "structures errors typing atomic_io runtime stored_function distributed config ops"
+GROUND = "structures errors typing atomic_io runtime compiled_programs distributed config ops"
 FLOORS = [
     set(GROUND.split()),
     {"models", "data", "visualize"},

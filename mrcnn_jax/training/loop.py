@@ -22,8 +22,8 @@ from mrcnn_jax.runtime import fewer_collections
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, StepTimer, warn
+from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
-from mrcnn_jax.training.start import Run, open_sources, open_splits, start_run
 
 
 def train(

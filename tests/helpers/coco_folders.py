@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.dataset import Objects
 from mrcnn_jax.data.formats.coco import CocoFile
-from mrcnn_jax.data.formats.report import Report
+from mrcnn_jax.data.formats.conversion_report import Report
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [5.0, 5.0, 25.5, 6.0, 10.0, 30.2]

@@ -17,7 +17,7 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.training import start
+from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.logging import SPEED_METRICS
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.skipped_steps import DivergedError
@@ -138,7 +138,7 @@ def test_finished_run_is_reported_and_left_unchanged(run, data):
 
 def test_diverged_run_names_images_and_resumes_before_the_skipped_step(run, data, tmp_path, monkeypatch):
     """A weight becomes infinite before step 5; flags are checked every fourth step and at the end."""
-    make = start.make_train_step
+    make = run_setup.make_train_step
 
     def with_infinite_weight(*args):
         step = make(*args)
@@ -159,7 +159,7 @@ def test_diverged_run_names_images_and_resumes_before_the_skipped_step(run, data
     ids = ", ".join(map(str, next(batches)[1].image_ids.tolist()))
     message = rf"skipped step 4 \(image ids {ids}\) and .* is not finite.* resumes from its last checkpoint"
     with monkeypatch.context() as patch:
-        patch.setattr(start, "make_train_step", with_infinite_weight)
+        patch.setattr(run_setup, "make_train_step", with_infinite_weight)
         with pytest.raises(DivergedError, match=message):
             train(tiny_run.run_experiment(data, log_every=4), tmp_path, tiny_run.recording_console())
     assert not (tmp_path / "metrics.json").exists()
@@ -196,8 +196,8 @@ def test_resuming_accepts_more_steps_and_other_threads(run, data, monkeypatch):
     def stop(*_):
         raise StepReached
 
-    monkeypatch.setattr(start, "make_train_step", stop)
-    monkeypatch.setattr(start, "_write_experiment", lambda *_: None)  # the run is shared
+    monkeypatch.setattr(run_setup, "make_train_step", stop)
+    monkeypatch.setattr(run_setup, "_write_experiment", lambda *_: None)  # the run is shared
     with pytest.raises(StepReached):
         train(experiment, run, tiny_run.recording_console())
 
@@ -232,8 +232,8 @@ def step_input(monkeypatch):
             train(experiment, directory, console)
         return *captured.value.args, console.file.getvalue()
 
-    monkeypatch.setattr(start, "make_train_step", make_train_step)
-    monkeypatch.setattr(start, "init_variables", lambda model, key: tiny.variables(model.config))
+    monkeypatch.setattr(run_setup, "make_train_step", make_train_step)
+    monkeypatch.setattr(run_setup, "init_variables", lambda model, key: tiny.variables(model.config))
     return capture
 
 

@@ -91,13 +91,19 @@ def test_gradients_reach_every_parameter(one):
 def test_one_batch_is_overfitted(one):
     """Each loss is compared with its maximum: that of boxes first rises, as early positives are objects."""
     batch, state, history = tiny.batch([2, 1, 3, 0, 2, 1, 4, 1]), one.state(), []
-    for _ in range(150):
-        state, metrics = one(state, batch)
-        history.append(metrics)
-    for name in LOSSES:
+
+    def has_fallen(name):
         fives = np.mean(np.reshape([metrics[name] for metrics in history], (-1, 5)), axis=1)
-        assert fives[-3:].max() < 0.5 * fives.max(), (name, fives)
-    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+        return fives[-3:].max() < 0.5 * fives.max()
+
+    def is_overfitted():
+        return all(map(has_fallen, LOSSES)) and history[-1]["loss"] < 0.3 * history[0]["loss"]
+
+    while len(history) < 150 and not (len(history) > 15 and is_overfitted()):
+        for _ in range(5):
+            state, metrics = one(state, batch)
+            history.append(metrics)
+    assert is_overfitted(), history[-1]
 
 
 def test_two_runs_are_equal_to_the_last_bit(eight):

@@ -24,7 +24,7 @@ from mrcnn_jax.config import (
 from mrcnn_jax.data import shapes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load, read_weights
-from mrcnn_jax.training import start
+from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.loop import train
 
 SETTINGS = (
@@ -51,8 +51,8 @@ def initial_variables(monkeypatch, experiment: Experiment, directory: Path, cons
 
         return step
 
-    monkeypatch.setattr(start, "make_train_step", make_train_step)
-    monkeypatch.setattr(start, "init_variables", lambda model, key: tiny.variables(model.config, seed=1))
+    monkeypatch.setattr(run_setup, "make_train_step", make_train_step)
+    monkeypatch.setattr(run_setup, "init_variables", lambda model, key: tiny.variables(model.config, seed=1))
     with pytest.raises(Started) as started:
         train(experiment, directory, console)
     (state,) = started.value.args

@@ -30,7 +30,7 @@ from mrcnn_jax.data.formats.coco_annotation import (
     to_xyxy,
 )
 from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits
-from mrcnn_jax.data.formats.report import Report
+from mrcnn_jax.data.formats.conversion_report import Report
 from mrcnn_jax.data.image_io import decode_image, require_jpeg_or_png
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo

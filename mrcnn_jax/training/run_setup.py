@@ -14,6 +14,7 @@ from rich.console import Console
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
+from mrcnn_jax.compiled_programs import StoredFunction
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
@@ -22,7 +23,6 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.runtime import enable_compilation_cache
-from mrcnn_jax.stored_function import StoredFunction
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from mrcnn_jax.training.progress import warn
 from mrcnn_jax.training.sharding import Sharding, prefetch

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mrcnn_jax.stored_function import StoredFunction
+from mrcnn_jax.compiled_programs import StoredFunction
 
 
 @pytest.fixture
