@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks._program import check, versions
-from benchmarks.tpu._compile_step import compile_step
+from benchmarks.tpu._compile import compile_step
 from benchmarks.tpu._estimate import estimate_step, free_bytes, used_bytes
 from benchmarks.tpu._programs import GIB, topology
 from experiments._results import COSTS, settings_of
@@ -56,7 +56,7 @@ def cost(system: str, options: Options) -> dict[str, Any]:
     single = _at_full_size(system)
     experiment = fit_to_devices(single, len(topology(options.topology)))
     experiment = replace(experiment, train=replace(experiment.train, dtype="bfloat16"))
-    figures, _ = compile_step(experiment, options.topology, options.effort)
+    figures = compile_step(experiment, options.topology, options.effort)
     row = {"system": system} | {name: figures[name] for name in KEPT} | {
         "steps": experiment.train.steps,
         "settings": settings_of(to_dict(single)),

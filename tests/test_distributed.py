@@ -1,4 +1,4 @@
-"""How the processes of a run find each other. Real processes are started in tests/slow."""
+"""Joining of a run's processes, without starting any (tests/slow does)."""
 
 import jax
 import jax.numpy as jnp

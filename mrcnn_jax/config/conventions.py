@@ -9,7 +9,7 @@ from mrcnn_jax.config.validation import NonNegativeFloat, NonNegativeInt, check_
 
 @dataclass(frozen=True)
 class Conventions:
-    """How images, anchors, RoIs, targets and results are computed where libraries differ by rounding, offsets
+    """Rules for images, anchors, RoIs, targets and results where libraries differ by rounding, offsets
     or normalisers.
 
     The defaults are this project's (``OURS``). Weights of another library need that library's; importing

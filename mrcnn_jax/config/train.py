@@ -50,7 +50,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation; parameters are always float32."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
-    """How the step is mapped over devices; both give the same results."""
+    """Transformation that maps the step over devices; both give the same results."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which gradients are summed over devices; bfloat16 halves the communication."""
     accumulate: PositiveInt = 1

@@ -54,7 +54,9 @@ def rpn_targets(
     Args:
         key: random key of the image.
         anchors: of all levels, in pixels.
-        boxes, valid, crowd: the image's object slots.
+        boxes: of the image's object slots.
+        valid: slots that hold an object.
+        crowd: slots that hold a crowd region.
         config: thresholds and number of samples.
     """
     objects = valid & ~crowd
@@ -77,7 +79,8 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Example, confi
 
     Args:
         key: random key of the image.
-        proposals, objects: of one image, without the batch axis.
+        proposals: of the image, without the batch axis.
+        objects: of the image.
         config: thresholds, number of samples, and the targets that the tasks need.
     """
     roi, boxes = config.roi, objects.boxes

@@ -221,7 +221,7 @@ def test_small_shifts_cost_mask_ap75_but_a_28_by_28_mask_does_not(drawn):
 
 
 def test_no_class_exceeds_the_largest_size():
-    """Where max_size is below what a class needs to be told apart, max_size holds."""
+    """max_size holds even below the smallest size at which a class can be recognised."""
     tiny = ShapesConfig(train_images=50, min_size=14, max_size=16)
     boxes = np.concatenate([record.objects.boxes for record in shapes.generate(tiny, "train")])
     assert (boxes[:, 2:] - boxes[:, :2]).max() <= 16 * 2**0.5 + 2

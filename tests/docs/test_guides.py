@@ -95,7 +95,7 @@ def test_guides_have_commands():
     subcommands = {("mrcnn", command) for command in ("train", "dataset", "predict", "import-weights")}
     assert {words[:2] for words in COMMANDS} >= subcommands
     assert sum(map(is_training, COMMANDS)) > 8
-    assert {"benchmarks.data.loader", "experiments.run"} <= {words[0] for words in COMMANDS}
+    assert {"benchmarks.data.measure", "experiments.run"} <= {words[0] for words in COMMANDS}
     assert all("&" not in words and "do" not in words for words in COMMANDS)
 
 

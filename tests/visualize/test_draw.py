@@ -94,7 +94,7 @@ def test_enlarged_masks_stay_in_place():
 
 
 def label_area(drawn):
-    """Where letters are: nearly white or black, which nothing else in the scene is."""
+    """Returns the mask of letters: nearly white or black, which nothing else in the scene is."""
     return (drawn.min(axis=-1) > 190) | (drawn.max(axis=-1) < 50)
 
 

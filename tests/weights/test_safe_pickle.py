@@ -71,7 +71,7 @@ def test_load_reads_arrays_of_numpy_1():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_load_returns_dict_for_ordered_dict_with_attributes(protocol):
-    """What a state dict of PyTorch is, once its tensors were replaced by arrays."""
+    """Builds a state dict as PyTorch pickles it, with arrays for tensors."""
     state = OrderedDict(a=np.ones(2))
     state._metadata = OrderedDict()
     assert equal(load(pickle.dumps(state, protocol)), {"a": np.ones(2)})
