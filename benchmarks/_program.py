@@ -5,22 +5,31 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from mrcnn_jax.cli import exit_codes
+from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
 from mrcnn_jax.errors import InputError
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Render result files as a page."""
+
+    folder: tyro.conf.Positional[Path] = RESULTS
+    """Folder of the result files and the page."""
 
 
 def check(options: Any, **minimum: float) -> None:
     """Raises InputError for an option below its minimum, or an ``out`` that is not a JSON file."""
     for name, bound in minimum.items():
-        if getattr(options, name) < bound:
-            given = getattr(options, name)
+        if (given := getattr(options, name)) < bound:
             raise InputError(f"--{name.replace('_', '-')} is {given}, but must be {bound} or more")
     if options.out.suffix != ".json":
         raise InputError(f"--out is {options.out}, but must end in .json")
@@ -36,24 +45,23 @@ def option_words(name: str, value: Any) -> list[str]:
 
 
 def command_line(program: str, options: Any, leave: Sequence[str] = ()) -> str:
-    """Returns the command that a program was called with.
-
-    Paths, options with their default and those named in ``leave`` are left out.
-    """
-    given = [
-        (field.name, value)
-        for field in fields(options)
-        if (value := getattr(options, field.name)) != field.default
-        and not isinstance(value, Path)
-        and field.name not in leave
-    ]
-    words = [word for name, value in given for word in option_words(name, value)]
+    """Returns the command that a program was called with, without paths, defaults and options to leave."""
+    words = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and not isinstance(value, Path) and field.name not in leave:
+            words += option_words(field.name, value)
     return " ".join([program, shlex.join(words)]).strip()
 
 
 def versions(*packages: str) -> dict[str, str]:
     """Returns the versions of Python and of packages."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def rounded(value: float) -> float:
+    """Rounds a measured number to 4 significant digits."""
+    return float(f"{value:.4g}")
 
 
 def processor() -> str:
@@ -64,12 +72,14 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def write_files(program: str, options: type, run: Callable[[Any], list[Path]], arguments: list[str]) -> int:
-    """Runs a program that measures and writes files; returns its exit status."""
+def write_files(
+    program: str, options: type, run: Callable[[Any], list[Path]], arguments: Sequence[str] | None = None
+) -> int:
+    """Runs a program that writes files, with arguments of the command line; returns its exit status."""
     try:
         files = run(tyro.cli(options, prog=program, args=arguments))
     except (InputError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return exit_codes.INVALID_INPUT
+        return INVALID_INPUT
     print(f"Wrote {', '.join(map(str, files))}.")
-    return exit_codes.OK
+    return OK

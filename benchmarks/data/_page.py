@@ -9,36 +9,25 @@ from matplotlib.figure import Figure
 
 PUBLISHED = 62 / 8
 """Images per second per V100 of Detectron2's benchmark of Mask R-CNN with ResNet-50-FPN: 62 on eight."""
-RATES = (PUBLISHED, 25, 50, 100)
+RATES = {PUBLISHED: " (Detectron2 on a V100, as published)", 25: "", 50: "", 100: ""}
 
 
-def markdown(result: dict[str, Any], picture: str) -> str:
-    """Returns the page of a result; ``picture`` is the plot's name."""
-    data, machine, wait, memory = (result[name] for name in ("data", "machine", "waiting", "memory"))
-    (height, width), padded = data["median_size"], data["padded_size"]
-    per_core, warmup, steps = (result[name] for name in ("images_per_second_per_core", "warmup", "steps"))
-    first, last = memory["megabytes"][0][1], memory["megabytes"][-1][1]
-    stages = "\n".join(f"| {stage} | {time:.2f} |" for stage, time in result["stages_ms"].items())
-    names = [f"{rate:g}{' (Detectron2 on a V100, as published)' * (rate == PUBLISHED)}" for rate in RATES]
-    cores = "\n".join(
-        f"| {name} | {rate / per_core:.2f} | {8 * rate / per_core:.1f} |"
-        for name, rate in zip(names, RATES, strict=True)
-    )
-    return f"""# Data pipeline
+PAGE = """\
+# Data pipeline
 
-Made by `{result["command"]}` on {machine["processor"]}, {machine["cores"]} cores,
-with a load average of {machine["load_before"]:.2f} from other work at the start.
+Made by `{command}` on {machine[processor]}, {machine[cores]} cores,
+with a load average of {machine[load_before]:.2f} from other work at the start.
 
-Training batches of `{result["experiment"]}`: {data["images"]} images of {data["set"]}
-(median {width} x {height} pixels, {data["objects_per_image"]:g} objects), resized and padded to
-{padded[1]} x {padded[0]}, {result["images_per_step"]} images a step, {result["threads"]} threads.
+Training batches of `{experiment}`: {data[images]} images of {data[set]}
+(median {median_size} pixels, {data[objects_per_image]:g} objects), resized and padded to
+{padded_size}, {images_per_step} images a step, {threads} threads.
 
 | | |
 |---|---|
-| images per second, {result["busy_cores"]:.2f} cores busy | {result["images_per_second"]:.1f} |
-| images per second per busy core | {per_core:.1f} |
-| resident memory after {warmup} steps and {steps:,} later | {first:.0f} and {last:.0f} MB |
-| growth from the median of the first tenth of steps to that of the last | {memory["growth_percent"]:.1f}% |
+| images per second, {busy_cores:.2f} cores busy | {images_per_second:.1f} |
+| images per second per busy core | {images_per_second_per_core:.1f} |
+| resident memory after {warmup} steps and {steps:,} later | {memory[megabytes][0][1]:.0f} and {last:.0f} MB |
+| growth from the median of the first tenth of steps to that of the last | {memory[growth_percent]:.1f}% |
 
 ![Resident memory over the steps]({picture})
 
@@ -59,11 +48,23 @@ the devices wait now and then, so have twice as many.
 |---|---|---|
 {cores}
 
-With a device that computes for {wait["step_seconds"]:g} s, a loop of {wait["steps"]} steps waited
-{wait["mean_ms"]:.1f} ms per step for its batch ({wait["percentile_99_ms"]:.1f} ms at the 99th percentile),
-{wait["share_percent"]:.1f}% of its time; {wait["own_work_ms"]:.1f} ms of it were spent stacking the images.
+With a device that computes for {waiting[step_seconds]:g} s, a loop of {waiting[steps]} steps waited
+{waiting[mean_ms]:.1f} ms per step for its batch ({waiting[percentile_99_ms]:.1f} ms at the 99th percentile),
+{waiting[share_percent]:.1f}% of its time; {waiting[own_work_ms]:.1f} ms of it were spent stacking the images.
 A real loop asks for the next batch while the device computes, so this wait is hidden, too.
 """
+
+
+def markdown(result: dict[str, Any], picture: str) -> str:
+    """Returns the page of a result; ``picture`` is the plot's name."""
+    stages = "\n".join(f"| {stage} | {time:.2f} |" for stage, time in result["stages_ms"].items())
+    per_core, (_, last) = result["images_per_second_per_core"], result["memory"]["megabytes"][-1]
+    cores = "\n".join(
+        f"| {rate:g}{source} | {rate / per_core:.2f} | {8 * rate / per_core:.1f} |"
+        for rate, source in RATES.items()
+    )
+    sizes = {name: "{1} x {0}".format(*result["data"][name]) for name in ("median_size", "padded_size")}
+    return PAGE.format(**result, **sizes, picture=picture, stages=stages, cores=cores, last=last)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -3,19 +3,16 @@
 **Displacement.** The channels of the features are the image x and y of their cell's centre, so pooled values
 say where they were read. A bin that reads several places counts with their middle, half the difference of the
 operation on the field and on its negative. A displacement that is the same for all RoIs, in cells, is
-harmless, as features are learned; what varies from RoI to RoI cannot be learned away. The constant part is
-the median over all bins of all RoIs.
+harmless, as features are learned. The constant part is the median over all bins of all RoIs.
 
 **Attainable masks.** A mask head without mistakes, with two cells a side for each bin, predicts the share of
 each cell that the object covers at the place where it was read. Pasted over the RoI and compared with the
 object, that gives the attainable IoU. Objects are silhouettes of the embedded data set stretched over their
-RoIs. A feature describes its own place only, so operations differ by their places alone; Tables 2c and 2d of
-Mask R-CNN ask the same of trained models.
+RoIs. A feature describes its own place only, so operations differ by their places alone.
 """
 
 import os
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,18 +26,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import track
 
-from benchmarks._program import check, command_line, versions, write_files
+from benchmarks._program import RESULTS, check, command_line, rounded, versions, write_files
 from benchmarks.quantisation import report
-from mrcnn_jax.atomic_io import replacing, write_json
+from mrcnn_jax.atomic_io import write_json, write_text
 from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.ops import pool_rois
 
 PROGRAM = "python -m benchmarks.quantisation.measure"
-RESULT = Path(__file__).parents[1] / "results" / "quantisation.json"
 IMAGE, BORDER = 1024, 64  # sides of the image and its border without RoIs, in pixels
 STRIDES, SIZES = (4, 8, 16, 32), (16, 32, 64, 128, 256, 512)  # sizes: square roots of areas, in pixels
 OPERATIONS = {
@@ -65,7 +59,7 @@ class Options:
     """Bins along each side of a RoI, 14 for the paper's masks and 7 for its boxes."""
     seed: int = 0
     """Seed of the RoIs' places and the objects' outlines."""
-    out: Path = RESULT
+    out: Path = RESULTS / "quantisation.json"
     """JSON file of the measurements; a page (NAME.md, in capitals) and pictures are written beside it."""
 
 
@@ -148,77 +142,69 @@ def mask_iou(masks: Masks, others: Masks) -> Float[np.ndarray, "N"]:
     return np.sum(masks & others, axis=(1, 2)) / np.sum(masks | others, axis=(1, 2))
 
 
+def attainable(shares: Float[np.ndarray, "N _ _"], displacement: Places, objects: Masks) -> dict[str, float]:
+    """Returns the mean IoU of attainable masks, and the share of objects with more than 0.75."""
+    iou = mask_iou(attainable_masks(shares, displacement), objects)
+    return {"iou": round(float(iou.mean()), 4), "above_075": round(float((iou > 0.75).mean()), 4)}
+
+
 def measure(options: Options, boxes: Float[np.ndarray, "S N 4"], objects: Masks) -> dict[str, Any]:
     """Measures a row per operation, stride and size, and the constant part per operation and stride."""
     rows, constants, shares = [], [], covered_shares(objects)
     sides = (boxes[..., 2:] - boxes[..., :2])[..., None, None, :]
-
-    def attainable(displacement):
-        iou = mask_iou(attainable_masks(shares, displacement), objects)
-        return {"iou": round(float(iou.mean()), 4), "above_075": round(float((iou > 0.75).mean()), 4)}
-
-    for operation in track(OPERATIONS, "operations", console=Console(stderr=True), transient=True):
+    for operation in OPERATIONS:
         displacements = read_places(operation, boxes, options.bins) - bin_centres(boxes, options.bins)
         for stride, displacement in zip(STRIDES, displacements, strict=True):
             at, constant = {"operation": operation, "stride": stride}, np.median(displacement, (0, 1, 2, 3))
-            rest, (x, y) = displacement - constant, map(_short, constant)
+            rest, (x, y) = displacement - constant, map(rounded, constant)
             constants.append(at | {"x": x, "y": y, "rest_rms": _rms(rest)})
             for size, place, moved, side in zip(SIZES, displacement, rest, sides, strict=True):
-                row = at | {"size": size} | _distances(place) | {"rest_rms": _rms(moved)}
-                reached = {"as_read": attainable(place / side), "constant_undone": attainable(moved / side)}
-                rows.append(row | reached)
+                distance = np.linalg.norm(place, axis=-1)
+                rows.append(at | {
+                    "size": size, "mean": rounded(distance.mean()),
+                    "percentile_95": rounded(np.percentile(distance, 95)), "largest": rounded(distance.max()),
+                    "rest_rms": _rms(moved), "as_read": attainable(shares, place / side, objects),
+                    "constant_undone": attainable(shares, moved / side, objects),
+                })  # fmt: skip
     return {
         "command": command_line(PROGRAM, options),
-        **{name: getattr(options, name) for name in ("rois", "bins", "seed")},
+        "rois": options.rois, "bins": options.bins, "seed": options.seed,
         "versions": versions("jax", "numpy", "opencv-python-headless"), "platform": jax.default_backend(),
-        "constants": constants, "ceiling": attainable(np.zeros_like(rest[0])), "rows": rows,
+        "constants": constants, "ceiling": attainable(shares, np.zeros_like(rest[0]), objects), "rows": rows,
     }  # fmt: skip
 
 
-def _distances(displacement):
-    distance = np.linalg.norm(displacement, axis=-1)
-    numbers = distance.mean(), np.percentile(distance, 95), distance.max()
-    return dict(zip(("mean", "percentile_95", "largest"), map(_short, numbers), strict=True))
-
-
 def _rms(vectors):
-    return _short(np.sqrt(np.mean(np.sum(np.square(vectors), axis=-1))))
+    return rounded(np.sqrt(np.mean(np.sum(np.square(vectors), axis=-1))))
 
 
-def _short(value):
-    return float(f"{value:.4g}")
-
-
-def example(result: dict[str, Any], objects: Masks) -> report.Example:
-    """Measures one object: places and attainable masks by operation and stride."""
-    truth, bins = objects[min(EXAMPLE, len(objects) - 1)], result["bins"]
-    sides = EXAMPLE_BOX[2:] - EXAMPLE_BOX[:2]
-    places, masks, shares = {}, {}, covered_shares(truth[None])
-    read = {operation: read_places(operation, EXAMPLE_BOX, bins) for operation in OPERATIONS}
+def example(result: dict[str, Any], truth: Masks) -> report.Panels:
+    """Measures one object: places, attainable masks and their IoU by operation and stride."""
+    panels, shares, (x1, y1, x2, y2) = {}, np.repeat(covered_shares(truth), 2, axis=0), EXAMPLE_BOX
+    read = {operation: read_places(operation, EXAMPLE_BOX, result["bins"]) for operation in OPERATIONS}
     for constant in result["constants"]:
-        at = constant["operation"], constant["stride"]
-        places[at] = read[at[0]][STRIDES.index(at[1])]
-        offset = places[at] - bin_centres(EXAMPLE_BOX, bins)
-        offsets = np.stack([offset, offset - [constant["x"], constant["y"]]]) / sides
-        masks[at] = attainable_masks(np.repeat(shares, 2, axis=0), offsets)
-    iou = {at: mask_iou(both, truth[None]) for at, both in masks.items()}
-    return report.Example(EXAMPLE_BOX, truth, places, masks, iou, IMAGE)
+        operation, stride = at = constant["operation"], constant["stride"]
+        places = read[operation][STRIDES.index(stride)]
+        offset = places - bin_centres(EXAMPLE_BOX, result["bins"])
+        offsets = np.stack([offset, offset - [constant["x"], constant["y"]]])
+        masks = attainable_masks(shares, offsets / [x2 - x1, y2 - y1])
+        panels[at] = places, masks, mask_iou(masks, truth)
+    return panels
 
 
 def run(options: Options) -> list[Path]:
-    """Measures and writes all files or none; returns them. Raises InputError for options out of range."""
+    """Measures and writes all files; returns them. Raises InputError for options out of range."""
     check(options, rois=1, bins=1, seed=0)
-    stem, place = options.out.stem, options.out.parent
-    files = options.out, place / f"{stem.upper()}.md", place / f"{stem}.png", place / f"{stem}_example.png"
-    objects = silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
+    out, objects = options.out, silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
+    names = f"{out.stem.upper()}.md", f"{out.stem}.png", f"{out.stem}_example.png"
+    page, plot, drawing = map(out.with_name, names)
     result = measure(options, regions(options.rois, options.seed), objects)
-    with ExitStack() as stack:
-        numbers, page, plot, drawing = (stack.enter_context(replacing(file)) for file in files)
-        write_json(numbers, result)
-        page.write_text(report.markdown(result, files[2].name, files[3].name))
-        report.plot(result, plot)
-        report.draw_example(example(result, objects), drawing)
-    return list(files)
+    chosen = objects[min(EXAMPLE, len(objects) - 1)][None]
+    write_json(out, result)
+    write_text(page, report.markdown(result, plot.name, drawing.name))
+    report.plot(result, plot)
+    report.draw_example(example(result, chosen), chosen[0], EXAMPLE_BOX, drawing)
+    return [out, page, plot, drawing]
 
 
 def main(arguments: list[str]) -> int:

@@ -1,14 +1,18 @@
 """Page and pictures of the measurements of ``benchmarks.quantisation.measure``."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from benchmarks._markdown import table
+
+# by operation and stride: the bins' places, and the masks as read and undone with their IoU
+Panels = Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#d55e00")
 PAGE = """# What quantisation costs
 
@@ -56,65 +60,45 @@ Without any displacement: {above_ceiling:.0f}.
 """
 
 
-class Example(NamedTuple):
-    """One object, and by operation and stride its bins' places and the masks as read and undone."""
-
-    box: np.ndarray
-    truth: np.ndarray
-    places: dict[tuple[str, int], np.ndarray]
-    masks: dict[tuple[str, int], np.ndarray]
-    iou: dict[tuple[str, int], np.ndarray]
-    image: int  # side of the image
-
-
-class Grid(NamedTuple):
-    """Rows by operation, stride and size, and the values of these, in order."""
-
-    rows: dict[tuple[str, int, int], dict[str, Any]]
-    operations: list[str]
-    strides: list[int]
-    sizes: list[int]
-
-
-def _grid(result):
+def _rows(result):
+    """Returns the rows by operation, stride and size, and the sizes in order."""
     rows = {(row["operation"], row["stride"], row["size"]): row for row in result["rows"]}
-    return Grid(rows, *(list(dict.fromkeys(values)) for values in zip(*rows, strict=True)))
+    return rows, list(dict.fromkeys(size for *_, size in rows))
 
 
 def markdown(result: dict[str, Any], picture: str, example: str) -> str:
     """Renders the measurements as tables and a summary in words, every number of which is measured."""
-    rows, _, strides, sizes = _grid(result)
-    heads = ["operation", "stride", *(f"{size} px" for size in sizes)]
+    rows, sizes = _rows(result)
 
-    def rest(constant):
-        at = constant["operation"], constant["stride"]
-        cells = ", ".join(f"{constant[axis] / at[1]:z.2f}" for axis in "xy")
-        largest = max(rows[*at, size]["largest"] for size in sizes)
-        return cells, f"{constant['rest_rms']:.1f}", f"{largest:.1f}"
-
-    def table(cell, more=(), last=lambda constant: ()):
-        lines = [[*heads, *more], ["---"] * len([*heads, *more])]
+    def rendered(text, rest=lambda at, constant: (), heads=()):
+        lines = []
         for constant in result["constants"]:
             at = constant["operation"], constant["stride"]
-            lines.append([*map(str, at), *(cell(rows[*at, size]) for size in sizes), *last(constant)])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            lines.append([*at, *(text(rows[*at, size]) for size in sizes), *rest(at, constant)])
+        return table(["operation", "stride", *(f"{size} px" for size in sizes), *heads], lines)
+
+    def rest(at, constant):
+        largest = max(rows[*at, size]["largest"] for size in sizes)
+        cells = ", ".join(f"{constant[axis] / at[1]:z.2f}" for axis in "xy")
+        return cells, f"{constant['rest_rms']:.1f}", f"{largest:.1f}"
 
     def undone(operation):
         return [f"{rows[operation, stride, 64]['constant_undone']['iou']:.2f}" for stride in (16, 32)]
 
+    strides = list(dict.fromkeys(stride for _, stride, _ in rows))
     means = [np.mean([rows["RoIPool", stride, size]["mean"] for size in sizes]) for stride in strides]
     return PAGE.format(
         **result | {"ceiling": result["ceiling"]["iou"]}, cells=2 * result["bins"], picture=picture,
         example=example, pool=undone("RoIPool"), warp=undone("RoIWarp"),
         means=_listed(f"{mean:.1f}" for mean in means), strides=_listed(map(str, strides)),
         exact=max(row["largest"] for row in result["rows"] if row["operation"] == "RoIAlign"),
-        displacement=table(
-            lambda row: f"{row['mean']:.1f} ({row['percentile_95']:.1f})",
-            ("constant x, y", "rest", "largest"), rest,
+        displacement=rendered(
+            lambda row: f"{row['mean']:.1f} ({row['percentile_95']:.1f})", rest,
+            ("constant x, y", "rest", "largest"),
         ),
-        as_read=table(lambda row: f"{row['as_read']['iou']:.2f}"),
-        undone=table(lambda row: f"{row['constant_undone']['iou']:.2f}"),
-        above=table(lambda row: f"{100 * row['constant_undone']['above_075']:.0f}"),
+        as_read=rendered(lambda row: f"{row['as_read']['iou']:.2f}"),
+        undone=rendered(lambda row: f"{row['constant_undone']['iou']:.2f}"),
+        above=rendered(lambda row: f"{100 * row['constant_undone']['above_075']:.0f}"),
         above_ceiling=100 * result["ceiling"]["above_075"],
     )  # fmt: skip
 
@@ -126,9 +110,9 @@ def _listed(words):
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Plots displacement (above) and attainable mask IoU (below) over RoI sizes, one column a stride."""
-    rows, operations, strides, sizes = _grid(result)
+    rows, sizes = _rows(result)
+    operations, strides = (list(dict.fromkeys(values)) for values in list(zip(*rows, strict=True))[:2])
     figure = Figure(figsize=(13, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(strides), sharex=True, sharey="row")
     for (above, below), stride in zip(axes.T, strides, strict=True):
         below.axhline(result["ceiling"]["iou"], color="0.5", linewidth=1, linestyle=":")
@@ -149,8 +133,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set(ylabel="displacement of a bin, pixels", ylim=(-0.5, None))
     axes[1, 0].set(ylabel="attainable mask IoU", ylim=(0, 1.02))
-    lines = dict(zip(operations, COLOURS, strict=True))
-    lines = [Line2D([], [], color=colour, linewidth=2.5, label=name) for name, colour in lines.items()]
+    named = zip(operations, COLOURS, strict=True)
+    lines = [Line2D([], [], color=colour, linewidth=2.5, label=operation) for operation, colour in named]
     styles = [
         Patch(color="0.5", alpha=0.25, label="mean to 95th percentile"),
         Line2D([], [], color="0.3", linestyle="--", label="as read"),
@@ -162,28 +146,26 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_example(example: Example, path: Path, strides: tuple[int, ...] = (16, 32)) -> None:
+def draw_example(panels: Panels, truth: np.ndarray, box: np.ndarray, path: Path) -> None:
     """Draws one object with the places where its bins are read, and the masks attainable from them."""
-    x1, y1, x2, y2 = example.box
-    operations = dict.fromkeys(operation for operation, _ in example.places)
+    x1, y1, x2, y2 = box
+    operations, strides = list(dict.fromkeys(operation for operation, _ in panels)), (16, 32)
     figure = Figure(figsize=(12, 4.6 * len(strides)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(strides), len(operations), sharex=True, sharey=True)
     for column, operation, colour in zip(axes.T, operations, COLOURS, strict=True):
         for axis, stride in zip(column, strides, strict=True):
-            at = operation, stride
-            for draw_line in (axis.axvline, axis.axhline):
-                for position in range(0, example.image, stride):
+            places, masks, iou = panels[operation, stride]
+            for draw_line, end in (axis.axvline, x2 + 40), (axis.axhline, y2 + 40):
+                for position in np.arange(0, end, stride):
                     draw_line(position, color="0.88", linewidth=0.7, zorder=0.5)
-            axis.contourf(*_raster(example.truth, example.box), levels=[0.5, 1], colors=["0.8"])
+            axis.contourf(*_raster(truth, box), levels=[0.5, 1], colors=["0.8"])
             axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="0.3", linewidth=1)
-            axis.plot(*example.places[at].reshape(-1, 2).T, ".", color="0.15", markersize=2.2)
-            for mask, style, width in zip(example.masks[at], ("--", "-"), (1.2, 1.8), strict=True):
+            axis.plot(*places.reshape(-1, 2).T, ".", color="0.15", markersize=2.2)
+            for mask, style, width in zip(masks, ("--", "-"), (1.2, 1.8), strict=True):
                 line = {"colors": [colour], "linewidths": width, "linestyles": style}
-                axis.contour(*_raster(mask, example.box), levels=[0.5], **line)
+                axis.contour(*_raster(mask, box), levels=[0.5], **line)
             axis.set(xlim=(x1 - 24, x2 + 40), ylim=(y2 + 40, y1 - 24), aspect="equal", xticks=[], yticks=[])
-            as_read, undone = example.iou[at]
-            title = f"{operation}, stride {stride}\nIoU {as_read:.2f}, {undone:.2f} undone"
+            title = f"{operation}, stride {stride}\nIoU {iou[0]:.2f}, {iou[1]:.2f} undone"
             axis.set_title(title, fontsize=10)
     words = "grey: object in its RoI; dots: where the bins are read; lines: cells; attainable mask "
     figure.supxlabel(f"{words}dashed: as read, solid: constant part undone", fontsize=10)

@@ -2,22 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.roi._one_hot import one_hot_align
-from benchmarks.roi._workloads import TINY, WORKLOADS, Workload
+from benchmarks.roi._rows import FORWARD
+from benchmarks.roi._workloads import Workload
 from mrcnn_jax import ops
-from mrcnn_jax.errors import InputError
-
-ONE_HOT, TORCHVISION = "one-hot einsum", "torchvision"
-FORWARD, BACKWARD = "forward", "forward+backward"
-DTYPES = ("float32", "bfloat16")
-BY_NAME = WORKLOADS | {TINY.name: TINY}
 
 
 class Operation(NamedTuple):
@@ -30,9 +24,7 @@ class Operation(NamedTuple):
 
     @property
     def implementations(self) -> tuple[str, ...]:
-        """The fast implementations, and for RoIAlign the one-hot matrices."""
-        fast = (name for name in ops.roi_implementations(*self[:3]) if name != "reference")
-        return (*fast, *((ONE_HOT,) if self == OPERATIONS["align"] else ()))
+        return tuple(name for name in ops.roi_implementations(*self[:3]) if name != "reference")
 
 
 OPERATIONS = {
@@ -62,61 +54,41 @@ class Group:
     @property
     def key(self) -> dict[str, Any]:
         """Fields of the result file that identify the computation."""
-        samples = None if self.kind.operation == "pool" else self.kind.sampling_ratio
-        return {
-            "operation": self.kind.operation, "reduction": self.kind.reduction, "samples": samples,
-            "workload": self.workload.name, "batch": self.batch, "dtype": self.dtype,
-            "direction": self.direction,
-        }  # fmt: skip
+        operation, reduction, samples, _ = self.kind
+        kind = {"operation": operation, "reduction": reduction}
+        kind["samples"] = None if operation == "pool" else samples
+        others = {"workload": self.workload.name, "batch": self.batch, "dtype": self.dtype}
+        return kind | others | {"direction": self.direction}
 
-
-class Inputs(NamedTuple):
-    features: list[jax.Array]
-    boxes: jax.Array
-    levels: jax.Array
-    cotangent: jax.Array
-
-
-def check_names(options: Any, *extra: str) -> None:
-    """Raises InputError for operations, workloads, implementations or dtypes in options that do not exist."""
-    implementations = {name for kind in OPERATIONS.values() for name in kind.implementations} | set(extra)
-    known = {
-        "operations": OPERATIONS, "workloads": BY_NAME, "implementations": sorted(implementations),
-        "dtypes": DTYPES,
-    }  # fmt: skip
-    for option, allowed in known.items():
-        for name in getattr(options, option):
-            if name not in allowed:
-                names = ", ".join(map(repr, allowed))
-                raise InputError(f"--{option} does not know {name!r}: choose from {names}")
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Features, RoIs and levels; backward, also the cotangent of the pooled features."""
+        inputs = _make_inputs(self.workload, self.batch, self.dtype)
+        return inputs[:3] if self.direction == FORWARD else inputs
 
 
 @lru_cache(maxsize=1)
-def make_inputs(workload: Workload, batch: int, dtype: str) -> Inputs:
+def _make_inputs(workload, batch, dtype):
     """Makes the arguments of all programs of a workload, on the device."""
     boxes = workload.boxes(batch)
     shape = (*boxes.shape[:2], workload.bins, workload.bins, workload.channels)
     cotangent = jnp.asarray(np.random.default_rng(2).standard_normal(shape, dtype=np.float32), dtype)
     levels = jnp.asarray(workload.levels(boxes))
-    return jax.block_until_ready(
-        Inputs(workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent)
-    )
+    return jax.block_until_ready((workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent))
 
 
 def program(group: Group, implementation: str) -> Callable[..., Any]:
     """Returns a function of features, RoIs and levels; backward, also of the cotangent, with the gradient."""
-    workload, kind = group.workload, group.kind
-    if implementation == ONE_HOT:
-        pool = partial(
-            one_hot_align, strides=workload.strides, bins=workload.bins, samples=kind.sampling_ratio
-        )
-    else:
-        pool = partial(
-            ops.pool_rois, strides=workload.strides, output_size=workload.bins, operation=kind.operation,
+    kind = group.kind
+
+    def pool(features, boxes, levels):
+        return ops.pool_rois(
+            features, boxes, levels, group.workload.strides, group.workload.bins, operation=kind.operation,
             reduction=kind.reduction, sampling_ratio=kind.sampling_ratio, implementation=implementation,
         )  # fmt: skip
+
     if group.direction == FORWARD:
-        return lambda features, boxes, levels: pool(features, boxes, levels)
+        return pool
 
     def both(features, boxes, levels, cotangent):
         pooled, backward = jax.vjp(lambda features: pool(features, boxes, levels), features)
@@ -126,13 +98,10 @@ def program(group: Group, implementation: str) -> Callable[..., Any]:
 
 
 def bounds(group: Group) -> dict[str, int]:
-    """Returns the bytes that must be read and written, and a bound on temporary memory.
-
-    ``necessary_bytes``: every argument read once and every result written once. ``bound_bytes``: twice the
-    pooled features and all feature maps.
-    """
-    inputs = make_inputs(group.workload, group.batch, group.dtype)
-    features, pooled = sum(level.nbytes for level in inputs.features), inputs.cotangent.nbytes
-    times = 2 if group.direction == BACKWARD else 1
-    necessary = times * (features + pooled) + inputs.boxes.nbytes + inputs.levels.nbytes
-    return {"necessary_bytes": necessary, "bound_bytes": 2 * pooled + features}
+    """Returns bytes that must be read or written, and a bound on temporary ones: twice the pooled features
+    and all feature maps."""
+    features, boxes, levels, cotangent = _make_inputs(group.workload, group.batch, group.dtype)
+    size, pooled = sum(level.nbytes for level in features), cotangent.nbytes
+    times = 1 if group.direction == FORWARD else 2
+    necessary = times * (size + pooled) + boxes.nbytes + levels.nbytes
+    return {"necessary_bytes": necessary, "bound_bytes": 2 * pooled + size}

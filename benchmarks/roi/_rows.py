@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 FORWARD, BACKWARD = "forward", "forward+backward"
-TORCHVISION, ONE_HOT = "torchvision", "one-hot einsum"
+TORCHVISION = "torchvision"
+OPERATION = ("operation", "reduction", "samples")
 PLATFORMS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
 Row = Mapping[str, Any]
 
@@ -14,7 +15,7 @@ def select(rows: Iterable[Row], **fields: Any) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
 
 
-def group_rows(rows: Iterable[Row], *fields: str) -> dict[tuple, list[Row]]:
+def group_by(rows: Iterable[Row], *fields: str) -> dict[tuple, list[Row]]:
     """Groups rows by the values of fields, in the order of their first rows."""
     groups = {}
     for row in rows:
@@ -22,23 +23,23 @@ def group_rows(rows: Iterable[Row], *fields: str) -> dict[tuple, list[Row]]:
     return groups
 
 
-def by_direction(rows: Iterable[Row]) -> dict[str, Row]:
-    """Returns the measured rows of one implementation by direction."""
-    return {row["direction"]: row for row in rows if "median_ms" in row}
+def by_direction(rows: Iterable[Row], **fields: Any) -> dict[str, Row]:
+    """Returns the rows of one implementation that have figures, by direction."""
+    return {row["direction"]: row for row in select(rows, **fields) if "unavailable" not in row}
 
 
-def is_measured(rows: Iterable[Row]) -> bool:
-    """Whether any of the rows was timed."""
-    return any("median_ms" in row for row in rows)
+def timed(content: Mapping[str, Any]) -> list[Row]:
+    """Returns the rows of a result file that were run, not only compiled."""
+    return [row for row in content["rows"] if "median_ms" in row]
 
 
 def machine_name(content: Mapping[str, Any]) -> str:
     """Names the machine of a result file."""
     machine = content["machine"]
-    name, kind = PLATFORMS.get(machine["platform"], machine["platform"]), machine.get("device_kind", "")
+    kind = machine.get("device_kind")
     if machine["platform"] == "cpu":
-        return f"{name} ({machine.get('processor', kind)}, {machine.get('cores')} cores)"
-    return f"{name} ({kind})" if kind else name
+        kind = f"{machine.get('processor', kind)}, {machine.get('cores')} cores"
+    return f"{PLATFORMS.get(machine['platform'], machine['platform'])} ({kind})"
 
 
 def title(key: tuple[str, str, int | None]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.roi._rows import BACKWARD, FORWARD
 from mrcnn_jax.ops import assign_levels
 
 PYRAMID = ((200, 336), (100, 168), (50, 84), (25, 42))  # P2 to P5 of an 800 x 1344 image
@@ -12,30 +13,22 @@ PYRAMID = ((200, 336), (100, 168), (50, 84), (25, 42))  # P2 to P5 of an 800 x 1
 
 @dataclass(frozen=True)
 class Workload:
-    """RoIs on one or more feature maps of an image.
-
-    Attributes:
-        name: as in the tables.
-        use: part of a detector it comes from.
-        maps: height and width of each level.
-        strides: image pixels per cell of each level.
-        channels: of the features.
-        rois: of each image.
-        bins: along each side of a RoI.
-        sizes: range of the square root of the RoIs' areas in image pixels, uniform or, over a pyramid,
-            log-uniform.
-        training: whether the gradient is measured, too.
-    """
+    """RoIs on one or more feature maps of an image."""
 
     name: str
-    use: str
-    maps: tuple[tuple[int, int], ...]
-    strides: tuple[int, ...]
+    use: str  # part of a detector it comes from
+    maps: tuple[tuple[int, int], ...]  # height and width of each level
+    strides: tuple[int, ...]  # image pixels per cell of each level
     channels: int
-    rois: int
-    bins: int
+    rois: int  # of each image
+    bins: int  # along each side of a RoI
     sizes: tuple[float, float]
-    training: bool = True
+    """Range of the square root of RoIs' areas in image pixels, uniform or, over a pyramid, log-uniform."""
+    training: bool = True  # whether the gradient is measured, too
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return (FORWARD, BACKWARD) if self.training else (FORWARD,)
 
     def features(self, batch: int, dtype: jnp.dtype, seed: int = 0) -> list[jnp.ndarray]:
         """Draws standard normal features of each level, [batch, height, width, channels]."""
@@ -46,20 +39,17 @@ class Workload:
     def boxes(self, batch: int, seed: int = 1) -> np.ndarray:
         """Draws RoIs within the image with aspect ratios from 1/2 to 2, [batch, rois, 4] in image pixels."""
         random = np.random.default_rng(seed)
-        height, width = (side * self.strides[0] for side in self.maps[0])
+        image = np.array(self.maps[0][::-1]) * self.strides[0]  # width, height
         low, high = self.sizes
         share = random.uniform(size=(batch, self.rois))
         size = low + share * (high - low) if len(self.maps) == 1 else low * (high / low) ** share
         aspect = 2.0 ** random.uniform(-1, 1, size.shape)
-        sides = [np.minimum(size * np.sqrt(aspect), width), np.minimum(size / np.sqrt(aspect), height)]
-        sides = np.stack(sides, axis=-1)
-        corner = random.uniform(size=sides.shape) * (np.array([width, height]) - sides)
+        sides = np.minimum(np.stack([size * np.sqrt(aspect), size / np.sqrt(aspect)], axis=-1), image)
+        corner = random.uniform(size=sides.shape) * (image - sides)
         return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
     def levels(self, boxes: np.ndarray) -> np.ndarray:
         """Assigns the level of each RoI, counted from 0."""
-        if len(self.maps) == 1:
-            return np.zeros(boxes.shape[:-1], np.int32)
         return np.asarray(assign_levels(boxes, 2, 1 + len(self.maps))) - 2
 
 
@@ -76,3 +66,4 @@ WORKLOADS = {
     )
 }
 TINY = Workload("tiny", "for tests", ((12, 16), (6, 8)), (4, 8), 8, 6, 3, (8, 48))
+BY_NAME = WORKLOADS | {TINY.name: TINY}

@@ -1,8 +1,7 @@
 """Measures the speed of the RoI operations in each implementation: python -m benchmarks.roi.measure.
 
-Compares with torchvision's C++ and CUDA, in an interpreter that has it (--torchvision-python, the environment
-variable MRCNN_TORCHVISION_PYTHON, or this one), and with RoIAlign as dense one-hot matrix products. Writes
-a JSON file, tables and plots to benchmarks/results/, named after the platform.
+Compares with torchvision's C++ and CUDA where it is installed. Writes a JSON file, tables and plots to
+benchmarks/results/.
 
 A whole run measures every implementation of RoIAlign and RoIPool on three workloads with one image in
 float32, and of the other operations on one. The rest, including bfloat16 and two images, it measures in
@@ -12,45 +11,31 @@ times as long. Groups that --minutes do not suffice for are listed as not measur
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")  # as the command line does
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU must also hold torch's arrays
 
-import importlib.util
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks._program import command_line, processor, write_files
-from benchmarks.roi import _torchvision_process as torchvision_process
-from benchmarks.roi import report
-from benchmarks.roi._programs import (
-    BACKWARD,
-    BY_NAME,
-    DTYPES,
-    FORWARD,
-    OPERATIONS,
-    TORCHVISION,
-    Group,
-    bounds,
-    check_names,
-    make_inputs,
-    program,
-)
-from benchmarks.roi._torchvision_process import Side
+from benchmarks._program import RESULTS, command_line, processor, rounded, versions, write_files
+from benchmarks.roi import _torchvision, report
+from benchmarks.roi._programs import OPERATIONS, Group, bounds, program
+from benchmarks.roi._rows import TORCHVISION
+from benchmarks.roi._workloads import BY_NAME
 from mrcnn_jax import ops
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.errors import InputError
 
 PROGRAM = "python -m benchmarks.roi.measure"
+EFFORT, QUICK_EFFORT = (7, 0.7), (3, 0.35)  # rounds of a program at most, of at least 3, and their seconds
 SLOW = 1.0  # seconds of a first call after which a single further one is enough
 COPIED = 2**25  # float32 numbers of the copy that bandwidth is measured by: 128 MiB
 
@@ -79,8 +64,8 @@ PLAN = (
 QUICK = (Stage(MAIN, ("FPN box training", "one map")),)
 EVERYTHING = tuple(
     Stage((*MAIN, *OTHERS), (*PYRAMIDS, "C4", "one map"), batch, dtype, complete=True)
-    for batch in (1, 2) for dtype in DTYPES
-)  # fmt: skip
+    for batch, dtype in product((1, 2), ("float32", "bfloat16"))
+)
 
 
 @dataclass(frozen=True)
@@ -91,105 +76,70 @@ class Options:
     """RoIAlign and RoIPool on two workloads, in float32 and few rounds: less than a minute on two cores."""
     all: bool = False
     """All combinations of operations, implementations, workloads, dtypes and one or two images."""
-    operations: tuple[str, ...] = ()
-    """Of align, pool, align-adaptive, align-max, warp; by default the plan's, as in the next options."""
-    workloads: tuple[str, ...] = ()
-    """Of "FPN box training", "FPN mask training", "FPN inference", "C4", "one map"; "tiny" is for tests."""
-    implementations: tuple[str, ...] = ()
-    """Those of mrcnn_jax.ops.roi_implementations, "one-hot einsum" and "torchvision", wherever they exist."""
-    dtypes: tuple[str, ...] = ()
-    """Of float32 and bfloat16."""
-    torchvision_python: Path | None = None
-    """A Python interpreter that has torch and torchvision."""
+    operations: tuple[Literal[*OPERATIONS], ...] = ()
+    """By default the plan's."""
+    workloads: tuple[Literal[*BY_NAME], ...] = ()
+    """By default the plan's; "tiny" is for tests."""
     out: Path | None = None
-    """Result file, with tables and plots beside it; by default roi_ops_PLATFORM.json in benchmarks/results
-    for a whole run, in runs/roi_ops for --quick or a selection."""
+    """Folder of the result file, its tables and plots; by default benchmarks/results for a whole run, and
+    runs/roi_ops for --quick or a selection."""
     minutes: float = 9.0
     """Time after which no further group of measurements begins."""
-    rounds: int = 7
-    """Maximum number of times that each program is timed; 3 with --quick."""
-    seconds: float = 0.7
-    """Time for all rounds of one program, which is timed at least 3 times."""
 
 
 def plan(options: Options, torchvision: bool) -> list[Group]:
-    """Returns the groups to measure; InputError for unknown names, or if nothing is selected."""
-    check_names(options, TORCHVISION)
-    for option in ("minutes", "rounds", "seconds"):
-        if getattr(options, option) <= 0:
-            raise InputError(f"--{option} must be more than 0, not {getattr(options, option)}")
+    """Returns the groups to measure; InputError if nothing is selected."""
     groups = {}
     for stage in QUICK if options.quick else EVERYTHING if options.all else PLAN:
-        if options.dtypes and stage.dtype not in options.dtypes:
-            continue
-        for workload in (BY_NAME[name] for name in options.workloads or stage.workloads):
-            for name in stage.operations:
-                selected = _implementations(name, stage.complete, options.implementations, torchvision)
-                if not selected or (options.operations and name not in options.operations):
-                    continue
-                for direction in (FORWARD, BACKWARD) if workload.training else (FORWARD,):
-                    group = Group(workload, stage.batch, stage.dtype, name, direction, selected)
-                    groups.setdefault(tuple(group.key.values()), group)  # the first stage decides
+        operations = [name for name in stage.operations if name in (options.operations or OPERATIONS)]
+        workloads = [BY_NAME[name] for name in options.workloads or stage.workloads]
+        for workload, name in product(workloads, operations):
+            kind = OPERATIONS[name]
+            names = kind.implementations if stage.complete else (ops.default_implementation(*kind[:3]),)
+            names = (*names, TORCHVISION) if kind.torchvision and torchvision else names
+            for direction in workload.directions:
+                group = Group(workload, stage.batch, stage.dtype, name, direction, names)
+                groups.setdefault(tuple(group.key.values()), group)  # the first stage decides
     if not groups:
         raise InputError("Nothing that these options select is in the plan; --all has every combination")
     return list(groups.values())
 
 
-def _implementations(name, complete, selected, torchvision):
-    kind = OPERATIONS[name]
-    own = (*kind.implementations, *((TORCHVISION,) if kind.torchvision and torchvision else ()))
-    if not complete and not selected:
-        selected = (ops.default_implementation(*kind[:3]), TORCHVISION)
-    return tuple(implementation for implementation in own if not selected or implementation in selected)
-
-
-def torchvision_interpreter(options: Options) -> str | None:
-    """Returns a Python that has torchvision; None if there is none or it is not needed."""
-    unwanted = options.implementations and TORCHVISION not in options.implementations
-    if jax.default_backend() == "tpu" or unwanted:
-        return None
-    given = options.torchvision_python or os.environ.get("MRCNN_TORCHVISION_PYTHON")
-    own = sys.executable if importlib.util.find_spec("torchvision") else None
-    return str(given) if given else own
-
-
 def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable[[], float]]:
     """Compiles a program; returns its fields of the result file, and a function that times it."""
-    arguments = make_inputs(group.workload, group.batch, group.dtype)
-    arguments = arguments if group.direction == BACKWARD else arguments[:3]
-    start = time.perf_counter()
+    if implementation == TORCHVISION:
+        return {}, _timer(_torchvision.program(group))
+    arguments, start = group.arguments, time.perf_counter()
     compiled = jax.jit(program(group, implementation)).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     fields = {
-        "compile_seconds": round(seconds, 3), "temp_bytes": memory.temp_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes, "bytes_accessed": costs.get("bytes accessed"),
-        "flops": costs.get("flops"),
+        "compile_seconds": round(time.perf_counter() - start, 3),
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "is_default": implementation == ops.default_implementation(*group.kind[:3]),
-    }  # fmt: skip
+    }
+    return fields, _timer(lambda: jax.block_until_ready(compiled(*arguments)))
+
+
+def _timer(run):
+    """Returns a function that runs a program and returns its seconds."""
 
     def call() -> float:
         start = time.perf_counter()
-        results = jax.block_until_ready(compiled(*arguments))  # freed after the time is taken
+        results = run()  # freed after the time is taken
         seconds = time.perf_counter() - start
         del results
         return seconds
 
-    return fields, call
+    return call
 
 
-def measure(group: Group, side: Side | None, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def measure(group: Group, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Returns the rows of a group: two calls to warm up, then timed in turn, each round in another order."""
     rows, timed = [], []
     for implementation in group.implementations:
         row = group.key | {"implementation": implementation, "is_default": False, **bounds(group)}
         rows.append(row)
         try:
-            is_torchvision = implementation == TORCHVISION
-            prepared = (
-                torchvision_process.prepare(side, group) if is_torchvision else prepare(group, implementation)
-            )
-            fields, call = prepared
+            fields, call = prepare(group, implementation)
             first = call()
             number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, rounds), rounds))
         except (RuntimeError, ValueError) as error:  # unsupported dtype or platform, or out of memory
@@ -202,90 +152,55 @@ def measure(group: Group, side: Side | None, rounds: int, seconds: float) -> lis
             if turn < number:
                 taken.append(call())
     for row, fields, _, _, taken in timed:
-        times = {"median_ms": _short(1e3 * np.median(taken)), "min_ms": _short(1e3 * min(taken))}
+        times = {"median_ms": rounded(1e3 * np.median(taken)), "min_ms": rounded(1e3 * min(taken))}
         row |= fields | times | {"rounds": len(taken)}
     return rows
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def copy_speeds(rounds: int = 5) -> list[float]:
+def copy_speed(rounds: int = 20) -> float:
     """Measures the bytes per second, read and written, of copies of a large array."""
-    array = jnp.zeros(COPIED, jnp.float32)
-    copy = jax.jit(jnp.copy).lower(array).compile()
-    jax.block_until_ready(copy(array))
-    speeds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        copied = jax.block_until_ready(copy(array))
-        speeds.append(2 * array.nbytes / (time.perf_counter() - start))
-        del copied
-    return speeds
+    array, copy = jnp.zeros(COPIED, jnp.float32), jax.jit(jnp.copy)
+    call = _timer(lambda: jax.block_until_ready(copy(array)))
+    call()  # compiles
+    return float(2 * array.nbytes / np.median([call() for _ in range(rounds)]))
 
 
-def machine(side: Side | None) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Describes the machine, without names of hosts, users or folders."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
     return {
         "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind,
-        "processor": processor(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "jax": jax.__version__,
-        "xla_flags": " ".join(flags), **(side.versions if side else {"torchvision": None}),
+        "processor": processor(), "cores": os.cpu_count(), "xla_flags": " ".join(flags), **versions("jax"),
+        **_torchvision.versions(),
     }  # fmt: skip
 
 
 def run(options: Options) -> list[Path]:
     """Measures, writing the result file after every group, and renders it; returns the files."""
-    python = torchvision_interpreter(options)
-    groups = plan(options, torchvision=python is not None)
-    out, begin, inputs = options.out or default_out(options), time.monotonic(), None
-    if not out.match(report.PATTERN):
-        raise InputError(
-            f"--out must be named {report.PATTERN}, from which the tables are made, not {out.name}"
-        )
-    rounds = min(3, options.rounds) if options.quick else options.rounds
-    seconds = 0.5 * options.seconds if options.quick else options.seconds
-    with torchvision_process.start(python) if python else nullcontext() as side:
-        content = {
-            "machine": machine(side), "command": command_line(PROGRAM, options),
-            "copy_gigabytes_per_second": None, "rows": [], "not_measured": [],
-        }  # fmt: skip
-        copies = copy_speeds()
-        for number, group in enumerate(groups, start=1):
-            if time.monotonic() - begin > 60 * options.minutes:
-                reason = f"{options.minutes:g} minutes were over"
-                fields = {"implementations": group.implementations, "reason": reason}
-                content["not_measured"].append(group.key | fields)
-                continue
-            name, what = group.workload.name, f"{group.batch} x {group.dtype}"
-            print(f"{number}/{len(groups)} {name}, {what}: {group.name} {group.direction}")
-            if inputs != (inputs := (group.workload, group.batch, group.dtype)):
-                copies += copy_speeds()
-            content["rows"] += measure(group, side, rounds, seconds)
-            _write(out, content, copies)
-        _write(out, content, copies)
-    make_inputs.cache_clear()
-    return [out, *report.render(out.parent)]
-
-
-def default_out(options: Options) -> Path:
-    """Returns the published result file for a whole run, otherwise one under runs/."""
-    partial = options.operations or options.workloads or options.implementations or options.dtypes
-    folder = Path("runs/roi_ops") if options.quick or partial else report.RESULTS
     # roi_ops_tpu.json holds programs compiled for a TPU on another machine
     suffix = {"tpu": "tpu_measured"}.get(jax.default_backend(), jax.default_backend())
-    return folder / f"roi_ops_{suffix}.json"
-
-
-def _write(out, content, copies):
-    speed = float(np.median(copies))
-    content["copy_gigabytes_per_second"] = _short(speed / 1e9)
-    for row in content["rows"]:
-        if "median_ms" in row:
-            row["share_of_copy"] = _short(row["necessary_bytes"] / (1e-3 * row["median_ms"]) / speed)
+    partial = options.quick or options.operations or options.workloads
+    folder = options.out or (Path("runs/roi_ops") if partial else RESULTS)
+    out = folder / f"roi_ops_{suffix}.json"
+    described, begin, speed = machine(), time.monotonic(), copy_speed()
+    groups = plan(options, torchvision=described["torchvision"] is not None)
+    content = {
+        "machine": described, "command": command_line(PROGRAM, options),
+        "copy_gigabytes_per_second": rounded(speed / 1e9), "rows": [], "not_measured": [],
+    }  # fmt: skip
+    for number, group in enumerate(groups, start=1):
+        if time.monotonic() - begin > 60 * options.minutes:
+            content["not_measured"].append(group.key | {"reason": f"{options.minutes:g} minutes were over"})
+            continue
+        print(f"{number}/{len(groups)}", *group.key.values(), sep=", ")
+        rows = measure(group, *(QUICK_EFFORT if options.quick else EFFORT))
+        for row in rows:
+            if "median_ms" in row:
+                row["share_of_copy"] = rounded(1e3 * row["necessary_bytes"] / row["median_ms"] / speed)
+        content["rows"] += rows
+        write_json(out, content)
     write_json(out, content)
+    return [out, *report.render(folder)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -294,7 +209,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # compile seconds are those of a first compilation
+    jax.config.update("jax_enable_compilation_cache", False)  # compile seconds of a first compilation
     sys.exit(main())

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from flax.traverse_util import flatten_dict
 
-from benchmarks.model.train_step import standalone, synthetic_batch
+from benchmarks.model.measure import make_step, standalone, synthetic_batch
 from benchmarks.tpu._hlo import all_reduces
 from mrcnn_jax import distributed, presets
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.sharding import Sharding
-from mrcnn_jax.training.step import create_state, make_train_step
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -29,16 +28,10 @@ def make_batch(
     experiment: Experiment, objects: Sequence[int], portrait: bool = False, seed: int = 0
 ) -> Batch:
     """Returns this process's part of a global batch of noise images; image i has ``objects[i]`` objects."""
-    train = replace(experiment.train, images_per_device=len(objects), accumulate=1)
-    slots = experiment.data.max_objects
-    batch = synthetic_batch(replace(experiment, train=train), 1, slots, seed)
-    batch = jax.tree.map(lambda leaf: leaf[0], batch)
-    batch = batch.replace(valid=np.arange(slots) < np.asarray(objects)[:, None])
-    if portrait:
-        boxes = batch.boxes[..., [1, 0, 3, 2]]
-        batch = batch.replace(images=batch.images.swapaxes(1, 2), sizes=batch.sizes[:, ::-1], boxes=boxes)
+    experiment = replace(experiment, train=replace(experiment.train, images_per_device=len(objects)))
+    batch = synthetic_batch(experiment, 1, objects, seed, portrait)
     images = len(objects) // jax.process_count()
-    return jax.tree.map(lambda leaf: leaf[jax.process_index() * images :][:images], batch)
+    return jax.tree.map(lambda leaf: leaf[0, jax.process_index() * images :][:images], batch)
 
 
 class Step:
@@ -48,47 +41,40 @@ class Step:
         compiled: number of programs compiled, by padded size of the images.
     """
 
-    def __init__(self, experiment: Experiment, variables: dict[str, Any], parallel: str, images: int):
+    def __init__(self, experiment: Experiment, parallel: str, images: int):
         per_device = images // jax.device_count()
         train = replace(experiment.train, parallel=parallel, images_per_device=per_device)
-        optimizer = make_optimizer(train, experiment.model, images)
-        self.sharding, self.compiled, self._compilations = Sharding(parallel), {}, 0
-        self.state = self.sharding.replicate(create_state(variables, optimizer))
-        experiment = replace(experiment, train=train)
-        self.function = make_train_step(MaskRCNN(experiment.model), optimizer, experiment)
+        self.function, make_state = make_step(replace(experiment, train=train))
+        self.sharding, self.compiled, self._compilations = Sharding(parallel), Counter(), 0
+        self.state = self.sharding.replicate(make_state())
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
     def _count(self, event, _, **about):
         self._compilations += event == COMPILED
 
-    def __call__(self, batch: Batch) -> dict[str, float]:
+    def __call__(self, batch: Batch) -> float:
+        """Makes a step; returns the loss."""
         placed = jax.block_until_ready(self.sharding.shard(batch))
         before = self._compilations
         self.state, metrics = self.function(self.state, placed)
-        metrics = {name: float(value) for name, value in metrics.items()}
-        size = "x".join(map(str, batch.images.shape[1:3]))
-        self.compiled[size] = self.compiled.get(size, 0) + self._compilations - before
-        return metrics
+        loss = float(metrics["loss"])
+        self.compiled["x".join(map(str, batch.images.shape[1:3]))] += self._compilations - before
+        return loss
 
     def params(self) -> dict[str, np.ndarray]:
         """Returns the parameters on this process's first device."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.state.params)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf.addressable_data(0))
-            for path, leaf in leaves
-        }
+        leaves = flatten_dict(self.state.params, sep=".").items()
+        return {name: np.asarray(leaf.addressable_data(0)) for name, leaf in leaves}
 
 
-def updates(step: Step, experiment: Experiment, images: int) -> tuple[dict[str, np.ndarray], list[float]]:
+def updates(step: Step, experiment: Experiment, images: int) -> tuple[dict[str, Any], list[float]]:
     """Makes three steps; returns the parameters before, after one and after three of them, and the losses."""
-    slots = experiment.data.max_objects
-    arrays, losses = {f"before/{name}": array for name, array in step.params().items()}, []
+    slots, params, losses = experiment.data.max_objects, {"before": step.params()}, []
     for turn in (1, 2, 3):
         objects = [(3 * index + turn) % (slots + 1) for index in range(images)]
-        losses.append(step(make_batch(experiment, objects, seed=turn))["loss"])
-        if turn in (1, 3):
-            arrays |= {f"{turn}/{name}": array for name, array in step.params().items()}
-    return arrays, losses
+        losses.append(step(make_batch(experiment, objects, seed=turn)))
+        params |= {str(turn): step.params()} if turn != 2 else {}
+    return params, losses
 
 
 def programs(step: Step, experiment: Experiment, images: int) -> dict[str, Any]:
@@ -124,23 +110,20 @@ def main(settings: dict[str, Any]) -> None:
     sgd = {"optimizer": "sgd", "weight_decay": 0.0, "warmup_steps": 0, "learning_rate": 0.02}
     base = replace(base, train=replace(base.train, reference_batch=images, **sgd))
     experiment = standalone(tyro.cli(Experiment, default=base, args=settings["arguments"]))
-    variables = init_variables(MaskRCNN(experiment.model), jax.random.key(0))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    arrays, result = {}, {"devices": jax.device_count(), "parameters": parameters}
+    arrays, result = {}, {"devices": jax.device_count()}
     for parallel in ("pmap", "shard_map"):
-        step = Step(experiment, variables, parallel, images)
-        found, losses = updates(step, experiment, images)
-        arrays |= {f"{parallel}/{name}": array for name, array in found.items()}
-        result[parallel] = {"losses": losses}
+        step = Step(experiment, parallel, images)
+        arrays[parallel], losses = updates(step, experiment, images)
+        result["parameters"], result[parallel] = sum(map(np.size, step.params().values())), {"losses": losses}
         if settings["programs"]:
             result[parallel] |= programs(step, experiment, images)
         if settings["steps"]:
             weak = settings["images_per_device"] * jax.device_count()
-            step = step if weak == images else Step(experiment, variables, parallel, weak)
+            step = step if weak == images else Step(experiment, parallel, weak)
             result[parallel]["speed"] = speed(step, experiment, weak, settings["steps"])
     if distributed.is_primary():
         out = Path(settings["out"])
-        np.savez(out.with_suffix(".npz"), **arrays)
+        np.savez(out.with_suffix(".npz"), **flatten_dict(arrays, sep="/"))
         out.with_suffix(".json").write_text(json.dumps(result))
 
 

@@ -15,21 +15,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-import tyro
+from flax.traverse_util import unflatten_dict
 
-from benchmarks._program import check, command_line, versions
+from benchmarks._program import RESULTS, check, command_line, versions, write_files
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.errors import InputError
 from tests.slow.training_process import TINY_MODEL, device_environment, free_port
 
 PROGRAM = "python -m benchmarks.scaling.measure"
-RESULTS = Path(__file__).parents[1] / "results"
 IMAGES = 8  # of the global batch whose updates are compared
 MAPPINGS = ("pmap", "shard_map")
 ROUNDING = {1: 1e-3, 3: 0.05}
@@ -49,7 +49,8 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (Layout(1, 1), Layout(1, 2), Layout(1, 4), Layout(1, 8), Layout(2, 1), Layout(2, 2))
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, dict[str, dict[str, np.ndarray]]]
+"""Parameters by mapping, by steps made ("before", "1" and "3"), and by name."""
 
 
 @dataclass(frozen=True)
@@ -80,35 +81,32 @@ def run_layout(
         "processes": layout.processes, "images": IMAGES, "images_per_device": options.images_per_device,
         "steps": options.steps, "programs": options.programs, "arguments": list(arguments), "out": str(out),
     }  # fmt: skip
-    environment, workers = device_environment(layout.devices), []
-    logs = [folder / f"{out.name}_{process}.log" for process in range(layout.processes)]
-    for process, log in enumerate(logs):
-        words = json.dumps(settings | {"process": process})
+    environment, workers = device_environment(layout.devices), {}
+    for process in range(layout.processes):
+        words, log = json.dumps(settings | {"process": process}), folder / f"{out.name}_{process}.log"
         command = [sys.executable, "-m", "benchmarks.scaling._worker", words]
         with log.open("w") as opened:
-            workers.append(subprocess.Popen(command, env=environment, stdout=opened, stderr=opened))
+            workers[log] = subprocess.Popen(command, env=environment, stdout=opened, stderr=opened)
     try:
         deadline = time.monotonic() + TIMEOUT
-        for worker, log in zip(workers, logs, strict=True):
+        for log, worker in workers.items():
             if status := worker.wait(deadline - time.monotonic()):
                 output = log.read_text()[-2000:]
                 raise InputError(f"a process of {layout} devices gave status {status}: {output}")
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.kill()
             worker.wait()
     with np.load(out.with_suffix(".npz")) as arrays:
-        return json.loads(out.with_suffix(".json").read_text()), dict(arrays)
+        return json.loads(out.with_suffix(".json").read_text()), unflatten_dict(dict(arrays), sep="/")
 
 
 def differences(arrays: Arrays, one: Arrays, mapping: str, steps: int) -> dict[str, float]:
     """Returns each array's largest difference from one device, relative to its update's largest element."""
-    found = {}
-    for name in (key.removeprefix("pmap/before/") for key in one if key.startswith("pmap/before/")):
-        expected = one[f"pmap/{steps}/{name}"]
-        update = np.abs(expected - one[f"pmap/before/{name}"]).max()
-        difference = np.abs(arrays[f"{mapping}/{steps}/{name}"] - expected).max()
-        found[name] = float(difference / update) if update else float(difference)
+    found, before = {}, one["pmap"]["before"]
+    for name, expected in one["pmap"][str(steps)].items():
+        difference = np.abs(arrays[mapping][str(steps)][name] - expected).max()
+        found[name] = float(difference / (np.abs(expected - before[name]).max() or 1))
     return found
 
 
@@ -131,8 +129,7 @@ def compare(
         compiled = row[mapping].get("compiled", {})
         if any(number != 1 for number in compiled.values()):
             failures.append(f"{layout}, {mapping}: programs compiled by padded size: {compiled}")
-    names = [name.removeprefix("pmap/") for name in arrays if name.startswith("pmap/")]
-    pairs = ((arrays[f"pmap/{name}"], arrays[f"shard_map/{name}"]) for name in names)
+    pairs = zip(*(jax.tree.leaves(arrays[mapping]) for mapping in MAPPINGS), strict=True)
     row["same_bits"] = all(ours.tobytes() == theirs.tobytes() for ours, theirs in pairs)
     failures += [] if row["same_bits"] else [f"{layout}: pmap and shard_map differ"]
     if row.pop("devices") != layout.processes * layout.devices:
@@ -140,18 +137,17 @@ def compare(
     return row, failures
 
 
-def measure(
-    options: Options, folder: Path, report: Callable[[str], None], layouts: Sequence[Layout] = LAYOUTS
-) -> dict[str, Any]:
+def measure(options: Options, layouts: Sequence[Layout] = LAYOUTS) -> dict[str, Any]:
     """Measures all layouts, the first being one device; "failures" lists all that was not as expected."""
     rows, failures, one = [], [], {}
     for layout in layouts:
-        result, arrays = run_layout(layout, options, folder)
+        with tempfile.TemporaryDirectory() as folder:
+            result, arrays = run_layout(layout, options, Path(folder))
         one = one or arrays
         row, found = compare(layout, result, arrays, one)
         rows.append(row)
         failures += found
-        report(f"{layout} devices: {'; '.join(found) or 'as expected'}")
+        print(f"{layout} devices: {'; '.join(found) or 'as expected'}", file=sys.stderr, flush=True)
     return {
         "command": command_line(PROGRAM, options), "versions": versions("jax", "flax", "optax", "numpy"),
         "hardware": f"virtual CPU devices, {os.cpu_count()} CPU cores",
@@ -160,21 +156,19 @@ def measure(
     }  # fmt: skip
 
 
+def run(options: Options) -> list[Path]:
+    """Measures and writes the result file; ends the program with status 1 if anything was not as expected."""
+    check(options, steps=0, images_per_device=1)
+    result = measure(options)
+    write_json(options.out, result)
+    if result["failures"]:
+        sys.exit("\n".join([f"Wrote {options.out}, but not all was as expected:", *result["failures"]]))
+    return [options.out]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Writes the result file; returns the exit status."""
-    options = tyro.cli(Options, prog=PROGRAM, args=arguments, description=Options.__doc__)
-    try:
-        check(options, steps=0, images_per_device=1)
-        with tempfile.TemporaryDirectory() as folder:
-            result = measure(options, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
-        write_json(options.out, result)
-    except InputError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    for failure in result["failures"]:
-        print(f"{PROGRAM}: {failure}", file=sys.stderr)
-    print(f"Wrote {options.out}: {len(result['failures'])} failures.")
-    return 1 if result["failures"] else 0
+    return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":

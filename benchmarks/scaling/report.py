@@ -3,18 +3,26 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.scaling.measure import MAPPINGS, RESULTS
+from benchmarks._markdown import table
+from benchmarks._program import RESULTS, ReportOptions, write_files
+from benchmarks.scaling.measure import MAPPINGS
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.errors import InputError
 from tests.slow.training_process import PHASES
 
-PAGE = "ROBUSTNESS.md"
+REPORT, PAGE = "python -m benchmarks.scaling.report", "ROBUSTNESS.md"
+PROGRAMS = {"faults": "tests.slow.faults", "scaling": "benchmarks.scaling.measure"}
 Result = Mapping[str, Any]
+HEAD = f"""\
+# Fault tolerance and scaling
+
+Rendered by `{REPORT}` from `faults.json` and `scaling.json` here."""
+AS_EXPECTED = "Everything was as expected."
 KILLED = """\
 ## Fault tolerance: a run that is killed again and again
 
@@ -87,33 +95,32 @@ for each other's turn on a core. The speed of as many real devices cannot be see
 {table}"""
 
 
-def read(folder: Path = RESULTS) -> tuple[Result, Result]:
+def read(folder: Path = RESULTS) -> list[Result]:
     """Reads faults.json and scaling.json; raises InputError if one is missing."""
     found = []
-    for name, program in (("faults", "tests.slow.faults"), ("scaling", "benchmarks.scaling.measure")):
+    for path, program in ((folder / f"{name}.json", PROGRAMS[name]) for name in PROGRAMS):
         try:
-            found.append(json.loads((folder / f"{name}.json").read_text()))
+            found.append(json.loads(path.read_text()))
         except (OSError, ValueError) as error:
-            message = f"{folder / f'{name}.json'} cannot be read: run `python -m {program}` first"
-            raise InputError(message) from error
-    return found[0], found[1]
+            raise InputError(f"{path} cannot be read: run `python -m {program}` first") from error
+    return found
 
 
-def render(faults: Result, scaling: Result) -> str:
+def page(faults: Result, scaling: Result) -> str:
     """Returns the whole page."""
-    source = "Rendered by `python -m benchmarks.scaling.report` from `faults.json` and `scaling.json` here."
-    head = f"# Fault tolerance and scaling\n\n{source}"
-    parts = [head, _killed(faults["kills"]), _single(faults["single"]), *_scaling(scaling)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([HEAD, _killed(faults["kills"]), _single(faults["single"]), *_scaling(scaling)]) + "\n"
 
 
-def _about(result):
-    names = ("command", "hardware")
-    return {name: result[name] for name in names} | {"jax": result["versions"]["jax"]}
+def _about(result: Result, good: str) -> dict[str, str]:
+    """Returns what all sections show: command, hardware, version, and failures or the sentence for none."""
+    failures = "\n".join(["Failures:", "", *(f"- {_plain(failure)}" for failure in result["failures"])])
+    about = {name: result[name] for name in ("command", "hardware")} | {"jax": result["versions"]["jax"]}
+    return about | {"verdict": failures if result["failures"] else good}
 
 
-def _killed(result):
-    kills, compared, damaged = result["kills"], result["comparison"], result["damaged"]
+def _killed(result: Result) -> str:
+    """Returns the section of the run that is killed again and again."""
+    kills, compared = result["kills"], result["comparison"]
     made, needed = result["steps_made"], result["steps_needed"]
     lost = sum(kill["steps_lost"] for kill in kills)
     good = (f"Its {sum(compared['arrays'].values())} arrays (parameters, optimizer state, counters), its "
@@ -123,79 +130,77 @@ def _killed(result):
              "seconds to the exit: median", "most")  # fmt: skip
     damages = [
         (f"`{Path(each['file']).name[:12]}` of step {each['step']}", f"{each['bytes']:,}", each["how"],
-         "yes" if each["warned"] else "no", f"step {each['resumed_at']}")
-        for each in damaged
+         _yes(each["warned"]), f"step {each['resumed_at']}")
+        for each in result["damaged"]
     ]  # fmt: skip
     return KILLED.format(
-        **_about(result), **result["run"], number=len(kills), verdict=_verdict(result["failures"], good),
+        **_about(result, good), **result["run"], number=len(kills),
         made=made, needed=needed, lost=lost, redone=made - needed - lost, starts=result["starts"],
         minutes=result["seconds"] / 60, undisturbed=result["undisturbed"]["seconds"] / 60,
-        table=_table(heads, _kills_by_phase(kills)),
-        damages=_table(("file", "bytes", "damage", "warned", "resumed from"), damages),
+        table=table(heads, _kills_by_phase(kills)),
+        damages=table(("file", "bytes", "damage", "warned", "resumed from"), damages),
     )  # fmt: skip
 
 
-def _kills_by_phase(kills):
-    for signal in sorted({kill["signal"] for kill in kills}):
-        for phase in PHASES:
-            here = [kill for kill in kills if (kill["signal"], kill["phase"]) == (signal, phase)]
-            if here:
-                lost, seconds = ([kill[key] for kill in here] for key in ("steps_lost", "seconds_to_exit"))
-                counts = Counter(kill["status"] for kill in here).items()
-                several = len(counts) > 1
-                exits = [f"{status} ({times})" if several else f"{status}" for status, times in counts]
-                yield (signal, phase, len(here), ", ".join(exits), max(lost), f"{mean(lost):.1f}",
-                       f"{median(seconds):.1f}", f"{max(seconds):.1f}")  # fmt: skip
+def _kills_by_phase(kills: Sequence[Result]) -> Iterator[tuple[object, ...]]:
+    """Yields the cells of each signal and phase."""
+    groups = {}
+    for kill in sorted(kills, key=lambda kill: (kill["signal"], PHASES.index(kill["phase"]))):
+        groups.setdefault((kill["signal"], kill["phase"]), []).append(kill)
+    for group, here in groups.items():
+        lost, seconds = ([kill[key] for kill in here] for key in ("steps_lost", "seconds_to_exit"))
+        counts = Counter(kill["status"] for kill in here)
+        several = " ({})" if len(counts) > 1 else ""
+        exits = [f"{status}{several.format(times)}" for status, times in counts.items()]
+        yield (*group, len(here), ", ".join(exits), max(lost), f"{mean(lost):.1f}",
+               f"{median(seconds):.1f}", f"{max(seconds):.1f}")  # fmt: skip
 
 
-def _single(result):
+def _single(result: Result) -> str:
+    """Returns the section of single faults."""
     cells = [
         (row["fault"], ", ".join(map(str, row["status"])) or "-",
-         "<br>".join(map(_plain, row["said"])) or "-",
-         f"{row['seconds']:g}" if "seconds" in row else "", _plain("; ".join(row["failures"])) or "yes")
+         "<br>".join(map(_plain, row["said"])) or "-", f"{row['seconds']:g}" if "seconds" in row else "",
+         _plain("; ".join(row["failures"])) or "yes")
         for row in result["rows"]
     ]  # fmt: skip
-    table = _table(("fault", "exit status", "message", "seconds", "as expected"), cells)
-    verdict = _verdict(result["failures"], "Everything was as expected.")
+    faults = table(("fault", "exit status", "message", "seconds", "as expected"), cells)
     resumed = [row for row in result["rows"] if "steps" in row]
     notes = [OTHER_DEVICES.format(**row, later=row["steps"] - 1) for row in resumed]
-    return SINGLE.format(**_about(result), verdict=verdict, table=table) + "".join(notes)
+    return SINGLE.format(**_about(result, AS_EXPECTED), table=faults) + "".join(notes)
 
 
-def _scaling(result):
+def _scaling(result: Result) -> Iterator[str]:
+    """Yields the sections of updates and, if steps were timed, of weak scaling."""
     rows, allowed, layout = result["rows"], result["rounding"], "{processes} x {devices_per_process}"
-    pairs = [(row, mapping) for row in rows for mapping in MAPPINGS]
     names = ("median_1", "difference_1", "median_3", "difference_3")
     cells = [
         (layout.format(**row), mapping, *(f"{row[mapping][name]:.1e}" for name in names),
-         "yes" if row["same_bits"] else "no", row[mapping]["all_reduces"], f"{row[mapping]['bytes']:,}",
+         _yes(row["same_bits"]), row[mapping]["all_reduces"], f"{row[mapping]['bytes']:,}",
          ", ".join(map(str, row[mapping]["compiled"].values())))
-        for row, mapping in pairs
+        for row in rows for mapping in MAPPINGS
     ]  # fmt: skip
     heads = ("processes x devices", "mapping", "after 1 step: median", "most", "after 3: median", "most",
              "pmap equals shard_map", "all-reduces a step", "bytes", "programs")  # fmt: skip
     parameters = rows[0]["parameters"]
     yield SCALING.format(
-        **_about(result), images=result["images"], one=allowed["1"], three=allowed["3"],
-        parameters=parameters, bytes=4 * parameters, table=_table(heads, cells),
-        verdict=_verdict(result["failures"], "Everything was as expected."),
+        **_about(result, AS_EXPECTED), images=result["images"], one=allowed["1"], three=allowed["3"],
+        parameters=parameters, bytes=4 * parameters, table=table(heads, cells),
     )  # fmt: skip
     kinds = {"median_ms": "median", "least_ms": "minimum", "busy_ms": "busy"}
     columns = [f"{mapping}: {kind}" for mapping in MAPPINGS for kind in kinds.values()]
-    heads = ("processes x devices", "images a step", *columns)
     cells = [
         (layout.format(**row), row["processes"] * row["devices_per_process"] * result["images_per_device"],
          *(row[mapping]["speed"][kind] for mapping in MAPPINGS for kind in kinds))
         for row in rows if "speed" in row["pmap"]
     ]  # fmt: skip
     if cells:
-        images, steps = result["images_per_device"], result["steps"]
-        yield SPEED.format(images_per_device=images, steps=steps, table=_table(heads, cells))
+        yield SPEED.format(**result, table=table(("processes x devices", "images a step", *columns), cells))
 
 
-def _verdict(failures: Sequence[str], good: str) -> str:
-    lines = [f"- {_plain(failure)}" for failure in failures]
-    return "\n".join(["Failures:", "", *lines]) if failures else good
+def _yes(fact: bool) -> str:
+    """Returns the word for a fact."""
+    return "yes" if fact else "no"
 
 
 def _plain(text: str) -> str:
@@ -203,25 +208,16 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+def render(folder: Path) -> list[Path]:
+    """Writes the page beside the result files; returns its path."""
+    write_text(folder / PAGE, page(*read(folder)))
+    return [folder / PAGE]
 
 
-def main(arguments: list[str]) -> int:
-    """Writes the page beside the result files; returns the exit status."""
-    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
-        print(f"usage: {__doc__}", file=sys.stderr)
-        return 2
-    folder = Path(arguments[0]) if arguments else RESULTS
-    try:
-        write_text(folder / PAGE, render(*read(folder)))
-    except InputError as error:
-        print(f"python -m benchmarks.scaling.report: {error}", file=sys.stderr)
-        return 2
-    print(f"Wrote {folder / PAGE}.")
-    return 0
+def main(arguments: list[str] | None = None) -> int:
+    """Renders the page; returns the exit status."""
+    return write_files(REPORT, ReportOptions, lambda options: render(options.folder), arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -28,27 +28,20 @@ ASSUMPTIONS = """\
 """
 
 
-class Reduction(NamedTuple):
-    """All-reduces of a step, and their bytes on each chip."""
-
-    gradient_operations: int
-    gradient_bytes: int
-    other_operations: int
-    """Small ones: counts of losses, metrics, sums of batch norm."""
-    other_bytes: int
-
-
 class Estimate(NamedTuple):
-    """Times of a step in milliseconds, and its scaling."""
+    """Times of a step in milliseconds, and its scaling.
+
+    Attributes:
+        least_ms: lower bound.
+        cycles_ms: by the compiler's cycles; None where there are none, or the effort was less than a run's.
+        reduce_ms: all-reduce over all links, and over one.
+        scaling: lower and upper end.
+    """
 
     least_ms: float
-    """Lower bound."""
     cycles_ms: float | None
-    """By the compiler's cycles; None where there are none, or the effort was less than a run's."""
     reduce_ms: tuple[float, float]
-    """All-reduce over all links, and over one."""
     scaling: tuple[float, float]
-    """Lower and upper end."""
 
 
 def assumptions() -> str:
@@ -60,11 +53,6 @@ def assumptions() -> str:
     return ASSUMPTIONS.format(links=links)
 
 
-def chip_of(row: Mapping[str, Any]) -> Chip:
-    """Returns the chip that a row's program is for."""
-    return CHIPS[row["topology"].partition(":")[0]]
-
-
 def used_bytes(row: Mapping[str, Any]) -> int:
     """Returns the HBM of a chip that a step uses."""
     parts = ("argument_bytes", "output_bytes", "temp_bytes", "code_bytes")
@@ -73,20 +61,19 @@ def used_bytes(row: Mapping[str, Any]) -> int:
 
 def free_bytes(row: Mapping[str, Any]) -> int:
     """Returns the HBM of a chip that a step leaves free."""
-    return chip_of(row).available - used_bytes(row)
+    return _chip(row).available - used_bytes(row)
 
 
-def reduction(row: Mapping[str, Any]) -> Reduction:
-    """Splits the all-reduces into those of gradients, at least a hundredth of all bytes, and small ones."""
-    total = sum(size for _, size in row["all_reduces"])
-    large = [size for _, size in row["all_reduces"] if size >= total / 100]
-    return Reduction(len(large), sum(large), len(row["all_reduces"]) - len(large), total - sum(large))
+def gradient_reductions(row: Mapping[str, Any]) -> list[int]:
+    """Returns the bytes of the all-reduces of gradients: those with at least a hundredth of all bytes."""
+    sizes = [size for _, size in row["all_reduces"]]
+    return [size for size in sizes if size >= sum(sizes) / 100]
 
 
 def estimate_step(row: Mapping[str, Any]) -> Estimate:
     """Returns bounds and estimates, as ``assumptions`` says."""
-    chip, reduced, chips = chip_of(row), reduction(row), row["chips"]
-    sent = 2 * (chips - 1) / chips * (reduced.gradient_bytes + reduced.other_bytes)
+    chip, chips, reduced = _chip(row), row["chips"], sum(size for _, size in row["all_reduces"])
+    sent = 2 * (chips - 1) / chips * reduced
     least = 1e3 * row["product_flops"] / chip.flops
     has_cycles = row["cycles"] is not None and row["effort"] >= 0
     cycles = max(least, 1e3 * row["cycles"] / chip.clock) if has_cycles else None
@@ -94,3 +81,8 @@ def estimate_step(row: Mapping[str, Any]) -> Estimate:
     longest = least if cycles is None else cycles
     scaling = least / (least + one_link), longest / (longest + all_links)
     return Estimate(least, cycles, (all_links, one_link), scaling)
+
+
+def _chip(row: Mapping[str, Any]) -> Chip:
+    """Returns the chip that a row's program is for."""
+    return CHIPS[row["topology"].partition(":")[0]]

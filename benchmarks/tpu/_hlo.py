@@ -10,34 +10,27 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-
-
-class Instruction(NamedTuple):
-    """A line of a computation."""
-
-    result: str
-    """Type of the result."""
-    operation: str
-    rest: str
-    """Rest of the line, from the operands on."""
+ROLES = {
+    "while": "body", "call": "to_apply",
+    "conditional": "branch_computations|true_computation|false_computation",
+}  # fmt: skip
+"""Attributes with the computations that an operation runs."""
+Instruction = tuple[str, str, str]  # type of the result, operation, and the rest from the operands on
 
 
 class AllReduce(NamedTuple):
-    """Arrays that are summed over all devices in one operation."""
+    """Number of arrays that one operation sums over all devices, and their bytes on one device."""
 
     arrays: int
     bytes: int
-    """Bytes on one device."""
 
 
 def all_reduces(text: str) -> list[AllReduce]:
     """Returns the all-reduces of a program, the largest first; one in a loop is listed once."""
-    found = []
-    for instruction in (each for computation in _parse(text)[0].values() for each in computation):
-        if instruction.operation in ("all-reduce", "all-reduce-start"):
-            arrays = ARRAY.findall(instruction.result)
-            found.append(AllReduce(len(arrays), sum(_bytes(*array) for array in arrays)))
-    return sorted(found, key=lambda one: -one.bytes)
+    instructions = [instruction for lines in _parse(text)[0].values() for instruction in lines]
+    results = [result for result, name, _ in instructions if name in ("all-reduce", "all-reduce-start")]
+    sizes = [[_bytes(*array) for array in ARRAY.findall(result)] for result in results]
+    return sorted((AllReduce(len(each), sum(each)) for each in sizes), key=lambda one: -one.bytes)
 
 
 def estimated_cycles(text: str) -> int | None:
@@ -51,18 +44,19 @@ def estimated_cycles(text: str) -> int | None:
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns the computations of a program by name, and the name of its entry."""
+    """Returns the instructions of a program's computations by name, and the name of its entry."""
     computations, current, entry = {}, [], ""
     for line in text.splitlines():
         if match := COMPUTATION.match(line):
             is_entry, name = match.groups()
             current, entry = computations.setdefault(name, []), name if is_entry else entry
         elif match := INSTRUCTION.match(line):
-            current.append(Instruction(*match.groups()))
+            current.append(match.groups())
     return computations, entry
 
 
 def _cycles(computations: Mapping[str, Sequence[Instruction]], name: str) -> int:
+    """Returns the estimated cycles of a computation and those that it runs."""
     total = 0
     for _, operation, rest in computations[name]:
         noted = CYCLES.search(rest)
@@ -74,17 +68,13 @@ def _cycles(computations: Mapping[str, Sequence[Instruction]], name: str) -> int
 
 def _called(operation: str, rest: str) -> list[str]:
     """Returns the computations that an instruction runs as such, not as a part of a fusion."""
-    roles = {
-        "while": "body",
-        "conditional": "branch_computations|true_computation|false_computation",
-        "call": "to_apply",
-    }
-    if operation not in roles:
+    if operation not in ROLES:
         return []
-    found = re.findall(rf"\b(?:{roles[operation]})=(\{{[^}}]*\}}|%?[\w.\-]+)", rest)
+    found = re.findall(rf"\b(?:{ROLES[operation]})=(\{{[^}}]*\}}|%?[\w.\-]+)", rest)
     return [name for names in found for name in re.findall(r"[\w.\-]+", names)]
 
 
 def _bytes(dtype: str, sides: str) -> int:
+    """Returns the bytes of an array of HLO's type and sides, such as f32 and "3,4"."""
     bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype).group())
     return prod(map(int, filter(None, sides.split(",")))) * bits // 8

@@ -19,6 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where arrays live; before jax i
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,23 +31,25 @@ from mrcnn_jax.runtime import compiling_for
 
 
 class Chip(NamedTuple):
-    """Published rates of a chip (cloud.google.com/tpu/docs), and slices of it that programs can be
-    compiled for."""
+    """Published rates of a chip (cloud.google.com/tpu/docs), and slices of it that exist.
+
+    Attributes:
+        flops: peak FLOPs per second, in bfloat16.
+        bandwidth: bytes of HBM per second.
+        available: bytes of HBM that programs may use, from the compiler's message when one asks for more.
+        links: number of links to other chips.
+        link: bytes per second of a link in each direction: half the published bandwidth per chip, divided by
+            the links.
+        clock: cycles per second: the peak rate divided by 2 x 128 x 128 FLOPs per cycle (v6e: 2 x 256 x 256)
+            for each of 4 (v5e, v6e) or 8 matrix units.
+    """
 
     flops: float
-    """Peak FLOPs per second, in bfloat16."""
     bandwidth: float
-    """Bytes of HBM per second."""
     available: int
-    """Bytes of HBM that programs may use, from the compiler's message when one asks for more."""
     links: int
-    """Links to other chips."""
     link: float
-    """Bytes per second of a link in each direction: half the published bandwidth per chip, divided by the
-    links."""
     clock: float
-    """Cycles per second: the peak rate divided by 2 x 128 x 128 FLOPs per cycle (v6e: 2 x 256 x 256) for
-    each of 4 (v5e, v6e) or 8 matrix units."""
     slices: tuple[str, ...]
 
 
@@ -62,11 +65,10 @@ CHIPS = {
 
 
 class Program(NamedTuple):
-    """A compiled program."""
+    """A compiled program, and the seconds of tracing, lowering and compiling it."""
 
     compiled: jax.stages.Compiled
     seconds: float
-    """Time of tracing, lowering and compiling."""
 
 
 def topology(name: str) -> Sequence[jax.Device]:
@@ -101,10 +103,8 @@ def compile_for(
     """
     function = function if hasattr(function, "lower") else jax.jit(function)
     if device is not None:
-        where = SingleDeviceSharding(device)
-        arguments = jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where), tuple(arguments)
-        )
+        shape_on = partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
+        arguments = jax.tree.map(lambda array: shape_on(array.shape, array.dtype), tuple(arguments))
     start = time.perf_counter()
     with compiling_for("tpu"):
         compiled = function.lower(*arguments).compile()

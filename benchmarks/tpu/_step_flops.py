@@ -1,32 +1,44 @@
 """FLOPs of a training step's convolutions and matrix products on one device, every iteration of its loops
 counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.model.measure import make_step, synthetic_batch
 from benchmarks.roi._workloads import Workload
-from benchmarks.tpu._flops import product_flops, static_flops
+from benchmarks.tpu._product_flops import product_flops, static_flops
 from mrcnn_jax import ops
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.config.model import RoIPooling
-from mrcnn_jax.data.transforms import padded_size
-from mrcnn_jax.models.mask_rcnn import ROI_LEVELS, STRIDES, MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import ROI_LEVELS, STRIDES, MaskRCNN
 from mrcnn_jax.runtime import compiling_for
 
 SIZES = (16, 800)
 """Range of the square root of a RoI's area in pixels; sizes are spread evenly by their logarithm."""
 
 
-def step_flops(step: Callable[..., Any], arguments: tuple[Any, ...], experiment: Experiment) -> int:
-    """Returns the FLOPs of a training step on one of its devices, a TPU.
+def step_and_arguments(experiment: Experiment, devices: Sequence[jax.Device]) -> tuple[Any, tuple[Any, Any]]:
+    """Returns the training step for devices, and the shapes of its state and batch."""
+    step, make_state = make_step(experiment, devices)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(devices), *leaf.shape[1:]), leaf.dtype),
+        synthetic_batch(experiment, devices=1, objects=1),
+    )
+    return step, (jax.eval_shape(make_state), batch)
 
-    The step is only traced, with arrays or shape structs. The loops of the RoI operations depend on the RoIs,
-    so these operations are run, with synthetic RoIs on maps of one channel. No other loop of unknown length
-    in the step computes products.
+
+@lru_cache(maxsize=4)
+def step_flops(experiment: Experiment) -> int:
+    """Returns the FLOPs of a training step on one of its devices, a TPU, however many there are.
+
+    The step is only traced. The loops of the RoI operations depend on the RoIs, so these operations are run,
+    with synthetic RoIs on maps of one channel. No other loop of unknown length computes products.
     """
+    step, arguments = step_and_arguments(experiment, jax.devices()[:1])
     with compiling_for("tpu"):
         program = jax.make_jaxpr(step)(*arguments)
     pooling = (channels * product_flops(pool, given) for pool, given, channels in roi_programs(experiment))
@@ -36,17 +48,18 @@ def step_flops(step: Callable[..., Any], arguments: tuple[Any, ...], experiment:
 def roi_programs(experiment: Experiment) -> Iterator[tuple[Callable[..., Any], list[Any], int]]:
     """Yields the RoI operations of a step on one channel: function, arguments, and the number of channels."""
     config, images = experiment.model, experiment.train.images_per_device
-    model, features, (low, high) = MaskRCNN(config), config.backbone.features, config.roi.levels
+    features, (low, high) = config.backbone.features, config.roi.levels
     finest, _ = ROI_LEVELS[features]
     levels = slice(low - finest, high - finest + 1)
-    size, strides = padded_size(experiment.data, portrait=False), STRIDES[features][levels]
-    batch = jax.ShapeDtypeStruct((images, *size, 3), jnp.uint8), jax.ShapeDtypeStruct((images, 2), jnp.int32)
-    variables = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    strides = STRIDES[features][levels]
+    _, (state, batch) = step_and_arguments(experiment, jax.devices()[:1])
 
-    def pyramid_of(*given: Any) -> Any:
-        return model.apply(*given, train=True, method="pyramid", mutable=["batch_stats"])[0]
+    def make_pyramid(variables: Any, images: jax.Array, sizes: jax.Array) -> Any:
+        given = variables, images[0], sizes[0]
+        return MaskRCNN(config).apply(*given, train=True, method="pyramid", mutable=["batch_stats"])[0]
 
-    pyramid = jax.eval_shape(pyramid_of, variables, *batch)[levels]
+    variables = {"params": state.params, **state.model_state}
+    pyramid = jax.eval_shape(make_pyramid, variables, batch.images, batch.sizes)[levels]
     sides, channels = tuple(level.shape[1:3] for level in pyramid), pyramid[0].shape[-1]
     for pool, rois in _poolings(experiment):
         workload = Workload("", "", sides, strides, 1, rois, pool.size, SIZES)
@@ -69,13 +82,9 @@ def _poolings(experiment: Experiment) -> list[tuple[RoIPooling, int]]:
 
 
 def _gradient(pool: RoIPooling, strides: tuple[int, ...]) -> Callable[..., Any]:
-    def run(maps: Any, boxes: jax.Array, levels: jax.Array) -> Any:
-        def total(maps: Any) -> jax.Array:
-            return ops.pool_rois(
-                maps, boxes, levels, strides, pool.size, operation=pool.operation, reduction=pool.reduction,
-                sampling_ratio=pool.sampling_ratio, half_pixel=pool.half_pixel,
-            ).sum()  # fmt: skip
+    """Returns a function of maps, boxes and levels: the sum of the pooled maps, and its gradient."""
 
-        return jax.value_and_grad(total)(maps)
+    def total(maps: Any, boxes: jax.Array, levels: jax.Array) -> jax.Array:
+        return ops.pool_rois(maps, boxes, levels, strides, *pool).sum()
 
-    return run
+    return jax.value_and_grad(total)

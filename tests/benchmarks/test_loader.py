@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from benchmarks.data import loader
+from benchmarks.data import measure
 from benchmarks.data._page import markdown
-from benchmarks.data.loader import RESULT, growth, measure_waits
+from benchmarks.data.measure import RESULT, growth, measure_waits
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.image_io import read_image
 
@@ -29,7 +29,7 @@ def program(capsys, tmp_path, monkeypatch):
 
     def call(*arguments) -> tuple[int, str, str]:
         try:
-            status = loader.main(list(map(str, arguments)))
+            status = measure.main(list(map(str, arguments)))
         except SystemExit as exit:  # raised by the argument parser
             status = exit.code
         return status, *capsys.readouterr()
@@ -47,7 +47,7 @@ def test_program_writes_results_page_and_plot(program, data, tmp_path):
 
     result = json.loads((tmp_path / "new/speed.json").read_text())
     assert str(data) not in json.dumps(result)
-    command = "python -m benchmarks.data.loader --dataset DIR --experiment demo --steps 100 --warmup 5 "
+    command = "python -m benchmarks.data.measure --dataset DIR --experiment demo --steps 100 --warmup 5 "
     assert result["command"].startswith(command) and result["threads"] == 3
     assert result["data"]["images"] == 6 and result["data"]["median_size"] == [64, 96]
     throughput = result["images_per_second_per_core"] * result["busy_cores"]
@@ -95,7 +95,7 @@ def test_growth_compares_the_last_tenth_with_the_first():
 def test_invalid_options_are_rejected_with_a_message(program, tmp_path, arguments, message):
     status, out, err = program("--dataset", "nowhere", *arguments)
     assert (status, out) == (2, "")
-    assert err.startswith("python -m benchmarks.data.loader: ") and err.endswith(f"{message}\n")
+    assert err.startswith("python -m benchmarks.data.measure: ") and err.endswith(f"{message}\n")
     assert not list(tmp_path.iterdir())
 
 

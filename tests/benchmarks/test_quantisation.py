@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks._program import RESULTS
 from benchmarks.quantisation import measure as quantisation
 from benchmarks.quantisation.measure import (
     FINE,
@@ -220,6 +221,12 @@ def test_program_writes_measurements_page_and_pictures(program, tmp_path):
 def test_options_out_of_range_are_refused(program, tmp_path, arguments, sentence):
     assert program(*arguments) == (2, "", f"python -m benchmarks.quantisation.measure: {sentence}\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_published_page_is_made_from_the_measurements():
+    result = json.loads((RESULTS / "quantisation.json").read_text())
+    page = quantisation.report.markdown(result, "quantisation.png", "quantisation_example.png")
+    assert (RESULTS / "QUANTISATION.md").read_text() == page
 
 
 def test_unknown_options_are_refused(program):

@@ -10,10 +10,10 @@ from benchmarks.scaling.measure import Layout
 
 
 def test_differences_are_detected():
-    names = [f"{when}/{name}" for when in ("before", "1", "3") for name in "ab"]
-    arrays = {f"{mapping}/{name}": np.float32([1, 2]) for mapping in scaling.MAPPINGS for name in names}
-    one = {**arrays, "pmap/1/a": np.float32([1, 4]), "pmap/3/a": np.float32([1, 4])}
-    other = {**one, "shard_map/1/a": np.float32([1, 4]), "shard_map/3/a": np.float32([1.5, 4])}
+    start, full, part = ({"a": np.float32(a), "b": np.float32([1, 2])} for a in ([1, 2], [1, 4], [1.5, 4]))
+    update = {"before": start, "1": full, "3": full}
+    one = {"pmap": update, "shard_map": {"before": start, "1": start, "3": start}}
+    other = {"pmap": update, "shard_map": {"before": start, "1": full, "3": part}}
     assert scaling.differences(other, one, "shard_map", 1) == {"a": 0, "b": 0}
     assert scaling.differences(other, one, "shard_map", 3) == {"a": 0.25, "b": 0}
     compiled = {mapping: {"compiled": {"64x96": 2, "96x64": 1}} for mapping in scaling.MAPPINGS}
@@ -26,7 +26,7 @@ def test_differences_are_detected():
 
 
 def test_published_page_is_rendered_from_the_result_files():
-    assert (report.RESULTS / report.PAGE).read_text() == report.render(*report.read())
+    assert (report.RESULTS / report.PAGE).read_text() == report.page(*report.read())
 
 
 def test_page_shows_figures_and_failures(tmp_path, capsys):

@@ -5,7 +5,7 @@ length is fixed, or found by running the program where data decide. Zeros in a m
 convolution's padding and the zeros between strided gradients do not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -41,16 +41,16 @@ def product_flops(function: Callable[..., Any], arguments: Sequence[Any], platfo
         program = jax.make_jaxpr(function)(*arguments)
     jaxpr, used = _needed(program)
     leaves = [leaf for leaf, is_used in zip(jax.tree.leaves(tuple(arguments)), used, strict=True) if is_used]
-    products = list(_products(jaxpr))
+    products = _products(jaxpr)
     if not products:
         return 0
     needed, none = ClosedJaxpr(jaxpr, program.consts), jnp.zeros(len(products), jnp.int32)
     counts = jax.jit(lambda *given: _Counter(products).run(needed, none, *given)[0])(*leaves)
-    flops = map(equation_flops, products)
+    flops = map(_equation_flops, products)
     return sum(int(count) * each for count, each in zip(counts, flops, strict=True))
 
 
-def equation_flops(equation: JaxprEqn) -> int:
+def _equation_flops(equation: JaxprEqn) -> int:
     """Returns the FLOPs of a product; 0 for any other equation."""
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
@@ -65,18 +65,12 @@ def _needed(program: ClosedJaxpr) -> tuple[Jaxpr, list[bool]]:
 
 
 def _count(jaxpr: Jaxpr, iterations: int) -> int:
+    """Returns the FLOPs of a program whose loops that data decide have the same number of iterations."""
     total = 0
     for equation in jaxpr.eqns:
-        inner = [_count(each, iterations) for each in _inner(equation)]
-        match equation.primitive.name:
-            case "cond":
-                total += max(inner)
-            case "scan":
-                total += equation.params["length"] * sum(inner)
-            case "while":
-                total += iterations * sum(inner)
-            case _:
-                total += equation_flops(equation) + sum(inner)
+        name, inner = equation.primitive.name, [_count(each, iterations) for each in _inner(equation)]
+        times = equation.params["length"] if name == "scan" else iterations if name == "while" else 1
+        total += _equation_flops(equation) + (max(inner) if name == "cond" else times * sum(inner))
     return total
 
 
@@ -87,17 +81,14 @@ def _inner(equation: JaxprEqn) -> list[Jaxpr]:
     return [each.jaxpr if isinstance(each, ClosedJaxpr) else each for each in found]
 
 
-def _products(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    for equation in jaxpr.eqns:
-        if equation_flops(equation):
-            yield equation
-        for inner in _inner(equation):
-            yield from _products(inner)
+def _products(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """Returns the products of a program, also those in its loops, branches and functions."""
+    inner = [product for equation in jaxpr.eqns for each in _inner(equation) for product in _products(each)]
+    return [equation for equation in jaxpr.eqns if _equation_flops(equation)] + inner
 
 
 class _Counter:
-    """Evaluates programs, counting how often each product is computed; ``places`` in the counts are by
-    equation id."""
+    """Evaluates programs, counting how often each product is computed."""
 
     def __init__(self, products: Sequence[JaxprEqn]):
         self.places = {id(equation): place for place, equation in enumerate(products)}

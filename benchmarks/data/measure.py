@@ -1,16 +1,13 @@
-"""Benchmark of the data pipeline: images per second, memory, cost of each stage, waits of a training loop.
+"""python -m benchmarks.data.measure --dataset DIR: speed, memory and waits of the data pipeline.
 
-    python -m benchmarks.data.loader --dataset DIR [--experiment NAME] [--steps N] ...
-
-It iterates over the training batches of a prepared data set with the settings of an experiment.
+Iterates over the training batches of a prepared data set with the settings of an experiment.
 """
 
 import os
-import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +16,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks._program import check, command_line, processor, write_files
+from benchmarks._program import RESULTS, check, command_line, processor, versions, write_files
 from benchmarks.data._page import PUBLISHED, markdown, plot
 from mrcnn_jax import presets
-from mrcnn_jax.atomic_io import replacing, write_json
+from mrcnn_jax.atomic_io import replacing, write_json, write_text
 from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data import transforms
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.resize import resized_size
-from mrcnn_jax.data.transforms import (
-    crop_mask,
-    decode_mask,
-    decode_record,
-    padded_size,
-    resize_and_pad,
-    training_example,
-)
-from mrcnn_jax.errors import InputError
 
-PROGRAM = "python -m benchmarks.data.loader"
-RESULT = Path(__file__).parents[1] / "results" / "loader.json"
+PROGRAM = "python -m benchmarks.data.measure"
+RESULT = RESULTS / "loader.json"
 MEMORY_INTERVAL = 10  # steps
 
 
@@ -68,12 +57,8 @@ class Options:
 
 
 def resident_megabytes() -> float:
-    """Returns the resident memory of this process."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError as error:
-        reason = f"cannot read /proc/self/statm ({error.strerror})"
-        raise InputError(f"{reason}: resident memory is measured on Linux only") from error
+    """Returns the resident memory of this process, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
@@ -101,7 +86,7 @@ def measure_throughput(batches: Iterator, warmup: int, steps: int, images_per_st
 def growth(memory: list[tuple[int, float]]) -> float:
     """Returns by how many percent the median of the last tenth of samples exceeds that of the first tenth."""
     tenth = max(1, len(memory) // 10)
-    megabytes = [megabytes for _, megabytes in memory]
+    _, megabytes = zip(*memory, strict=True)
     return float(100 * (np.median(megabytes[-tenth:]) / np.median(megabytes[:tenth]) - 1))
 
 
@@ -130,7 +115,7 @@ def measure_waits(batches: Iterator, steps: int, step_seconds: float) -> dict[st
 
 def measure_stages(source: DatasetSplit, config: DataConfig, images: int = 100) -> dict[str, float]:
     """Measures the milliseconds of one thread that each stage takes for an image."""
-    seconds = dict.fromkeys(("read", "decode", "resize and pad", "masks", "whole example"), 0.0)
+    seconds, count = Counter(), min(images, len(source))
 
     def timed(stage: str, function: Callable, *arguments: Any) -> Any:
         begin = time.thread_time()
@@ -138,21 +123,19 @@ def measure_stages(source: DatasetSplit, config: DataConfig, images: int = 100) 
         seconds[stage] += time.thread_time() - begin
         return result
 
-    count = min(images, len(source))
     for index in range(count):
         record = timed("read", source.__getitem__, index)
-        image = timed("decode", decode_record, record)
+        image = timed("decode", transforms.decode_record, record)
         size = resized_size(*image.shape[:2], max(config.short_edge), config.long_edge)
-        padded = padded_size(config, portrait=image.shape[0] > image.shape[1])
-        timed("resize and pad", resize_and_pad, image, size, padded)
+        padded = transforms.padded_size(config, portrait=image.shape[0] > image.shape[1])
+        timed("resize and pad", transforms.resize_and_pad, image, size, padded)
         for rle, box in zip(record.objects.rles[: config.max_objects], record.objects.boxes, strict=False):
-            mask = timed("masks", decode_mask, rle, record.height, record.width)
-            timed("masks", crop_mask, mask, box, config.mask_size)
-        random = np.random.default_rng(index)
-        timed("whole example", training_example, record, source.info, config, random)
-    rest = seconds.pop("whole example")
-    seconds["everything else"] = rest - sum(seconds.values()) + seconds["read"]
-    return {stage: round(1e3 * value / count, 2) for stage, value in seconds.items()}
+            mask = timed("masks", transforms.decode_mask, rle, record.height, record.width)
+            timed("masks", transforms.crop_mask, mask, box, config.mask_size)
+        timed("all", transforms.training_example, record, source.info, config, np.random.default_rng(index))
+    stages = {stage: seconds[stage] for stage in ("read", "decode", "resize and pad", "masks")}
+    stages["everything else"] = seconds["all"] + seconds["read"] - sum(stages.values())
+    return {stage: round(1e3 * value / count, 2) for stage, value in stages.items()}
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -166,22 +149,19 @@ def measure(options: Options) -> dict[str, Any]:
 
     steps, warmup, waiting = options.steps, options.warmup, options.waiting_steps
     throughput = measure_throughput(batches(warmup + steps + 1), warmup, steps, images)
-    objects = len(source.ground_truth()["annotations"])
     return {
         "command": command_line(f"{PROGRAM} --dataset DIR", options, leave=("dataset",)),
         "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "load_before": round(load, 2),
-            "python": platform.python_version(),
+            "processor": processor(), "cores": os.cpu_count(), "load_before": round(load, 2), **versions(),
         },
         "data": {
-            "set": source.info.name,
-            "images": len(source),
+            "set": source.info.name, "images": len(source),
             "median_size": np.median(source.sizes, axis=0).astype(int).tolist(),
-            "objects_per_image": round(objects / len(source), 1),
-            "padded_size": list(padded_size(config, portrait=False)),
+            "objects_per_image": round(len(source.ground_truth()["annotations"]) / len(source), 1),
+            "padded_size": list(transforms.padded_size(config, portrait=False)),
         },
-        "threads": config.threads,
-        **{name: getattr(options, name) for name in ("experiment", "steps", "warmup", "images_per_step")},
+        "threads": config.threads, "experiment": options.experiment,
+        "steps": steps, "warmup": warmup, "images_per_step": images,
         **throughput,
         "stages_ms": measure_stages(source, config),
         "waiting": measure_waits(batches(waiting + 1), waiting, options.step_seconds),
@@ -189,24 +169,22 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def run(options: Options) -> list[Path]:
-    """Measures, and writes results, page and plot, all or none; returns their paths."""
+    """Measures, and writes results, page and plot; returns their paths."""
     minimum = {"steps": 10 * MEMORY_INTERVAL, "warmup": 1, "images_per_step": 1, "threads": 0}
     check(options, **minimum, step_seconds=0, waiting_steps=1)
-    result = measure(options)
-    stem, place = options.out.stem, options.out.parent
-    files = options.out, place / f"{stem.upper()}.md", place / f"{stem}.png"
-    with ExitStack() as stack:
-        results, page, picture = (stack.enter_context(replacing(file)) for file in files)
-        write_json(results, result)
-        page.write_text(markdown(result, files[2].name))
-        plot(result, picture)
-    return list(files)
+    result, out = measure(options), options.out
+    page, picture = out.with_name(f"{out.stem.upper()}.md"), out.with_suffix(".png")
+    write_json(out, result)
+    write_text(page, markdown(result, picture.name))
+    with replacing(picture) as temporary:
+        plot(result, temporary)
+    return [out, page, picture]
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns the exit status."""
     return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""python -m benchmarks.model.train_step [EXPERIMENT] [--steps N] [--objects N]: times the training step.
+"""python -m benchmarks.model.measure [EXPERIMENT] [--steps N] [--objects N]: times the training step.
 
 Runs on synthetic images, without a data set. Prints one JSON object: compilation time, median step time after
 warm-up, images per second, and the compiler's memory figures.
@@ -6,22 +6,23 @@ warm-up, images per second, and the compiler's memory figures.
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mrcnn_jax import presets
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import padded_size
-from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.step import create_state, make_train_step
+from mrcnn_jax.training.sharding import Sharding
+from mrcnn_jax.training.step import TrainState, create_state, make_train_step
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,28 @@ def standalone(experiment: Experiment, classes: int = 8, keypoints: int = 7) -> 
     return replace(experiment, model=model)
 
 
-def synthetic_batch(experiment: Experiment, devices: int, objects: int, seed: int = 0) -> Batch:
-    """Returns noise images with random boxes.
+def make_step(
+    experiment: Experiment, devices: Sequence[jax.Device] | None = None
+) -> tuple[Any, Callable[[], TrainState]]:
+    """Returns the training step for devices, all by default, and a function that makes its first state."""
+    config = experiment.train
+    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
+    images = config.images_per_device * len(devices or jax.devices())
+    optimizer = make_optimizer(config, experiment.model, images)
+    step = make_train_step(model, optimizer, experiment, devices=devices)
+    return step, lambda: create_state(init_variables(model, jax.random.key(0)), optimizer)
 
-    Args:
-        experiment: with numbers of classes and keypoints.
-        devices: leading dimension; the second is images_per_device.
-        objects: valid objects of each image.
-        seed: of the random numbers.
+
+def synthetic_batch(
+    experiment: Experiment, devices: int, objects: int | Sequence[int], seed: int = 0, portrait: bool = False
+) -> Batch:
+    """Returns noise images with random boxes and keypoints, of shape [devices, images_per_device, ...].
+
+    The experiment has numbers of classes and keypoints; ``objects`` is the number of all or of each image.
     """
     random, data = np.random.default_rng(seed), experiment.data
     lead = (devices, experiment.train.images_per_device)
-    height, width = padded_size(data, portrait=False)
+    height, width = padded_size(data, portrait)
     slots, side = data.max_objects, data.mask_size
     corner = random.uniform(0, 0.7, (*lead, slots, 2))
     boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, corner.shape)], axis=-1)
@@ -65,14 +76,14 @@ def synthetic_batch(experiment: Experiment, devices: int, objects: int, seed: in
         sizes=np.broadcast_to(np.array([height, width], np.int32), (*lead, 2)),
         boxes=boxes.astype(np.float32),
         classes=random.integers(0, experiment.model.num_classes, (*lead, slots)).astype(np.int32),
-        valid=np.broadcast_to(np.arange(slots) < objects, (*lead, slots)),
+        valid=np.broadcast_to(np.arange(slots) < np.asarray(objects)[..., None], (*lead, slots)),
         crowd=np.zeros((*lead, slots), bool),
         masks=np.ones((*lead, slots, side, side), np.uint8),
-        keypoints=synthetic_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
+        keypoints=_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
     )
 
 
-def synthetic_keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
+def _keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
     """Returns visible keypoints at random places in their boxes, [..., number, 3]."""
     place = random.uniform(size=(*boxes.shape[:-1], number, 2))
     points = boxes[..., None, :2] + place * (boxes[..., None, 2:] - boxes[..., None, :2])
@@ -81,38 +92,30 @@ def synthetic_keypoints(random: np.random.Generator, boxes: np.ndarray, number: 
 
 def measure(options: Options) -> dict[str, object]:
     """Compiles and times the step; returns the figures."""
-    experiment = standalone(presets.get(options.experiment))
-    devices = jax.local_device_count()
+    experiment, devices = standalone(presets.get(options.experiment)), jax.local_device_count()
     images = devices * experiment.train.images_per_device
-    model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype), experiment.train.remat)
-    optimizer = make_optimizer(experiment.train, experiment.model, images)
-    state = create_state(init_variables(model, jax.random.key(0)), optimizer)
-    state = jax.device_put(state, NamedSharding(Mesh(jax.devices(), (DEVICE_AXIS,)), PartitionSpec()))
+    step, make_state = make_step(experiment)
+    state = Sharding(experiment.train.parallel).replicate(make_state())
     batch = synthetic_batch(experiment, devices, options.objects)
-    step = make_train_step(model, optimizer, experiment)
     begin = time.perf_counter()
     memory = step.lower(state, batch).compile().memory_analysis()
-    compiled = time.perf_counter()
-    for _ in range(2):
-        state, metrics = step(state, batch)
-    jax.block_until_ready(state)
-    seconds = []
-    for _ in range(options.steps):
+    compile_seconds, seconds = time.perf_counter() - begin, []
+    for _ in range(2 + options.steps):  # the first two warm up
         start = time.perf_counter()
-        state, metrics = step(state, batch)
-        jax.block_until_ready(state)
+        state, metrics = jax.block_until_ready(step(state, batch))
         seconds.append(time.perf_counter() - start)
+    step_seconds = float(np.median(seconds[2:]))
     return {
         "experiment": options.experiment,
         "device": f"{devices} x {jax.devices()[0].device_kind}",
         "images_per_step": images,
-        "compile_seconds": round(compiled - begin, 2),
-        "step_seconds": round(float(np.median(seconds)), 4),
-        "images_per_second": round(images / float(np.median(seconds)), 2),
+        "compile_seconds": round(compile_seconds, 2),
+        "step_seconds": round(step_seconds, 4),
+        "images_per_second": round(images / step_seconds, 2),
         "temporary_bytes": memory.temp_size_in_bytes,
         "loss": float(metrics["loss"]),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Options, prog="python -m benchmarks.model.train_step")), indent=1))
+    print(json.dumps(measure(tyro.cli(Options, prog="python -m benchmarks.model.measure")), indent=1))
