@@ -15,6 +15,7 @@ import pytest
 from flax import linen as nn
 from library_losses import compare_gradients, compare_losses, losses_and_gradients, use_all
 from library_models import CASES, Case, images, match_boxes
+from pycocotools import mask as coco_mask
 
 from mrcnn_jax.cli import main as cli
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
