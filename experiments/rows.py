@@ -41,7 +41,7 @@ class Table:
     split: str
     """Images that the paper's figures are for."""
     verified: bool
-    """Whether the figures were checked against a copy of the paper."""
+    """Returns whether the figures were checked against a copy of the paper."""
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
 

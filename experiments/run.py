@@ -71,7 +71,7 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether a result with the same settings exists."""
+        """Returns whether a result with the same settings exists."""
         return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
 
 

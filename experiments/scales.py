@@ -64,7 +64,7 @@ class Scale:
 
     @property
     def is_small(self) -> bool:
-        """Whether networks and schedule differ from the paper's."""
+        """Returns whether networks and schedule differ from the paper's."""
         return bool(self.schedule)
 
 

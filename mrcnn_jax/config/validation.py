@@ -16,7 +16,7 @@ class Bound(NamedTuple):
     text: str
 
     def admits(self, value: float) -> bool:
-        """Whether a number lies in the range; False for NaN."""
+        """Returns whether a number lies in the range; False for NaN."""
         return (value >= self.low if self.low_included else value > self.low) and value <= self.high
 
 

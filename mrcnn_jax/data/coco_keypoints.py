@@ -1,7 +1,8 @@
 """COCO's 17 keypoints of a person: names, mirror images, skeleton and tolerances.
 
 References:
-    Names and skeleton: https://cocodataset.org/#format-data; tolerances: https://cocodataset.org/#keypoints-eval.
+    Names and skeleton: https://cocodataset.org/#format-data;
+    tolerances: https://cocodataset.org/#keypoints-eval.
 """
 
 import re

@@ -51,7 +51,7 @@ def checked_results(ground_truth: dict, results: list[dict], kind: str, num_keyp
 def completed_objects(annotations: list[dict], kind: str, num_keypoints: int) -> list[dict]:
     """Returns copies of the ground truth's objects with every key that pycocotools takes for granted.
 
-    Objects are numbered anew from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids.
+    Objects are renumbered from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids.
 
     Raises:
         InputError: an object lacks a field, or has a different number of keypoints.

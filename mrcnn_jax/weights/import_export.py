@@ -54,7 +54,7 @@ class SourceModel:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether the file holds a backbone alone."""
+        """Returns whether the file holds a backbone alone."""
         return not self.experiment.model.tasks
 
 

@@ -34,7 +34,7 @@ def test_coverage_is_centred_on_continuous_coordinates():
 
 
 def left_hand_is_on_the_left(points: np.ndarray) -> bool:
-    """Whether it lies on the puppet's left, seen from the way its head points."""
+    """Returns whether it lies on the puppet's left, seen from the way its head points."""
     name = KEYPOINTS.index
     up = points[name("head")] - (points[name("left_foot")] + points[name("right_foot")]) / 2
     across = points[name("left_hand")] - points[name("right_hand")]

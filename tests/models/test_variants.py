@@ -34,7 +34,7 @@ def batch(tmp_path_factory):
 
 
 def is_frozen(name: str, config: ModelConfig) -> bool:
-    """Whether a parameter must keep its value, by its path."""
+    """Returns whether a parameter must keep its value, by its path."""
     stages = tuple(f"['backbone']['{stage}" for stage in frozen_modules(config.backbone))
     return name.startswith(("['proposer']", *stages))
 
@@ -48,7 +48,7 @@ def settings(config: ModelConfig) -> set:
 
 
 def has_fallen(term: str, history: list[dict[str, float]]) -> bool:
-    """Whether a loss is a tenth below its maximum, in means over 10 steps.
+    """Returns whether a loss is a tenth below its maximum, in means over 10 steps.
 
     Not below its beginning: at first most positive RoIs are the objects' own boxes, which need no regression.
     """

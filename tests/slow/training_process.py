@@ -169,7 +169,7 @@ class Training:
 
     @property
     def at_end(self) -> bool:
-        """Whether all steps are done."""
+        """Returns whether all steps are done."""
         return self.task.steps in (self.last_step, self.resumed_at)
 
     def send(self, kind: signal.Signals) -> None:
@@ -199,7 +199,7 @@ class Training:
 
     @property
     def traceback(self) -> bool:
-        """Whether a traceback was printed."""
+        """Returns whether a traceback was printed."""
         return "Traceback (most recent call last)" in self.stderr + self.stdout
 
 

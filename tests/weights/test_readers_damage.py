@@ -185,7 +185,8 @@ def test_bfloat16_safetensors_are_read_as_float32(tmp_path):
         ('{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}', None),
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}', None),
         (
-            '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            '"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
             None,
         ),
         ('{"a":{"dtype":"O","shape":[1],"data_offsets":[0,8]}}', None),

@@ -196,7 +196,7 @@ def _gradients(spec, implementation, maps, rois, pooled, gradient):
 def _isolated(pool, empty, never):
     """Runs ``pool`` in a branch of its own.
 
-    Otherwise XLA fuses the bins into whatever reads them and, on a CPU, computes them anew for each layout
+    Otherwise XLA fuses the bins into whatever reads them and, on a CPU, recomputes them for each layout
     that a convolution and its gradient ask for.
     """
     return jax.lax.cond(never, empty, pool)

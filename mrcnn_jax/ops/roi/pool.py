@@ -28,7 +28,7 @@ def pool_by_definition(
 
 
 def _membership(first, last, limit, bins):
-    """Whether each cell along an axis belongs to each bin, [N, bins, limit]."""
+    """Returns whether each cell along an axis belongs to each bin, [N, bins, limit]."""
     begin, end = cell_ranges(first, last, jnp.full_like(first, limit), jnp.arange(bins)[None], bins)
     cell = jnp.arange(limit)[None, None]
     return (cell >= begin[..., None]) & (cell < end[..., None])

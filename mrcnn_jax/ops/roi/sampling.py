@@ -97,7 +97,7 @@ class SampledBins(NamedTuple):
         return self.start + index * (self.size / (self.num_bins * self._divisor()))
 
     def is_inside(self, sample: Array) -> Array:
-        """Whether a sample lies on the map or at most one cell outside.
+        """Returns whether a sample lies on the map or at most one cell outside.
 
         Compared before dividing, so that a sample exactly on the limit is inside whatever the rounding.
         """

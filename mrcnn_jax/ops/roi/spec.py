@@ -24,7 +24,7 @@ class PoolSpec(NamedTuple):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every bin has the same number of samples, whatever its RoI."""
+        """Returns whether every bin has the same number of samples, whatever its RoI."""
         return self.sampling_ratio > 0
 
 
