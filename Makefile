@@ -11,11 +11,21 @@ BIN := .venv/bin
 
 .PHONY: install demo lint test test-slow docs coverage durations package
 
-install: .venv/ready
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+SAME_PYTHON = [ "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" = "$$($(PYTHON) -c '$(VERSION)')" ]
+
+# an environment of another Python is made anew: its packages are of the wrong version
+install:
+	@$(SAME_PYTHON) || rm -f .venv/ready
+	@$(MAKE) --no-print-directory .venv/ready
+	@echo "Installed into .venv: . .venv/bin/activate, then mrcnn --help"
 
 .venv/ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mrcnn_jax needs Python 3.11 \
+	or newer, not $$($(PYTHON) -c '$(VERSION)'): make install PYTHON=python3.12 names another one" >&2; exit 1; }
+	@$(SAME_PYTHON) || { echo "Making .venv"; $(PYTHON) -m venv --clear .venv; }
+	@echo "Installing packages into .venv, about 1 GB"
+	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@
 
 .venv/docs: .venv/ready

@@ -2,10 +2,14 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mrcnn_jax.errors import InputError
 
 if TYPE_CHECKING:
     from etils import epath
@@ -27,6 +31,16 @@ def replacing(path: str | PathLike) -> Iterator["epath.Path"]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_place(path: str | PathLike) -> None:
+    """Raises InputError if a file or folder cannot be made at a path; leaves nothing there."""
+    above = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {above}: {error.strerror or error}") from error
 
 
 def write_text(path: str | PathLike, text: str) -> None:

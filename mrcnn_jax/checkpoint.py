@@ -13,9 +13,16 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from mrcnn_jax import distributed
-from mrcnn_jax.config import Experiment, from_dict, to_dict
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError, TrainingError
+from mrcnn_jax.run_description import Description, edited_experiment, parse_description
 from mrcnn_jax.structures import DatasetInfo
+
+__all__ = [
+    "DAMAGED", "Checkpoint", "CheckpointStore", "CheckpointWriteError", "DamagedCheckpointError",
+    "edited_experiment", "run_directory",
+]  # fmt: skip
 
 _DISK_ERRORS = (
     "No space left on device|Disk quota exceeded|File too large|Permission denied|Read-only file system"
@@ -52,6 +59,7 @@ class Checkpoint(NamedTuple):
     images_seen: int
     arrays: dict[str, np.ndarray]  # by path in the training state, "params.backbone.stem.kernel"
     path: epath.Path
+    contents: dict[str, Contents] | None = None  # of the splits, by name; None for imported weights
 
     def restore_state(self, template: Any) -> Any:
         """Returns the arrays in the structure of ``template``; InputError if names or shapes differ."""
@@ -102,8 +110,9 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: Any, images_seen: int, experiment: Experiment, info: DatasetInfo
-    ) -> None:
+        self, step: int, state: Any, images_seen: int, experiment: Experiment, info: DatasetInfo,
+        contents: dict[str, Contents] | None = None,
+    ) -> None:  # fmt: skip
         """Writes a checkpoint in the background; a state that does not span processes may be donated at once.
 
         ``images_seen`` is the whole state of the data iterator: the seed determines the order of images.
@@ -114,10 +123,8 @@ class CheckpointStore:
         # copied, as on CPU the host's view of a donated buffer would change during the write
         spans = distributed.spans_processes
         state = jax.tree.map(lambda leaf: leaf if spans(leaf) else np.array(leaf), state)
-        about = {
-            "experiment": to_dict(experiment), "dataset": info._asdict(), "images_seen": images_seen,
-            "digests": {name: _digest(leaf) for name, leaf in _leaves_by_name(state).items()},
-        }  # fmt: skip
+        digests = {name: _digest(leaf) for name, leaf in _leaves_by_name(state).items()}
+        about = Description(experiment, info, images_seen, digests, contents).to_json()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         self._write(lambda: self._manager.save(step, args=args))
 
@@ -160,21 +167,19 @@ class CheckpointStore:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(template), about=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
             about, arrays = restored["about"], _leaves_by_name(restored["state"])
-            experiment, dataset, images_seen, digests = (
-                about[name] for name in ("experiment", "dataset", "images_seen", "digests")
-            )
+            described = parse_description(about, "its description")
         except Exception as error:  # Orbax raises various types for missing or truncated files
             message = f"checkpoint {path} cannot be read ({_first_line(error)})"
             raise DamagedCheckpointError(message) from error
-        found = {name: _digest(array) for name, array in arrays.items()}
+        digests, found = described.digests, {name: _digest(array) for name, array in arrays.items()}
         differing = [name for name in digests.keys() | found.keys() if digests.get(name) != found.get(name)]
         if differing:
             message = f"{len(differing)} arrays differ from what was saved, the first is {min(differing)}"
             raise DamagedCheckpointError(f"checkpoint {path} is damaged: {message}")
-        info = {name: tuple(value) if isinstance(value, list) else value for name, value in dataset.items()}
-        info["skeleton"] = tuple(tuple(pair) for pair in info["skeleton"])
-        experiment = from_dict(experiment, f"checkpoint {path}")
-        return Checkpoint(step, experiment, DatasetInfo(**info), images_seen, arrays, path)
+        return Checkpoint(
+            step, described.experiment, described.dataset, described.images_seen, arrays, path,
+            described.contents,
+        )  # fmt: skip
 
     def wait(self) -> None:
         """Blocks until everything is on disk; raises CheckpointWriteError where it cannot be written."""
@@ -205,16 +210,21 @@ class CheckpointStore:
         distributed.barrier()  # no process still reads them
         if distributed.is_primary():
             aside = self.directory.parent / DAMAGED
+            if aside.exists() and not aside.is_dir():
+                aside = _free_name(aside)
             aside.mkdir(parents=True, exist_ok=True)
             # an object store has no directories without files
             (aside / "README").write_text("Checkpoints that cannot be read or do not hold what was saved.\n")
             for step in steps:
-                target = aside / step
-                if target.exists():
-                    target.rmtree()
-                (self.directory / step).rename(target)
+                (self.directory / step).rename(_free_name(aside / step))
         distributed.barrier()
         self._manager.reload()
+
+
+def _free_name(path):
+    """Returns the path, or with a number after it if that name is taken."""
+    names = (path, *(path.with_name(f"{path.name}_{number}") for number in range(2, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 def _digest(leaf):

@@ -1,15 +1,18 @@
-"""Functions whose programs are stored traced and compiled."""
+"""Compiled programs of a function: a bounded number in memory, and stored on disk for later processes."""
 
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from mrcnn_jax.atomic_io import replacing
@@ -21,36 +24,67 @@ class StoredFunction:
     Tracing is most of a warm start, and the compilation cache does not avoid it. A stored program is reused
     for the same source files of this package, versions of JAX and its libraries, flags, devices, ``key`` and
     types of arguments. Functions that are replaced at run time go unnoticed, so it is for the command line.
+    A program that cannot be stored or read is compiled as if none were kept.
 
     Args:
-        function: jitted or pmapped, over all devices of this process.
-        directory: of stored programs.
+        make_function: makes the jitted function; called for each program, as JAX keeps those of a function
+            for as long as the function lives.
+        directory: of stored programs; None stores none.
         key: text of all that the function depends on besides source files and arguments.
+        limit: number of programs in memory, beyond which the least recently used is discarded. A program
+            takes tens of megabytes and hundreds of memory maps.
     """
 
-    def __init__(self, function: jax.stages.Wrapped, directory: Any, key: str):
-        self._function, self._directory, self._key = function, directory, key
-        self._programs: dict[Any, Callable[..., Any]] = {}
+    def __init__(
+        self, make_function: Callable[[], jax.stages.Wrapped], directory: Any = None, key: str = "",
+        limit: int | None = None,
+    ):  # fmt: skip
+        self._make_function, self._directory = make_function, directory
+        self._key, self._limit = key, limit
+        self._programs: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         signature = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if signature not in self._programs:
-            self._programs[signature] = self._load_or_compile(arguments, str(signature))
+            if self._limit and len(self._programs) >= self._limit:
+                self._programs.popitem(last=False)
+            stored = self._directory is not None
+            program = self._load_or_compile(arguments, str(signature)) if stored else self._make_function()
+            self._programs[signature] = program
+        self._programs.move_to_end(signature)
         return self._programs[signature](*arguments)
 
     def _load_or_compile(self, arguments, signature):
         identity = f"{_environment()}{self._key}{signature}"
         file = self._directory / hashlib.sha256(identity.encode()).hexdigest()
         try:
-            return deserialize_and_load(*pickle.loads(file.read_bytes()))
+            ids, parts = pickle.loads(file.read_bytes())
+            by_id = {device.id: device for device in jax.local_devices()}
+            return deserialize_and_load(*parts, execution_devices=[by_id[id_] for id_ in ids])
         except Exception:  # absent, truncated, or for another machine after all
-            hits = len(_cache_hits)
-            program = self._function.lower(*arguments).compile()
-        if len(_cache_hits) == hits:  # one from the compilation cache cannot be serialized again
+            pass
+        with _without_compilation_cache():  # a program that comes from it cannot be serialized
+            program = self._make_function().lower(*arguments).compile()
+        ids = [device.id for device in program.runtime_executable().local_devices()]
+        try:
             with replacing(file) as temporary:
-                temporary.write_bytes(pickle.dumps(serialize(program)))
+                temporary.write_bytes(pickle.dumps((ids, serialize(program))))
+        except OSError:  # a full disk, or a home that cannot be written
+            pass
         return program
+
+
+@contextmanager
+def _without_compilation_cache() -> Iterator[None]:
+    before = jax.config.jax_enable_compilation_cache  # ty: ignore[missing-attribute]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX reads the setting once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 @cache
@@ -64,14 +98,3 @@ def _environment() -> str:
     devices = [(device.id, device.device_kind) for device in jax.devices()]
     flags = os.environ.get("XLA_FLAGS"), os.environ.get("LIBTPU_INIT_ARGS")
     return f"{sources.hexdigest()}{packages}{sorted(settings.items(), key=str)}{devices}{flags}"
-
-
-_cache_hits: list[str] = []
-
-
-def _record_hit(event: str, **_: Any) -> None:
-    if event == "/jax/compilation_cache/cache_hits":
-        _cache_hits.append(event)
-
-
-jax.monitoring.register_event_listener(_record_hit)

@@ -13,5 +13,17 @@ class Interrupted(RuntimeError):
     """A run that was stopped from outside; the same command resumes it."""
 
 
+class KeyboardInterrupted(Interrupted):
+    """A run that Ctrl-C has stopped."""
+
+
 class HostLostError(Interrupted):
     """Another process of the run no longer responds."""
+
+
+def printable(text: object) -> str:
+    """Returns a text on one line whose control characters and lone surrogates are escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )

@@ -4,6 +4,8 @@ import gc
 import mmap
 import os
 import platform
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from mrcnn_jax.errors import InputError
 
 # XLA's convolutions on CPU train 1.7 to 3 times as fast without this fusion; other platforms ignore the flag
 _FLAGS = MappingProxyType({"--xla_cpu_experimental_ynn_fusion_type": ""})
@@ -24,10 +28,29 @@ def set_xla_flags(flags: Mapping[str, str] = _FLAGS) -> None:
     XLA ends the process for an unknown flag, so flags that the installed jaxlib lacks are left out.
     """
     given = os.environ.get("XLA_FLAGS", "")
+    if given and not given.startswith("--"):  # a file of flags
+        return
     names = {word.partition("=")[0] for word in given.split()}
     added = [f"{name}={value}" for name, value in flags.items() if name not in names and _is_known(name)]
     if added:
         os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def check_xla_flags() -> None:
+    """Raises InputError for XLA_FLAGS that XLA cannot parse, as it would end the process."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if not given.startswith("--"):
+        if given and not Path(given).is_file():
+            raise InputError(f"XLA_FLAGS must be flags, --xla_..., or a file of them, not {given!r}")
+        return
+    pairs = [word.partition("=")[::2] for word in given.split()]
+    for name, _ in pairs:
+        if name.startswith("--") and not _is_known(name):
+            raise InputError(f"XLA_FLAGS has {name}, which the installed XLA does not know")
+    if any(value not in ("", "true", "false") and not value.isdecimal() for _, value in pairs):
+        trial = [sys.executable, "-c", "import jax; jax.devices()"]  # only XLA knows which values it takes
+        if subprocess.run(trial, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True).returncode:
+            raise InputError(f"XLA cannot use XLA_FLAGS: one of the values in {given!r} is of the wrong kind")
 
 
 def _is_known(flag: str) -> bool:
@@ -37,7 +60,7 @@ def _is_known(flag: str) -> bool:
     libraries = [path for folder in folders for path in Path(folder).glob("*.so*")]
     for library in sorted(libraries, key=lambda path: -path.stat().st_size):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(flag.removeprefix("--").encode()) >= 0:
+            if content.find(flag.removeprefix("--").encode() + b"\0") >= 0:
                 return True
     return False
 

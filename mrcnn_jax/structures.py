@@ -14,7 +14,11 @@ import flax.struct
 import jax
 import numpy as np
 
+from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
+
+Masks = Bool[np.ndarray, "D H W"] | RunLengthMasks
+"""Full-size masks of D objects of an image, or their run-length codes, which behave alike."""
 
 
 @flax.struct.dataclass
@@ -28,6 +32,7 @@ class Example:
     valid: Bool[Array, "G"]
     crowd: Bool[Array, "G"]
     masks: UInt8[Array, "G M M"]
+    has_mask: Bool[Array, "G"]
     keypoints: Float[Array, "G J 3"]
 
 
@@ -43,6 +48,7 @@ class Batch:
     valid: Bool[Array, "B G"]  # object slots that hold an object
     crowd: Bool[Array, "B G"]  # regions of many objects: neither positive nor negative examples
     masks: UInt8[Array, "B G M M"]  # 0 or 1, each cropped to its own box
+    has_mask: Bool[Array, "B G"]  # object slots whose mask is annotated
     keypoints: Float[Array, "B G J 3"]  # x, y, visibility (0 unlabelled, 1 hidden, 2 visible); J may be 0
 
     @property
@@ -105,8 +111,13 @@ class Detection:
     score: float
     class_id: int
     class_name: str | None = None  # None if the detections carry no names
-    mask: Bool[np.ndarray, "H W"] | None = None
+    masks: Masks | None = None  # of this one object
     keypoints: Float[np.ndarray, "J 3"] | None = None
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"] | None:
+        """The object's pixels, decoded at every access; None from a model without a mask branch."""
+        return None if self.masks is None else self.masks[0]
 
     def __repr__(self) -> str:
         name = f"class {self.class_id}" if self.class_name is None else self.class_name
@@ -127,7 +138,7 @@ class Detections:
     boxes: Float[np.ndarray, "D 4"]
     scores: Float[np.ndarray, "D"]
     class_ids: Int[np.ndarray, "D"]  # 0..K-1; the data set's own ids are in DatasetInfo
-    masks: Bool[np.ndarray, "D H W"] | None = None  # None from a model without a mask branch
+    masks: Masks | None = None  # None from a model without a mask branch
     # x, y, score; zeros for classes without keypoints; None from a model without a keypoint branch
     keypoints: Float[np.ndarray, "D J 3"] | None = None
     class_names: tuple[str, ...] = ()  # name of each class id, if known
@@ -142,14 +153,16 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index):
-        chosen = {name: None if array is None else array[index] for name, array in self._arrays().items()}
-        if np.ndim(chosen["scores"]):
+        one = np.ndim(np.arange(len(self))[index]) == 0
+        chosen = {name: None if array is None else array[[index] if one else index]
+                  for name, array in self._arrays().items()}  # fmt: skip
+        if not one:
             return Detections(**chosen, class_names=self.class_names)
-        class_id = int(chosen["class_ids"])
+        class_id, keypoints = int(chosen["class_ids"][0]), chosen["keypoints"]
         return Detection(
-            box=chosen["boxes"], score=float(chosen["scores"]), class_id=class_id,
+            box=chosen["boxes"][0], score=float(chosen["scores"][0]), class_id=class_id,
             class_name=self.class_names[class_id] if self.class_names else None,
-            mask=chosen["masks"], keypoints=chosen["keypoints"],
+            masks=chosen["masks"], keypoints=None if keypoints is None else keypoints[0],
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Detection]:

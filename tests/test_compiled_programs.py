@@ -19,7 +19,7 @@ def make_function(tmp_path):
             make.traces += 1
             return 2 * x + offset
 
-        return StoredFunction(jax.pmap(double), tmp_path, key)
+        return StoredFunction(lambda: jax.pmap(double), tmp_path, key)
 
     make.traces, make.offset = 0, offset
     return make
@@ -44,3 +44,42 @@ def test_another_key_or_a_truncated_file_is_traced_again(make_function, tmp_path
     make_function()(x)
     make_function("another key")(x)
     assert make_function.traces == 3
+
+
+def test_programs_of_the_compilation_cache_are_stored_too(tmp_path):
+    """JAX cannot serialize a program that it has read from its cache."""
+    offset, traces = time.time_ns() % 1_000_003, []
+
+    def double(x):
+        traces.append(x.shape)
+        return 2 * x + offset
+
+    x = jnp.arange(5.0)
+    jax.jit(double)(x)  # fills the cache
+    jax.clear_caches()
+    for _ in range(2):
+        StoredFunction(lambda: jax.jit(double), tmp_path, "double")(x)
+    assert len(traces) == 2 and len(list(tmp_path.iterdir())) == 1
+    assert jax.config.jax_enable_compilation_cache
+
+
+def test_least_recently_used_programs_are_discarded():
+    traces = []
+
+    def make():
+        def double(x):
+            traces.append(x.size)
+            return 2 * x
+
+        return jax.jit(double)
+
+    function = StoredFunction(make, limit=2)
+    for size in (1, 2, 1, 3, 1, 2):
+        assert (function(jnp.ones(size)) == 2).all()
+    assert traces == [1, 2, 3, 2]
+
+
+def test_unwritable_directory_stores_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    function = StoredFunction(lambda: jax.jit(lambda x: x + 1), tmp_path / "file" / "programs", "more")
+    assert function(jnp.ones(3)).sum() == 6

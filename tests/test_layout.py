@@ -8,11 +8,13 @@ import pytest
 from paths import REPOSITORY
 
 LIBRARY = REPOSITORY / "mrcnn_jax"
-GROUND = "structures errors typing atomic_io runtime compiled_programs distributed config ops"
+GROUND = (
+    "structures run_length_masks errors typing atomic_io signals runtime compiled_programs distributed config ops"
+)
 FLOORS = [
     set(GROUND.split()),
     {"models", "data", "visualize"},
-    {"evaluation", "checkpoint"},
+    {"evaluation", "run_description", "checkpoint"},
     {"inference", "weights"},
     {"training"},
     {"presets", "cli", "__init__", "__main__"},

@@ -130,8 +130,7 @@ def measure_stages(source: DatasetSplit, config: DataConfig, images: int = 100) 
         padded = transforms.padded_size(config, portrait=image.shape[0] > image.shape[1])
         timed("resize and pad", transforms.resize_and_pad, image, size, padded)
         for rle, box in zip(record.objects.rles[: config.max_objects], record.objects.boxes, strict=False):
-            mask = timed("masks", transforms.decode_mask, rle, record.height, record.width)
-            timed("masks", transforms.crop_mask, mask, box, config.mask_size)
+            timed("masks", transforms.crop_mask, rle, record.height, record.width, box, config.mask_size)
         timed("all", transforms.training_example, record, source.info, config, np.random.default_rng(index))
     stages = {stage: seconds[stage] for stage in ("read", "decode", "resize and pad", "masks")}
     stages["everything else"] = seconds["all"] + seconds["read"] - sum(stages.values())

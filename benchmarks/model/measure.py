@@ -79,6 +79,7 @@ def synthetic_batch(
         valid=np.broadcast_to(np.arange(slots) < np.asarray(objects)[..., None], (*lead, slots)),
         crowd=np.zeros((*lead, slots), bool),
         masks=np.ones((*lead, slots, side, side), np.uint8),
+        has_mask=np.ones((*lead, slots), bool),
         keypoints=_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
     )
 

@@ -1,13 +1,19 @@
 """`mrcnn dataset`: prepares a data set, or shows a prepared one."""
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse
+from mrcnn_jax.cli.terminal import parse, printable
+
+SMALL_SET = 5_000
+"""Number of images up to which the last line proposes the experiment for small machines."""
 
 
 @dataclass(frozen=True)
@@ -16,19 +22,31 @@ class Options:
     show what a prepared one holds."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder in COCO format (annotations/*.json and image folders), root of Cityscapes (gtFine and
-    leftImg8bit), or a prepared data set."""
+    """Folder with images and annotations in COCO format, or the annotation file itself; root of Cityscapes
+    (gtFine and leftImg8bit); or a prepared data set."""
     out: Path | None = None
     """Directory of the prepared data set; by default data/<name of the folder>."""
     train: tuple[Path, Path] | None = None
     """Image folder and annotation file of the training split, where they are not found by name."""
     validation: tuple[Path, Path] | None = None
     """Image folder and annotation file of the validation split, where they are not found by name."""
+    test: tuple[Path, Path] | None = None
+    """Image folder and annotation file of a third split, where they are not found by name."""
     validation_images: int = 0
-    """Number of images, the last by id, that are held out for validation, where there is one annotation
-    file."""
+    """Number of images that are drawn at random for validation, of every class if possible, where there are
+    no annotations for it."""
+    seed: int = 0
+    """Seed of that draw."""
     keypoints: bool = False
     """Prefer person_keypoints_*.json to instances_*.json."""
+    max_bad: float = 0.05
+    """Largest share of the images of a split, rounded up, that are left out if they are missing or cannot be
+    used; with more the set is refused."""
+    strict: bool = False
+    """Refuse every flaw that would be mended or left out."""
+    rotation: Literal["auto", "stored", "upright"] = "auto"
+    """Frame in which photos with an EXIF orientation are annotated: the stored pixels, the upright picture,
+    or the one of the two that has the annotated size."""
     overwrite: bool = False
     """Replace a prepared data set of that name."""
     draw: Path | None = None
@@ -39,25 +57,57 @@ def main(arguments: list[str]) -> int:
     """Runs `mrcnn dataset`; returns the exit status."""
     options = parse(Options, "dataset", arguments)
     from mrcnn_jax.data.dataset import open_dataset, split_names
+    from mrcnn_jax.data.image_io import require_picture_path, save_image
     from mrcnn_jax.data.prepare import prepare
     from mrcnn_jax.data.statistics import summary
 
+    if options.draw:
+        require_picture_path(options.draw)
     console = Console()
-    given = {"train": options.train, "validation": options.validation}
+    given = {"train": options.train, "validation": options.validation, "test": options.test}
     prepared = prepare(
         options.folder, options.out, splits={split: files for split, files in given.items() if files},
-        validation_images=options.validation_images, keypoints=options.keypoints, progress=True,
-        overwrite=options.overwrite,
+        validation_images=options.validation_images, seed=options.seed, keypoints=options.keypoints,
+        max_bad=options.max_bad, strict=options.strict, rotation=options.rotation, progress=True,
+        overwrite=options.overwrite, notify=lambda note: print(f"Note: {printable(note)}", file=sys.stderr),
     )  # fmt: skip
     for report in prepared.reports.values():
-        console.print(str(report), highlight=False)
+        _print(console, str(report))
     console.print(summary(prepared.directory))
     if options.draw:
-        from mrcnn_jax.data.image_io import save_image
         from mrcnn_jax.visualize.sheets import ground_truth_sheet
 
         first = open_dataset(prepared.directory, split_names(prepared.directory)[0])
         save_image(options.draw, ground_truth_sheet(first, 16))
-        console.print(f"A contact sheet is in {options.draw}.", highlight=False)
-    console.print(f"Ready: --data.dataset {prepared.directory}", highlight=False)
+        _print(console, f"A contact sheet is in {options.draw}.")
+    _print(console, _next_step(prepared.directory, arguments if prepared.reports else None))
     return OK
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _next_step(directory: Path, arguments: list[str] | None) -> str:
+    """Returns the last lines of the output: what is ready, and a command to paste.
+
+    Args:
+        directory: of the prepared set.
+        arguments: those that made it; None if it was there already.
+    """
+    from mrcnn_jax.data.dataset import read_metadata
+
+    _, statistics = read_metadata(directory)
+    images = statistics["train"]["images"] if "train" in statistics else 0
+    if "validation" not in statistics:
+        lack, count = "There is no validation split, which a training needs", str(max(1, images // 10))
+        if images < 2:
+            return f"{lack}, and one image cannot be divided."
+        if not arguments:
+            return f"{lack}: prepare the set again from its folder with --validation-images {count}"
+        words = [*arguments, *["--overwrite"] * ("--overwrite" not in arguments)]
+        command = shlex.join(["mrcnn", "dataset", *words, "--validation-images", count])
+        return f"{lack}. This makes one:\n{command}"
+    preset = "small" if images <= SMALL_SET else "mask_rcnn_r50_fpn"
+    command = shlex.join(["mrcnn", "train", preset, "--data.dataset", str(directory)])
+    return f"Ready. This trains on it:\n{command}"

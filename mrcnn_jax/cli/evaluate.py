@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse, progress_bar
+from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
+from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar
+from mrcnn_jax.errors import KeyboardInterrupted
 
 
 @dataclass(frozen=True)
@@ -15,30 +18,44 @@ class Options:
 
     directory: TrainedDirectory
     dataset: str | None = None
-    """Prepared data set whose classes the detector knows; by default the one it was trained on."""
+    """Prepared data set, whose classes are matched by name; by default the one it was trained on."""
     split: str | None = None
     """Split to evaluate on; by default the validation split."""
     out: Path | None = None
-    """Directory of metrics.json, results.json and predictions.png; by default DIR/evaluation."""
+    """Directory of metrics.json, results.json and a contact sheet; by default DIR/evaluation."""
     pictures: int | None = None
-    """Images of the contact sheet predictions.png; 0 draws none; by default evaluation.pictures."""
+    """Images of the contact sheet; 0 draws none; by default evaluation.pictures."""
     cityscapes: Path | None = None
     """Root of Cityscapes, to compute its official metrics too (needs the extra mrcnn_jax[cityscapes])."""
+    color_by: Literal["object", "class"] = "object"
+    """Colours of the contact sheet: one for each object, or one for each class."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn evaluate`; returns the exit status."""
-    options = parse(Options, "evaluate", arguments)
+    options = parse_with_settings(Options, "evaluate", arguments)
     from etils import epath
 
     from mrcnn_jax.inference.evaluate import evaluate
 
     console, out = Console(), epath.Path(options.out or epath.Path(options.directory) / "evaluation")
-    with progress_bar("evaluating") as progress:
-        evaluation = evaluate(
-            options.directory, options.dataset, options.split, out,
-            pictures=options.pictures, cityscapes=options.cityscapes, progress=progress,
-        )  # fmt: skip
+    done = 0
+
+    def count(images: int, total: int) -> None:
+        nonlocal done
+        done = images
+        progress(images, total)
+
+    try:
+        with progress_bar("evaluating") as progress:
+            evaluation = evaluate(
+                options.directory, options.dataset, options.split, out, pictures=options.pictures,
+                cityscapes=options.cityscapes, progress=count, settings=given_settings(options),
+                color_by=options.color_by, store_programs=True,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = f"detections in {done} images are in {out}/results.json" if done else "nothing is written"
+        raise KeyboardInterrupted(f"interrupted; {kept}") from None
     console.print(*evaluation.tables())
-    console.print(f"Metrics, results and pictures are in {out}.", highlight=False)
+    print(f"Metrics, results and pictures are in {printable(out)}.")
     return OK

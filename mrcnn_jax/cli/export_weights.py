@@ -19,7 +19,7 @@ class Options:
     """Library to write for."""
     directory: TrainedDirectory
     file: tyro.conf.Positional[Path]
-    """New file, .safetensors or .npz; .pth with the extra mrcnn_jax[torch]."""
+    """New file: .pth, .safetensors or .npz."""
 
 
 def main(arguments: list[str]) -> int:

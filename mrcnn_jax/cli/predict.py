@@ -1,13 +1,20 @@
 """`mrcnn predict`: detects objects in image files."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse, progress_bar
+from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
+from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar
+from mrcnn_jax.errors import InputError, KeyboardInterrupted
+from mrcnn_jax.inference.settings import SETTINGS
+
+_SETTINGS = [name for name in SETTINGS if not name.startswith("evaluation.") and name != "data.threads"]
 
 
 @dataclass(frozen=True)
@@ -18,23 +25,50 @@ class Options:
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path = Path("predictions")
-    """Directory of results.json, images.json and one overlay picture for each image."""
+    """Directory of results.json, images.json and one overlay picture for each image; those of an earlier
+    prediction are replaced."""
     score: float = 0.5
     """Minimum score of detections that are drawn; results.json has all of them."""
+    color_by: Literal["object", "class"] = "object"
+    """Colours of the pictures: one for each object, or one for each class."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn predict`; returns the exit status."""
-    options = parse(Options, "predict", arguments)
+    options = parse_with_settings(Options, "predict", arguments, _SETTINGS)
+    if not 0 <= options.score <= 1:
+        raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")
     from mrcnn_jax.inference.predict import predict_files
 
-    with progress_bar("detecting") as progress:
-        found = predict_files(
-            options.directory, options.images, options.out, score_threshold=options.score, progress=progress
-        )
+    lines, print_line = 0, line_printer()
+
+    def report(line: str) -> None:
+        nonlocal lines
+        lines += 1
+        print_line(line)
+
+    try:
+        with progress_bar("detecting") as progress:
+            found = predict_files(
+                options.directory, options.images, options.out, score_threshold=options.score,
+                progress=progress, report=report, settings=given_settings(options),
+                color_by=options.color_by, store_programs=True,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = f"what was found in {lines} images is in {options.out}" if lines else "nothing is written"
+        raise KeyboardInterrupted(f"interrupted; {kept}") from None
+    if found.skipped:
+        kinds = ", ".join(f"{count} x {suffix or 'no suffix'}" for suffix, count in found.skipped.items())
+        print(f"Files that are no images were passed over: {printable(kinds)}.")
     if found.images:
         counts = f"{len(found.results)} detections in {len(found.images)} images"
         text = "pictures, results.json (COCO results) and images.json (file of each image_id) are in"
-        Console().print(f"{counts}: {text} {options.out}.", highlight=False)
+        print(f"{counts}: {text} {printable(options.out)}.")
     found.raise_unreadable()
     return OK
+
+
+def line_printer() -> Callable[[str], None]:
+    """Returns a function that prints a line to stdout at once, above a progress bar on a terminal."""
+    piped = None if sys.stdout.isatty() else sys.stdout  # a bar redirects stdout while it is shown
+    return lambda line: print(printable(line), file=piped or sys.stdout, flush=True)

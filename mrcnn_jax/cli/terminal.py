@@ -1,36 +1,179 @@
-"""Argument parsing and progress bars, shared by the subcommands."""
+"""Argument parsing, messages and progress bars, shared by the subcommands."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, TypeVar
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import IO, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-PROGRAM = "mrcnn"
+from mrcnn_jax import signals
+from mrcnn_jax.cli import PROGRAM, foreign_options
+from mrcnn_jax.errors import InputError, printable
+
+__all__ = [
+    "PROGRAM", "TolerantStream", "TrainedDirectory", "parse", "parse_known", "printable", "progress_bar",
+]  # fmt: skip
+
+_SECONDS_BETWEEN_LINES = 30
 Options = TypeVar("Options")
 TrainedDirectory = Annotated[
     str,
     tyro.conf.Positional,
     tyro.conf.arg(metavar="DIR", help="Directory of a training run, or of imported weights."),
 ]
+_REPHRASED = {
+    r"^Error parsing (\S+): ": r"\1 ",
+    r"invalid literal for int\(\) with base \d+: (.*)": r"must be a whole number, not \1",
+    r"could not convert string to float: (.*)": r"must be a number, not \1",
+    r"^Missing value for argument '(.*)'. Expected 1 values": r"\1 needs a value",
+    r"^Missing value for argument '(.*)'. Expected (\d+) values": r"\1 needs \2 values",
+    r"^invalid choice (.*) for argument '(.*)'. Expected one of \((.*?),?\)": r"\2 must be one of \3, not \1",
+}
 
 
-def parse(options: type[Options], command: str, arguments: list[str]) -> Options:
-    """Parses the arguments of a subcommand into a dataclass; exits with the help, or with an error."""
-    return tyro.cli(options, prog=f"{PROGRAM} {command}", args=arguments)
+def parse(
+    options: type[Options], command: str, arguments: Sequence[str], default: Options | None = None,
+    description: str | None = None,
+) -> Options:  # fmt: skip
+    """Parses the arguments of a subcommand into a dataclass; prints the help and exits where it is asked for.
+
+    Args:
+        options: the dataclass.
+        command: name of the subcommand, with the words that precede the options.
+        arguments: the rest of the command line.
+        default: values of the options that are not given; by default the dataclass's own.
+        description: first lines of the help; by default the dataclass's docstring.
+
+    Raises:
+        InputError: an argument is missing, unknown or invalid.
+    """
+    parsed, rest = parse_known(options, command, arguments, default, description)
+    if rest:
+        raise InputError(_refuse_unknown(options, command, rest, default))
+    return parsed
+
+
+def parse_known(
+    options: type[Options], command: str, arguments: Sequence[str], default: Options | None = None,
+    description: str | None = None,
+) -> tuple[Options, list[str]]:  # fmt: skip
+    """Does the same, but returns unknown arguments."""
+    settings: dict[str, Any] = {"prog": f"{PROGRAM} {command}", "description": description}
+    settings |= {} if default is None else {"default": default}
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(options, args=arguments, return_unknown_args=True, **settings)
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        error: BaseException | None = exit
+        while error := error.__context__:  # the message of a dataclass, or of an option that we lack
+            if isinstance(error, InputError):
+                raise error from None
+        names = [word.partition("=")[0] for word in arguments if re.match(r"--?[a-zA-Z]", word)]
+        known = _known_options(options, settings)
+        unknown = [name for name in names if "." not in name and name.replace("_", "-") not in known]
+        if unknown:
+            raise InputError(foreign_options.answer(unknown[0], command.split()[0], known)) from None
+        raise InputError(_sentence(printed.getvalue(), command)) from None
+
+
+def _refuse_unknown(options: type, command: str, rest: Sequence[str], default: Any) -> str:
+    """Returns the sentence for arguments that the parser has left over."""
+    settings = {"prog": PROGRAM} | ({} if default is None else {"default": default})
+    unknown = next((word for word in rest if re.match(r"--?[a-zA-Z]", word)), None)
+    if unknown:
+        known = _known_options(options, settings)
+        return foreign_options.answer(unknown.partition("=")[0], command.split()[0], known)
+    return f"{PROGRAM} {command} does not take {rest[0]!r}: an option's name, --NAME, precedes its value"
+
+
+def _known_options(options: type, settings: dict[str, Any]) -> set[str]:
+    """Returns the names of all options that the parser's help mentions."""
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            tyro.cli(options, args=["--help"], **settings)
+    except SystemExit:
+        pass
+    return {"-h", *re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", shown.getvalue())}
+
+
+def _sentence(box: str, command: str) -> str:
+    """Returns the parser's message, text in a box between rulers and below a title, as one sentence."""
+    lines = "\n".join(line.strip("│ ") for line in box.splitlines()[1:])
+    text = next(part for part in re.split(r"^[─-]*$", lines, flags=re.MULTILINE) if part.strip())
+    text = " ".join(text.split()).rstrip(".")
+    if missing := re.match(r"Missing from .*?: +(\S+) +(.*?) \(required\)", text):
+        return f"{PROGRAM} {command} needs {missing[1]}: {missing[2][:1].lower()}{missing[2][1:].rstrip('.')}"
+    for pattern, meaning in _REPHRASED.items():
+        text = re.sub(pattern, meaning, text)
+    return text[:1].lower() + text[1:]
+
+
+class TolerantStream:
+    """An output whose failure, such as a full disk, ends the output and not the run that writes to it."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            return self._give_up(error)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError) -> int:
+        signals.say(f"{PROGRAM}: the run continues without output, which cannot be written: {error.strerror}")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # also for what is still in its buffer
+        os.close(nowhere)
+        return 0
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that shows progress on stderr, to be called with the number done and the total."""
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task(description)
+    """Yields a function that shows progress on stderr, to be called with the number done and the total.
+
+    Outside terminals it is a line twice a minute.
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()
+    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console,
+                   disable=not console.is_terminal)  # fmt: skip
+    task, printed = bar.add_task(description, total=None), time.monotonic()
 
     def update(done: int, total: int) -> None:
+        nonlocal printed
         bar.start()  # not before: what is wrong with the arguments is printed without a bar
         bar.update(task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - printed > _SECONDS_BETWEEN_LINES:
+            printed = time.monotonic()
+            print(f"{description}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     try:
         yield update

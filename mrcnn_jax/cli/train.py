@@ -1,9 +1,8 @@
-"""`mrcnn train`: trains a preset, or fine-tunes the weights in a directory."""
+"""`mrcnn train`: trains a preset, continues a run, or fine-tunes the weights in a directory."""
 
-import os
-import signal
-import threading
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,14 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax import presets
-from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK, RETRY
-from mrcnn_jax.cli.terminal import PROGRAM
+from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
+from mrcnn_jax.cli.first_options import first_options
+from mrcnn_jax.cli.terminal import PROGRAM, TolerantStream, parse
 from mrcnn_jax.config import Experiment
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.presets.schedule import scale_schedule
 
-DESCRIPTION = "Train an experiment, fine-tune trained weights or resume a run; evaluate the result."
+DESCRIPTION = "Train an experiment, continue a run or fine-tune trained weights; evaluate the result."
 USAGE = f"""\
 usage: {PROGRAM} train EXPERIMENT|DIR [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...
 
@@ -24,13 +26,14 @@ usage: {PROGRAM} train EXPERIMENT|DIR [--directory DIR] [--data.FIELD ...] [--tr
 experiments:
 {{experiments}}
 
-DIR is a directory of imported weights (`{PROGRAM} import-weights`) or of another run: its weights are
-fine-tuned, with its settings, on the data set --data.dataset, whose classes the model takes; layers for other
-classes are initialised randomly. The new run is kept in runs/<name of DIR>_tuned unless --directory names
-another place.
+DIR is a directory of imported weights (`{PROGRAM} import-weights`), whose weights are fine-tuned on the data
+set --data.dataset: number of steps, image sizes and schedule fit its images and this machine, unless options
+give them. The run is kept in runs/<name of DIR>_tuned unless --directory names another place.
+DIR may also be that of a run: an unfinished one is continued, as by repeating its command. With another
+--data.dataset or --directory, its weights are fine-tuned.
 A backbone without a detector is passed to an experiment with --train.init-from DIR.
 
-`{PROGRAM} train EXPERIMENT --help` lists every field with its value."""
+`{PROGRAM} train EXPERIMENT --help` shows the options that are needed first, --help-all every field."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,72 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn train`; returns the exit status."""
-    if threading.current_thread() is threading.main_thread():
-        # until the run handles the signal itself; an exception raised here could be lost inside a callback
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(RETRY))
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         width = max(map(len, presets.PRESETS))
         listing = "\n".join(f"  {name:<{width}} {presets.describe(name)}" for name in presets.PRESETS)
         print(USAGE.format(experiments=listing))
         return OK if arguments else INVALID_INPUT
-    name = arguments[0]
-    experiment, run_name = presets.resolve(name)
-    default = Options(experiment, str(Path("runs") / run_name))
-    prog = f"{PROGRAM} train {name}"
-    options = tyro.cli(Options, default=default, prog=prog, description=DESCRIPTION, args=arguments[1:])
+    name, words = arguments[0], arguments[1:]
+    if name.startswith("-"):
+        raise InputError(f"an experiment or a directory precedes the options: `{PROGRAM} train demo {name}`")
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    options, adapts = _resolve(name, words, given)
 
     from mrcnn_jax import distributed
+    from mrcnn_jax.data.dataset import is_prepared
     from mrcnn_jax.training.loop import train
 
+    if is_prepared(options.directory):
+        raise InputError(f"{options.directory} is a data set: choose another --directory for the run")
+    if adapts and "data.dataset" not in given:
+        raise InputError(f"name the data set to fine-tune on: `{PROGRAM} train {name} --data.dataset DIR`")
     distributed.initialize(options.coordinator, options.processes, options.process)
-    train(options.experiment, options.directory, Console(), store_programs=True)
+    experiment, console = options.experiment, Console(file=TolerantStream(sys.stdout))
+    if adapts:
+        from mrcnn_jax.presets.fine_tuning import adapt
+
+        experiment, text = adapt(experiment, given)
+        if distributed.is_primary():
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    train(experiment, options.directory, console, store_programs=True, own_process=True)
     return OK
+
+
+def _resolve(name: str, words: Sequence[str], given: Set[str]) -> tuple[Options, bool]:
+    """Returns the options of the run, and whether they are yet to be adapted to the data set.
+
+    A run that is continued, or repeated by the command that began to fine-tune, keeps its settings.
+    """
+    stored = None if name in presets.PRESETS else presets.stored_run(name)
+    if stored:
+        options = _parse(name, words, Options(stored, name), given)
+        if _same(options.directory, name) and _same(options.experiment.data.dataset, stored.data.dataset):
+            return options, False
+    experiment, run_name = presets.resolve(name)
+    options = _parse(name, words, Options(experiment, str(Path("runs") / run_name)), given)
+    if name in presets.PRESETS:
+        return options, False
+    begun = presets.stored_run(options.directory)
+    if begun and _same(begun.train.init_from, name):
+        return _parse(name, words, Options(begun, options.directory), given), False
+    return options, True
+
+
+def _parse(name: str, words: Sequence[str], default: Options, given: Set[str]) -> Options:
+    """Parses the options, whose schedule follows the number of steps."""
+    if {"-h", "--help"} & set(words):
+        print(first_options(name, default.experiment, default.directory))
+        raise SystemExit(OK)
+    words = ["--help" if word == "--help-all" else word for word in words]
+    options = parse(Options, f"train {name}", words, default, DESCRIPTION)
+    before, experiment = default.experiment.train.steps, options.experiment
+    if experiment.train.steps == before:
+        return options
+    return replace(
+        options, experiment=replace(experiment, train=scale_schedule(experiment.train, before, given))
+    )
+
+
+def _same(path: str, other: str) -> bool:
+    """Returns whether two spellings are the same place."""
+    return path == other or Path(path).expanduser().absolute() == Path(other).expanduser().absolute()

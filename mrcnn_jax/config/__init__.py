@@ -21,12 +21,12 @@ from mrcnn_jax.config.heads import (
     RoIPooling,
 )
 from mrcnn_jax.config.model import BackboneConfig, ModelConfig, RPNConfig
-from mrcnn_jax.config.serialization import from_dict, read_experiment, to_dict, with_changes
+from mrcnn_jax.config.serialization import from_dict, read_experiment, structure, to_dict, with_changes
 from mrcnn_jax.config.train import TrainConfig
 
 __all__ = [
     "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig",
     "Conventions", "DataConfig", "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig",
     "ModelConfig", "PoolConfig", "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict",
-    "read_experiment", "to_dict", "with_changes",
+    "read_experiment", "structure", "to_dict", "with_changes",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ class EvaluationConfig:
     max_detections: tuple[int, int, int] = (1, 10, 100)
     """Detections per image at which COCO's average recall is reported; average precision is at the last."""
     pictures: NonNegativeInt = 16
-    """Images of the contact sheet predictions.png; 0 draws none."""
+    """Images of the contact sheet predictions.png (.jpg if larger than 3 MB); 0 draws none."""
     picture_score: Fraction = 0.5
     """Minimum score of detections that are drawn."""
 

@@ -5,11 +5,13 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 from mrcnn_jax.config.experiment import Experiment
 from mrcnn_jax.config.validation import require
 from mrcnn_jax.errors import InputError
+
+T = TypeVar("T")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -27,18 +29,29 @@ def from_dict(values: Any, origin: str = "experiment") -> Experiment:
     Raises:
         InputError: unknown fields, or values that are not allowed. The message names all of them.
     """
-    import cattrs  # here, so that a bare accelerator machine can do without
-
-    def reason(error: BaseException, kind: type | None) -> str:
-        return cattrs.v.format_exception(error, kind) if isinstance(error, TypeError) else str(error)
-
     require(isinstance(values, dict),
             f"{origin} does not describe an experiment: it must be an object with named fields, not "
             f"{values!r:.50}")
+    return structure(values, Experiment, origin)
+
+
+def structure(values: Any, kind: type[T], origin: str) -> T:
+    """Returns plain containers as a dataclass or named tuple, of which an experiment may be a part.
+
+    Raises:
+        InputError: a dataclass has unknown fields, or values are missing or not allowed.
+    """
+    import cattrs  # here, so that a bare accelerator machine can do without
+
+    def reason(error: BaseException, kind: type | None) -> str:
+        if isinstance(error, TypeError | KeyError):
+            return cattrs.v.format_exception(error, kind)
+        return str(error)
+
     try:
-        return _converter().structure(values, Experiment)
+        return _converter().structure(values, kind)
     except cattrs.BaseValidationError as error:
-        reasons = "; ".join(cattrs.transform_error(error, "experiment", reason))
+        reasons = "; ".join(cattrs.transform_error(error, kind.__name__.lower(), reason))
         raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from error
 
 
@@ -75,7 +88,7 @@ def read_experiment(path: str | PathLike) -> Experiment:
         values = json.loads(epath.Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     return from_dict(values, str(path))
 
@@ -83,6 +96,7 @@ def read_experiment(path: str | PathLike) -> Experiment:
 @cache
 def _converter():
     import cattrs
+    from cattrs.cols import is_namedtuple, namedtuple_dict_structure_factory
 
     def exactly(value: Any, kind: type) -> Any:
         # cattrs alone would convert 2.7 to the integer 2, and "false" to True
@@ -92,6 +106,9 @@ def _converter():
         return kind(value)
 
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_factory(
+        is_namedtuple, lambda kind: namedtuple_dict_structure_factory(kind, converter, True)
+    )
     for kind in (int, float, bool, str):
         converter.register_structure_hook(kind, exactly)
     return converter

@@ -68,6 +68,8 @@ class TrainConfig:
     """Steps between log entries."""
     checkpoint_every: PositiveInt = 2000
     """Steps between checkpoints."""
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    """Minutes after which a checkpoint is written earlier, the first one after 2; 0 counts steps alone."""
     keep_checkpoints: PositiveInt = 2
     """Number of checkpoints to keep."""
     evaluate_every: NonNegativeInt = 0

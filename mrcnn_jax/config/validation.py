@@ -20,6 +20,9 @@ class Bound(NamedTuple):
         return (value >= self.low if self.low_included else value > self.low) and value <= self.high
 
 
+_LARGEST = {int: (2**31 - 1, "must fit into 32 bits"), float: (3.4e38, "must be a finite number")}
+
+
 POSITIVE = Bound(0, float("inf"), False, "must be greater than 0")
 NON_NEGATIVE = Bound(0, float("inf"), True, "must not be negative")
 FRACTION = Bound(0, 1, True, "must lie between 0 and 1")
@@ -62,6 +65,8 @@ def check_fields(owner: str, config: Any) -> None:
                         f"{owner}.{name} must be one of {', '.join(choices)}, not {value!r}")
             for bound in bounds:
                 require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given}")
+            limit, words = _LARGEST.get(type(value), (None, ""))
+            require(limit is None or abs(value) <= limit, f"{owner}.{name} {words}")
 
 
 @cache

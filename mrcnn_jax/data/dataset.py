@@ -43,6 +43,7 @@ class Record(NamedTuple):
     height: int
     width: int
     objects: Objects
+    upright: bool = False  # the image is to be decoded with its EXIF orientation
 
 
 class DatasetSplit:
@@ -90,7 +91,8 @@ class DatasetSplit:
         for field in ("boxes", "areas"):  # stored as bytes, which come back read-only
             objects[field] = objects[field].copy()
         rles = [rle.decode() for rle in objects.pop("rles")]
-        example["file_name"] = example["file_name"].decode()
+        example["file_name"] = example["file_name"].decode("utf-8", "surrogatepass")
+        example["upright"] = bool(example.get("upright", False))
         numbers = {field: int(example.pop(field)) for field in ("image_id", "height", "width")}
         return Record(**example, **numbers, objects=Objects(**objects, rles=rles, keypoints=keypoints))
 

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mrcnn_jax.atomic_io import require_place
 from mrcnn_jax.data.dataset import Record, is_prepared
 from mrcnn_jax.data.statistics import Statistics
 from mrcnn_jax.errors import InputError
@@ -55,11 +56,7 @@ def write_dataset(
         InputError: the directory exists, or a split has no images.
     """
     directory = Path(directory).absolute()
-    if directory.exists() and not overwrite:
-        advice = "choose another name, or overwrite it if it is a prepared set"
-        raise InputError(f"{directory} exists already: {advice}")
-    if directory.exists() and not is_prepared(directory):
-        raise InputError(f"{directory} exists and is not a prepared data set, so it is not overwritten")
+    check_destination(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -69,6 +66,16 @@ def write_dataset(
         written.rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_destination(directory: Path, overwrite: bool = False) -> None:
+    """Raises InputError unless a data set can be written to a directory."""
+    if directory.exists() and not overwrite:
+        advice = "choose another name, or overwrite it if it is a prepared set"
+        raise InputError(f"{directory} exists already: {advice}")
+    if directory.exists() and not is_prepared(directory):
+        raise InputError(f"{directory} exists and is not a prepared data set, so it is not overwritten")
+    require_place(directory)
 
 
 def _write(
@@ -118,6 +125,7 @@ def _features(info: DatasetInfo) -> tfds.features.FeaturesDict:
         "file_name": tfds.features.Text(),
         "height": tfds.features.Scalar(np.int32),
         "width": tfds.features.Scalar(np.int32),
+        "upright": tfds.features.Scalar(np.bool_),
         "objects": objects,
     })  # fmt: skip
 
@@ -126,4 +134,5 @@ def _to_example(record: Record, info: DatasetInfo) -> dict[str, Any]:
     objects = record.objects._asdict()
     if not info.keypoint_names:
         del objects["keypoints"]
-    return record._asdict() | {"image": io.BytesIO(record.image), "objects": objects}
+    name = record.file_name.encode("utf-8", "surrogatepass")
+    return record._asdict() | {"image": io.BytesIO(record.image), "file_name": name, "objects": objects}

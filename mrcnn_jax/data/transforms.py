@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from pycocotools import mask as coco_mask
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.dataset import Objects, Record
 from mrcnn_jax.data.image_io import decode_image
 from mrcnn_jax.data.resize import resize, resized_size
+from mrcnn_jax.run_length_masks import decode_counts
 from mrcnn_jax.structures import DatasetInfo, Example
 
 STRIDE = 32
@@ -17,7 +17,8 @@ STRIDE = 32
 
 def decode_record(record: Record) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a stored image to RGB; InputError names it."""
-    return decode_image(record.image, f"image {record.image_id} ({record.file_name})")
+    name = f"image {record.image_id} ({record.file_name})"
+    return decode_image(record.image, name, upright=record.upright)
 
 
 def is_portrait(sizes: Int[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
@@ -59,23 +60,20 @@ def resize_and_pad(
     return canvas
 
 
-def decode_mask(rle: str, height: int, width: int) -> UInt8[np.ndarray, "H W"]:
-    """Decodes the counts of a compressed RLE; an empty string, an object without a mask, gives zeros."""
-    if not rle:
-        return np.zeros((height, width), np.uint8)
-    return coco_mask.decode({"size": [height, width], "counts": rle})
-
-
 def crop_mask(
-    mask: UInt8[np.ndarray, "H W"], box: Float[np.ndarray, "4"], size: int
+    rle: str, height: int, width: int, box: Float[np.ndarray, "4"], size: int
 ) -> UInt8[np.ndarray, "M M"]:
-    """Samples a mask at the centres of size x size cells of a box (nearest pixel; 0 outside the image)."""
-    height, width = mask.shape
+    """Samples a mask at the centres of size x size cells of a box (nearest pixel; 0 outside the image).
+
+    Each pixel is looked up in the run-length code, so that the cost does not grow with the image.
+    """
+    ends = np.cumsum(decode_counts(rle))
     steps = (np.arange(size) + 0.5) / size
     x = np.floor(box[0] + steps * (box[2] - box[0])).astype(np.int64)
     y = np.floor(box[1] + steps * (box[3] - box[1])).astype(np.int64)
     inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
-    return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] * inside
+    run = np.searchsorted(ends, x.clip(0, width - 1) * height + y.clip(0, height - 1)[:, None], side="right")
+    return (run % 2 * inside).astype(np.uint8)
 
 
 def training_example(
@@ -112,11 +110,13 @@ def _object_slots(
     # of too many objects the largest are kept: small ones are the hardest to tell from background
     largest = np.sort(np.argsort(-np.asarray(objects.areas), kind="stable")[:slots])
     objects = Objects(*(field[largest] for field in objects._replace(rles=np.array(objects.rles, object))))
+    objects = objects._replace(boxes=clip_far_boxes(objects.boxes, record.height, record.width))
     count, scale = len(largest), scale[::-1]
     crops = np.zeros((slots, side, side), np.uint8)
     for slot in np.flatnonzero(~objects.crowd) if masks else ():
-        mask = decode_mask(objects.rles[slot], record.height, record.width)
-        crops[slot] = crop_mask(mask, objects.boxes[slot], side)
+        crops[slot] = crop_mask(
+            objects.rles[slot], record.height, record.width, objects.boxes[slot], side
+        )
     positions, visibility = objects.keypoints[..., :2], objects.keypoints[..., 2:]
     points = np.where(visibility > 0, np.concatenate([positions * scale, visibility], axis=-1), 0)
 
@@ -131,8 +131,15 @@ def _object_slots(
         "valid": np.arange(slots) < count,
         "crowd": fill(objects.crowd, bool),
         "masks": crops,
+        "has_mask": fill(objects.rles != "", bool),
         "keypoints": fill(points, np.float32) if num_keypoints else np.zeros((slots, 0, 3), np.float32),
     }
+
+
+def clip_far_boxes(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:
+    """Clips boxes that extend more than a pixel beyond an image of this size; others stay as annotated."""
+    clipped = boxes.clip(0, [width, height, width, height])
+    return np.where(np.abs(boxes - clipped).max(axis=1, keepdims=True, initial=0) > 1, clipped, boxes)
 
 
 def _flip_in_place(objects: dict[str, np.ndarray], width: int, keypoint_flip: tuple[int, ...]) -> None:

@@ -5,10 +5,12 @@ None stands for metrics that the ground truth does not define (COCO prints -1), 
 objects if there are none.
 """
 
+import codecs
 import contextlib
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +20,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from rich.table import Table
 
-from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.coco_checks import RESULT_FIELDS, check_limits, checked_results, completed_objects
+from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.evaluation.coco_checks import (
+    RESULT_FIELDS,
+    GroundTruth,
+    check_ground_truth,
+    check_limits,
+    check_results,
+    check_sigmas,
+    complete_objects,
+)
+from mrcnn_jax.evaluation.coco_values import shown
 
 Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
@@ -36,22 +47,30 @@ def evaluate_coco(
     per_class: bool = False,
     keypoint_sigmas: Sequence[float] | None = None,
     proposal_limits: Sequence[int] = (10, 100, 1000),
+    notices: list[str] | None = None,
 ) -> Metrics:
     """Computes the COCO metrics of a list of results.
+
+    Ids may be whole numbers, also as text or float, or other texts. Objects of images or categories that are
+    not listed do not count. For "segm", a detection on an object without a mask (a region of the shape of its
+    box) is neither right nor wrong.
 
     Args:
         ground_truth: the data set in COCO's format; not changed.
         results: entries as ``coco_results`` makes them, each with the field its kind needs; may be empty.
+            Masks are compressed or uncompressed run-length codes or polygons.
         kinds: "bbox" compares boxes; "segm" masks (sized by their own area, not by the area of a box beside
             them); "keypoints" keypoints, in the categories that name some in the ground truth (in all if none
             does); "proposals" computes how many objects boxes find, whatever the class.
         max_detections: numbers of an image's best detections of a class that count. Each gives one AR;
             everything else is computed at the largest. Keypoints always take 20.
-        per_class: add "per_class", the AP of every category by name, to each kind that knows classes.
+        per_class: add "per_class", the AP of every category by name, to each kind that knows classes; where
+            several have one name, as "name (id 2)".
         keypoint_sigmas: tolerance of each keypoint in the object keypoint similarity: the distance, in square
             roots of the object's area, by which an annotator's placement typically strays; None takes COCO's
             for 17 keypoints.
         proposal_limits: max_detections of "proposals".
+        notices: list that gets a sentence about objects without a mask, if there are any.
 
     Returns:
         {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}},
@@ -65,16 +84,20 @@ def evaluate_coco(
     """
     check_limits("max_detections", max_detections)
     check_limits("proposal_limits", proposal_limits)
-    keypoint_sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else keypoint_sigmas
-    sigmas = np.asarray(keypoint_sigmas, np.float64)
-    metrics = {}
+    sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else keypoint_sigmas
+    truth, metrics = check_ground_truth(ground_truth), {}
     for kind in kinds:
+        if kind not in RESULT_FIELDS:
+            choices = ", ".join(RESULT_FIELDS)
+            raise InputError(f"unknown kind of evaluation {shown(kind)}: choose from {choices}")
         limits = proposal_limits if kind == "proposals" else max_detections
-        evaluator = _evaluator(ground_truth, results, kind, sorted(set(limits)), sigmas)
+        evaluator, without_mask = _evaluator(truth, results, kind, sorted(set(limits)), sigmas)
+        if without_mask and notices is not None:
+            notices.append(f"{without_mask} objects have no mask: segm ignores detections in their boxes")
         own = {"keypoints": _keypoint_metrics, "proposals": _recalls}
         metrics[kind] = own.get(kind, _detection_metrics)(evaluator)
         if per_class and kind != "proposals":
-            metrics[kind]["per_class"] = _class_metrics(evaluator)
+            metrics[kind]["per_class"] = _class_metrics(evaluator, truth)
     return metrics
 
 
@@ -108,61 +131,39 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
 
 
 def _evaluator(
-    ground_truth: dict, results: list[dict], kind: str, limits: list[int], sigmas: np.ndarray
-) -> COCOeval:
-    """Returns pycocotools' evaluator with its precision and recall arrays filled."""
-    if kind not in RESULT_FIELDS:
-        raise InputError(f'unknown kind of evaluation "{kind}": choose from {", ".join(RESULT_FIELDS)}')
-    for key in ("images", "annotations", "categories"):
-        if key not in ground_truth:
-            parts = "images, annotations, categories"
-            raise InputError(f'the ground truth has no "{key}": a COCO data set holds {parts}')
+    truth: GroundTruth, results: list[dict], kind: str, limits: list[int], sigmas: Sequence[float]
+) -> tuple[COCOeval, int]:
+    """Returns pycocotools' evaluator with its arrays filled, and the number of objects without a mask."""
+    numbers = [category.number for category in truth.categories.values()]
     if kind == "proposals":
-        ground_truth, results = _without_classes(ground_truth, results)
-    if kind == "keypoints":
-        if not len(sigmas) or not np.all(sigmas > 0):
-            given = tuple(sigmas.tolist())
-            raise InputError(f"keypoint_sigmas must be numbers above 0, one for each keypoint, not {given}")
-        ground_truth, results = _with_keypoints(ground_truth, results)
-    objects = completed_objects(ground_truth["annotations"], kind, len(sigmas))
-    detected = checked_results(ground_truth, results, kind, len(sigmas))
+        truth = truth._replace(objects=[each | {"category_id": 1} for each in truth.objects])
+        numbers = [1]
+    elif kind == "keypoints":
+        sigmas = check_sigmas(sigmas)
+        named = [category.number for category in truth.categories.values() if category.has_keypoints]
+        numbers = named or numbers
+    objects, without_mask = complete_objects(truth, kind, len(sigmas), numbers)
+    detected = check_results(truth, results, kind, len(sigmas), numbers)
     with _quiet():
-        truth = _index(ground_truth, objects)
-        predictions = truth.loadRes(detected) if detected else _index(ground_truth, [])
-        evaluator = COCOeval(truth, predictions, "bbox" if kind == "proposals" else kind)
+        indexed = _index(truth, numbers, objects)
+        predictions = indexed.loadRes(detected) if detected else _index(truth, numbers, [])
+        evaluator = COCOeval(indexed, predictions, "bbox" if kind == "proposals" else kind)
         if kind == "keypoints":
             evaluator.params.kpt_oks_sigmas = sigmas
         else:
             evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
-    return evaluator
+    return evaluator, without_mask
 
 
-def _without_classes(ground_truth: dict, results: list[dict]) -> tuple[dict, list[dict]]:
-    """Puts objects and results into one category."""
-    one = {"category_id": 1}
-    annotations = [annotation | one for annotation in ground_truth["annotations"]]
-    changed = {"annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
-    return ground_truth | changed, [entry | one for entry in results]
-
-
-def _with_keypoints(ground_truth: dict, results: list[dict]) -> tuple[dict, list[dict]]:
-    """Selects objects and results of the categories that name keypoints, or all if none does."""
-    categories = [category for category in ground_truth["categories"] if category.get("keypoints")]
-    if not categories:
-        return ground_truth, results
-    others = {category["id"] for category in ground_truth["categories"] if not category.get("keypoints")}
-    annotations, compared = (
-        [entry for entry in entries if entry.get("category_id") not in others]
-        for entries in (ground_truth["annotations"], results)
-    )
-    return ground_truth | {"annotations": annotations, "categories": categories}, compared
-
-
-def _index(ground_truth: dict, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {key: ground_truth[key] for key in ("images", "categories")} | {"annotations": annotations}
+def _index(truth: GroundTruth, categories: Sequence[int], objects: list[dict]) -> COCO:
+    coco, image_keys = COCO(), ("id", "height", "width")
+    coco.dataset = {
+        "images": [dict(zip(image_keys, image, strict=True)) for image in truth.images.values()],
+        "categories": [{"id": number} for number in categories],
+        "annotations": objects,
+    }
     coco.createIndex()
     return coco
 
@@ -212,10 +213,15 @@ def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
     return {"AP": _percent(precision), "AP50": _percent(precision[0]), "AP75": _percent(precision[5])}
 
 
-def _class_metrics(evaluator: COCOeval) -> dict[str, float | None]:
+def _class_metrics(evaluator: COCOeval, truth: GroundTruth) -> dict[str, float | None]:
     precision = evaluator.eval["precision"][..., 0, -1]
-    names = [category["name"] for category in evaluator.cocoGt.loadCats(evaluator.params.catIds)]
-    return {name: _percent(precision[..., position]) for position, name in enumerate(names)}
+    repeated = Counter(category.name for category in truth.categories.values())
+    names = {
+        category.number: category.name if repeated[category.name] == 1 else f"{category.name} (id {id_})"
+        for id_, category in truth.categories.items()
+    }
+    positions = enumerate(evaluator.params.catIds)
+    return {names[number]: _percent(precision[..., position]) for position, number in positions}
 
 
 def _percent(values: np.ndarray) -> float | None:
@@ -225,8 +231,10 @@ def _percent(values: np.ndarray) -> float | None:
 
 def _read_json(path: str | Path) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is not valid JSON of COCO: it is nested too deeply") from error
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
+        raise InputError(f"{path} is not valid JSON: {printable(error)}") from error

@@ -1,97 +1,233 @@
 """Checks of COCO ground truth and results, which pycocotools accepts malformed, or changes."""
 
-import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from mrcnn_jax.data.formats.coco_numbers import to_id, to_number
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.coco_values import (
+    Id,
+    Image,
+    is_finite,
+    mask_of_box,
+    number_ids,
+    read_crowd,
+    read_entries,
+    read_id,
+    read_mask,
+    read_numbers,
+    shown,
+)
 
 RESULT_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 """Field of a results entry that each kind of evaluation compares."""
 
 
+class Category(NamedTuple):
+    """A category of the ground truth."""
+
+    number: int
+    name: str
+    has_keypoints: bool
+
+
+class GroundTruth(NamedTuple):
+    """A COCO data set whose images and categories are numbered from 1 in the order of their ids."""
+
+    images: dict[Id, Image]
+    categories: dict[Id, Category]
+    objects: list[dict]  # as given, but with the numbers of their images and categories; None is unlisted
+    names: list[str]  # of the objects, for messages
+
+
 def check_limits(name: str, limits: Sequence[int]) -> None:
-    """Raises InputError unless there are limits and all are at least 1."""
-    if not limits or min(limits) < 1:
-        raise InputError(f"{name} must be one or more numbers from 1 up, not {tuple(limits)}")
+    """Raises InputError unless there are limits and all are whole numbers from 1 up."""
+    usable = isinstance(limits, Sequence) and all(to_id(limit) == limit and limit >= 1 for limit in limits)
+    if not limits or not usable:
+        raise InputError(f"{name} must be one or more numbers from 1 up, not {shown(limits)}")
 
 
-def checked_results(ground_truth: dict, results: list[dict], kind: str, num_keypoints: int) -> list[dict]:
-    """Returns new entries that hold nothing but what an evaluation compares.
+def check_sigmas(keypoint_sigmas: Any) -> np.ndarray:
+    """Returns tolerances of keypoints as an array; InputError unless they are numbers above 0."""
+    try:
+        sigmas = np.asarray(keypoint_sigmas, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        sigmas = np.zeros(0)
+    if sigmas.ndim != 1 or not len(sigmas) or not np.all((sigmas > 0) & np.isfinite(sigmas)):
+        given = shown(keypoint_sigmas)
+        raise InputError(f"keypoint_sigmas must be numbers above 0, one for each keypoint, not {given}")
+    return sigmas
+
+
+def check_ground_truth(ground_truth: Any) -> GroundTruth:
+    """Reads the parts of a data set that every kind of evaluation needs.
+
+    Raises:
+        InputError: a list or an id is missing or malformed, or an id is that of two images or categories.
+    """
+    keys = "images", "annotations", "categories"
+    for key in keys:
+        if not isinstance(ground_truth, dict) or key not in ground_truth:
+            raise InputError(f'the ground truth has no "{key}": a COCO data set holds {", ".join(keys)}')
+    entries = {key: read_entries(ground_truth[key], f'"{key}" of the ground truth') for key in keys}
+    images = {
+        id_: Image(number, *(_side(entry.get(key)) for key in ("height", "width")))
+        for id_, (number, entry) in _by_id(entries["images"], "image").items()
+    }
+    categories = {
+        id_: Category(number, str(entry.get("name", id_)), bool(entry.get("keypoints")))
+        for id_, (number, entry) in _by_id(entries["categories"], "category").items()
+    }
+    objects, names = [], []
+    for number, entry in enumerate(entries["annotations"], start=1):
+        name = f"annotation {shown(entry.get('id', f'number {number}'))} of the ground truth".replace("'", "")
+        listed = {}
+        for key, known in (("image_id", images), ("category_id", categories)):
+            found = known.get(read_id(entry, key, name))
+            listed[key] = found and found.number
+        objects.append(entry | listed)
+        names.append(name)
+    return GroundTruth(images, categories, objects, names)
+
+
+def complete_objects(
+    truth: GroundTruth, kind: str, num_keypoints: int, categories: Sequence[int]
+) -> tuple[list[dict], int]:
+    """Returns the objects of these categories with every key that pycocotools takes for granted.
+
+    They are numbered from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids. An object
+    without a mask becomes, for "segm", a region of the shape of its box, in which detections do not count.
+
+    Returns:
+        The objects; and the number of those without a mask.
+
+    Raises:
+        InputError: a field that the kind needs is missing or malformed, no object has a mask, or one has a
+            different number of keypoints.
+    """
+    sizes = {image.number: image for image in truth.images.values()}
+    complete, without_mask, with_mask = [], 0, 0
+    for number, (given, name) in enumerate(zip(truth.objects, truth.names, strict=True), start=1):
+        if given["image_id"] is None or given["category_id"] not in categories:
+            continue
+        one = {key: given[key] for key in ("image_id", "category_id")} | {"id": number}
+        one["iscrowd"] = read_crowd(given.get("iscrowd"), name)
+        box = _box(given, name, kind)
+        if box:
+            one["bbox"], area = box, box[2] * box[3]
+        if kind == "segm":
+            image = sizes[one["image_id"]]
+            mask = read_mask(given.get("segmentation"), image, name)
+            without_mask, with_mask = without_mask + (mask is None), with_mask + (mask is not None)
+            if mask is None:
+                one["iscrowd"], mask = 1, mask_of_box(box, image) if box else None
+                if mask is None:
+                    continue
+            one["segmentation"] = mask
+            area = area if box else float(coco_mask.area(mask))
+        elif kind == "keypoints":
+            one |= _keypoints(given, name, num_keypoints)
+        given_area = to_number(given.get("area"), np.finfo(np.float64).max)
+        one["area"] = area if given_area is None else float(given_area)
+        complete.append(one)
+    if without_mask and not with_mask:
+        these = f"none of the {without_mask} objects of the ground truth has a mask"
+        raise InputError(f'{these}, which segm needs: evaluate "bbox" instead')
+    return complete, without_mask
+
+
+def check_results(
+    truth: GroundTruth, results: Any, kind: str, num_keypoints: int, categories: Sequence[int]
+) -> list[dict]:
+    """Returns new entries of these categories that hold nothing but what an evaluation compares.
 
     pycocotools would size a mask by the box beside it, and write into the entries it is given.
 
     Raises:
         InputError: an entry lacks a field, or has an unknown id or a malformed value.
     """
-    images = {image["id"]: image for image in ground_truth["images"]}
-    categories = {category["id"] for category in ground_truth["categories"]}
     field = RESULT_FIELDS[kind]
+    ids = {"image_id": (truth.images, "images"), "category_id": (truth.categories, "categories")}
+    if kind == "proposals":
+        del ids["category_id"]
     checked = []
-    for number, entry in enumerate(results):
+    for number, entry in enumerate(read_entries(results, "the results")):
         name = f"results entry {number}"
-        for key in ("image_id", "category_id", "score", field):
-            if key not in entry:
-                raise InputError(f'{name} has no "{key}", which the evaluation of {kind} needs')
-        for key, known, what in (("image_id", images, "images"), ("category_id", categories, "categories")):
-            if entry[key] not in known:
+        _require(entry, ids, kind, name)
+        one = {"category_id": 1}
+        for key, (known, what) in ids.items():
+            if (found := known.get(read_id(entry, key, name))) is None:
                 flaw = f"which is none of the {len(known)} {what} of the ground truth"
-                raise InputError(f"{name} has {key} {entry[key]!r}, {flaw}")
-        if not _are_finite([entry["score"]]):
-            raise InputError(f"{name} has score {entry['score']!r}, which is not a finite number")
-        if flaw := _flaw(entry[field], kind, images[entry["image_id"]], num_keypoints):
-            raise InputError(f'{name} has an unusable "{field}": {flaw}')
-        checked.append({key: entry[key] for key in ("image_id", "category_id", "score", field)})
+                raise InputError(f"{name} has {key} {shown(entry[key])}, {flaw}")
+            one[key] = found.number
+        if one["category_id"] not in categories:
+            continue
+        _require(entry, ("score", field), kind, name)
+        if not is_finite(entry["score"]):
+            raise InputError(f"{name} has score {shown(entry['score'])}, which is not a finite number")
+        one["score"] = float(entry["score"])
+        if kind == "segm":
+            one[field] = read_mask(entry[field], truth.images[read_id(entry, "image_id", name)], name)
+            if one[field] is None:
+                raise InputError(f'{name} has an empty "{field}", which the evaluation of {kind} needs')
+        else:
+            length = 3 * num_keypoints if kind == "keypoints" else 4
+            one[field] = read_numbers(entry[field], length)
+            if one[field] is None:
+                raise InputError(f'{name} has an unusable "{field}": it must hold {length} finite numbers')
+        checked.append(one)
     return checked
 
 
-def completed_objects(annotations: list[dict], kind: str, num_keypoints: int) -> list[dict]:
-    """Returns copies of the ground truth's objects with every key that pycocotools takes for granted.
-
-    Objects are renumbered from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids.
-
-    Raises:
-        InputError: an object lacks a field, or has a different number of keypoints.
-    """
-    completed = []
-    for number, given in enumerate(annotations, start=1):
-        for key in ("bbox", "segmentation") if kind == "segm" else ("bbox",):
-            if not given.get(key):
-                name = given.get("id", f"number {number}")
-                raise InputError(f'annotation {name} of the ground truth has no "{key}", which {kind} needs')
-        keypoints = given.get("keypoints") or [0] * (3 * num_keypoints)
-        if kind == "keypoints" and len(keypoints) != 3 * num_keypoints:
-            raise InputError(
-                f"annotation {given.get('id', number)} of the ground truth has {len(keypoints) // 3} "
-                f"keypoints, but keypoint_sigmas has {num_keypoints}: there must be one for each "
-                "(by default COCO's 17)"
-            )
-        defaults = {
-            "iscrowd": 0,
-            "area": given["bbox"][2] * given["bbox"][3],
-            "num_keypoints": sum(visible > 0 for visible in keypoints[2::3]),
-        }
-        completed.append(defaults | given | {"keypoints": keypoints, "id": number})
-    return completed
+def _require(entry: dict, keys: Iterable[str], kind: str, name: str) -> None:
+    for key in keys:
+        if key not in entry:
+            raise InputError(f'{name} has no "{key}", which the evaluation of {kind} needs')
 
 
-def _flaw(value: Any, kind: str, image: dict, num_keypoints: int) -> str | None:
-    """Describes what is wrong with a detected value, if anything is."""
-    if kind == "segm":
-        if not isinstance(value, dict) or not isinstance(value.get("counts"), str | bytes):
-            return "it must be a compressed run-length code with size and counts"
-        size = [image.get("height"), image.get("width")]
-        if None not in size and list(value.get("size", ())) != size:
-            return f"its size is {value.get('size')}, but the image is {size[0]} high and {size[1]} wide"
-        return None
-    length = 3 * num_keypoints if kind == "keypoints" else 4
-    if not isinstance(value, list | tuple | np.ndarray) or len(value) != length or not _are_finite(value):
-        return f"it must hold {length} finite numbers"
-    return None
+def _by_id(entries: list[dict], what: str) -> dict[Id, tuple[int, dict]]:
+    """Returns entries by id with their number; InputError for two that differ and have one id."""
+    found = {}
+    for position, entry in enumerate(entries):
+        id_ = read_id(entry, "id", f"{what} number {position} of the ground truth")
+        if found.setdefault(id_, entry) != entry:
+            raise InputError(f"two entries of the ground truth have the {what} id {shown(id_)}")
+    return {id_: (number, found[id_]) for id_, number in number_ids(list(found)).items()}
 
 
-def _are_finite(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
+def _side(value: Any) -> int | None:
+    side = to_id(value)
+    return side if side is not None and side > 0 else None
+
+
+def _box(given: dict, name: str, kind: str) -> list[float] | None:
+    """Returns x, y, width, height; None for a mask without a box."""
+    box = given.get("bbox")
+    if box is None or (isinstance(box, list | tuple) and not box):
+        if kind == "segm":
+            return None
+        raise InputError(f'{name} has no "bbox", which {kind} needs')
+    numbers = read_numbers(box, 4)
+    if numbers is None:
+        raise InputError(f'{name} has an unusable "bbox": it must hold 4 finite numbers')
+    return numbers
+
+
+def _keypoints(given: dict, name: str, num_keypoints: int) -> dict[str, Any]:
+    values = given.get("keypoints")
+    if values is None or (isinstance(values, list | tuple) and not values):
+        values = [0] * (3 * num_keypoints)
+    keypoints = read_numbers(values, len(values)) if isinstance(values, list | tuple) else None
+    if keypoints is None:
+        raise InputError(f'{name} has unusable "keypoints": they must be finite numbers')
+    if len(keypoints) != 3 * num_keypoints:
+        raise InputError(
+            f"{name} has {len(keypoints) // 3} keypoints, but keypoint_sigmas has {num_keypoints}: "
+            "there must be one for each (by default COCO's 17)"
+        )
+    labelled = to_id(given.get("num_keypoints"))
+    visible = sum(visibility > 0 for visibility in keypoints[2::3])
+    return {"keypoints": keypoints, "num_keypoints": visible if labelled is None else labelled}

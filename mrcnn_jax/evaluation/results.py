@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.structures import DatasetInfo, Detections
-from mrcnn_jax.typing import Bool
+from mrcnn_jax.run_length_masks import RunLengthMasks
+from mrcnn_jax.structures import DatasetInfo, Detections, Masks
 
 
-def coco_results(
-    image_id: int, detections: Detections, info: DatasetInfo, rles: Sequence[dict] | None = None
-) -> list[dict[str, Any]]:
+def coco_results(image_id: int, detections: Detections, info: DatasetInfo) -> list[dict[str, Any]]:
     """Converts the detections of one image.
 
     Args:
@@ -20,11 +18,11 @@ def coco_results(
         detections: in pixels of the image as given. Keypoints of classes that have none by ``info`` are left
             out.
         info: its category_ids[i] is written for class i.
-        rles: the masks as run-length codes, if they are at hand; they take the place of ``detections.masks``.
 
     Returns:
         JSON-ready entries with image_id, category_id, bbox (x, y, width, height) and score; with segmentation
-        if there are masks, and with keypoints (x, y, score in turn) if there are any.
+        if there are masks, and with keypoints (x, y, score in turn) if there are any. Boxes are rounded to
+        0.01 pixels, scores to 6 digits after the point, keypoints and their scores to 4.
     """
     boxes = np.asarray(detections.boxes, np.float64)
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(2).tolist()
@@ -34,10 +32,8 @@ def coco_results(
         {"image_id": int(image_id), "category_id": category, "bbox": box, "score": score}
         for category, box, score in zip(categories, boxes, scores, strict=True)
     ]
-    if rles is None and detections.masks is not None:
-        rles = encode_masks(detections.masks)
-    if rles is not None:
-        for entry, rle in zip(entries, rles, strict=True):
+    if detections.masks is not None:
+        for entry, rle in zip(entries, encode_masks(detections.masks), strict=True):
             entry["segmentation"] = rle
     if detections.keypoints is not None:
         have_keypoints = info.keypoint_classes or range(info.num_classes)
@@ -48,15 +44,17 @@ def coco_results(
     return entries
 
 
-def encode_masks(masks: Bool[np.ndarray, "N H W"]) -> list[dict]:
-    """Encodes full-size masks as COCO's compressed run-length codes, {"size": [H, W], "counts": text}."""
+def encode_masks(masks: Masks) -> list[dict]:
+    """Returns full-size masks as COCO's compressed run-length codes, {"size": [H, W], "counts": text}."""
+    if isinstance(masks, RunLengthMasks):
+        return [{"size": list(masks.shape[1:]), "counts": counts} for counts in masks.counts]
     return [_as_text(coco_mask.encode(np.asfortranarray(mask, np.uint8))) for mask in masks]
 
 
-def encode_runs(runs: Sequence[list[int]], height: int, width: int) -> list[dict]:
-    """Encodes masks given as lengths of alternating runs of zeros and ones, down the columns of the image."""
+def encode_runs(runs: Sequence[list[int]], height: int, width: int) -> list[str]:
+    """Compresses masks given as lengths of alternating runs of zeros and ones, down an image's columns."""
     rles = [{"size": [height, width], "counts": counts} for counts in runs]
-    return [_as_text(rle) for rle in coco_mask.frPyObjects(rles, height, width)] if rles else []
+    return [_as_text(rle)["counts"] for rle in coco_mask.frPyObjects(rles, height, width)] if rles else []
 
 
 def _as_text(rle: dict) -> dict:

@@ -1,35 +1,53 @@
 """Evaluation of a detector on a data set: detection on all devices, metrics, result files and pictures."""
 
 import os
-from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.data.image_io import save_image
-from mrcnn_jax.data.pipeline import evaluation_batches
-from mrcnn_jax.distributed import all_gather_object
+from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
+from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
 from mrcnn_jax.evaluation.results import coco_results
-from mrcnn_jax.inference.detector import Detector, compiled, load
-from mrcnn_jax.inference.postprocess import mask_rles, to_detections
-from mrcnn_jax.structures import Detections
+from mrcnn_jax.inference.detector import (
+    Detector,
+    compiled,
+    explaining_exhaustion,
+    load,
+    local_mesh,
+    print_warning,
+)
+from mrcnn_jax.inference.matching import Match, match_dataset
+from mrcnn_jax.inference.postprocess import to_detections
+from mrcnn_jax.inference.result_files import Autosave, require_writable
+from mrcnn_jax.structures import Detections, Predictions
+from mrcnn_jax.visualize.draw import ColorBy
+from mrcnn_jax.visualize.files import save_picture
 from mrcnn_jax.visualize.sheets import prediction_sheet, sheet_records
 
+FILES = "results.json", "metrics.json", "predictions.png", "predictions.jpg"
+"""Files that an evaluation writes; of the pictures one."""
 KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 """COCO's name for the evaluation of each task."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all images."""
+Save = Callable[[list[dict[str, Any]]], None]
+"""Called with the entries of a COCO results file."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,14 @@ class Evaluation:
     results: list[dict[str, Any]]  # entries of a COCO results file, in the order of image ids
     examples: dict[int, Detections]  # detections in the images of the contact sheet, by image id
     picture_score: float  # minimum score of detections that are drawn
+    _sheets: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
-    def sheet(self) -> np.ndarray:
-        """Draws the contact sheet of the examples."""
-        return prediction_sheet(self.split, self.examples, self.picture_score)
+    def sheet(self, color_by: ColorBy = "object") -> np.ndarray:
+        """Draws the contact sheet of the examples, once."""
+        if color_by not in self._sheets:
+            sheet = prediction_sheet(self.split, self.examples, self.picture_score, color_by)
+            self._sheets[color_by] = sheet
+        return self._sheets[color_by]
 
     def tables(self) -> list[Table]:
         """Returns the metrics as tables for ``rich.print``."""
@@ -58,58 +80,95 @@ def evaluate(
     detector: Detector | str | os.PathLike, dataset: str | os.PathLike | None = None,
     split: str | None = None, out: str | os.PathLike | None = None, *, pictures: int | None = None,
     cityscapes: str | os.PathLike | None = None, progress: Progress | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
+    store_programs: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Evaluates a detector on a split of a prepared data set with the COCO metrics.
 
+    Classes and keypoints are matched by name (``match_dataset``). Objects of classes that the detector does
+    not know are not scored, and masks not in a split without any; a warning on stderr says so.
+
     Args:
         detector: or the directory of a training run or of imported weights.
-        dataset: directory of a set whose classes the detector knows; by default the one it was trained on.
+        dataset: directory of a set with classes that the detector knows; by default the one it was trained
+            on.
         split: by default the validation split.
-        out: directory that gets metrics.json, results.json (COCO results) and predictions.png, a contact
-            sheet; None writes nothing.
+        out: directory that gets results.json (COCO results), rewritten now and then while images are
+            detected, metrics.json and a contact sheet (predictions.png, or .jpg if that would be larger than
+            3 MB); None writes nothing.
         pictures: images of the contact sheet, by default the experiment's ``evaluation.pictures``; 0 draws
             none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
+        settings, store_programs: as for ``load``, if ``detector`` is a directory.
+        color_by: colours of the contact sheet, as in ``draw_detections``.
 
     Raises:
-        InputError: the detector does not know the set's classes or keypoints, or something cannot be read.
+        InputError: the detector knows none of the set's classes, something cannot be read, or ``out`` cannot
+            be written.
     """
+    if out:
+        require_writable(out, FILES)
     name = detector if isinstance(detector, str | os.PathLike) else "the detector"
-    detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
-    data = detector.experiment.data
-    source = open_split(replace(data, dataset=str(dataset or data.dataset)), split or data.validation_split)
-    _check_fits(source, detector, name)
+    if isinstance(detector, str | os.PathLike):
+        detector = load(detector, settings, store_programs=store_programs)
+    source = _open(detector, name, dataset, split)
     if cityscapes and "masks" not in detector.experiment.model.tasks:
         raise InputError(f"{name} predicts no masks, but Cityscapes evaluates masks")
     official = CityscapesEvaluator(source, cityscapes) if cityscapes else None
     pictures = detector.experiment.evaluation.pictures if pictures is None else pictures
-    evaluation = evaluate_split(detector, source, pictures=pictures if out else 0, progress=progress)
+    save = partial(_save_results, epath.Path(out)) if out else None
+    evaluation = evaluate_split(
+        detector, source, pictures=pictures if out else 0, progress=progress, save=save
+    )
     if out:
         write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
-        write_json(epath.Path(out) / "results.json", evaluation.results, indent=None)
     if official:
         evaluation.metrics["cityscapes"] = official(evaluation.results)
-    if out and official:
-        write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
+        if out:
+            write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
     if evaluation.examples:
-        save_image(epath.Path(out) / "predictions.png", evaluation.sheet())
+        try:
+            save_picture(epath.Path(out) / "predictions.png", evaluation.sheet(color_by))
+        except Exception as error:  # the metrics are complete
+            print_warning(f"the contact sheet cannot be drawn ({type(error).__name__}: {error})")
     return evaluation
 
 
-def _check_fits(split: DatasetSplit, detector: Detector, name: str | os.PathLike) -> None:
-    infos = split.info, detector.info
-    annotated, known = (set(zip(info.category_ids, info.category_names, strict=True)) for info in infos)
-    if unknown := ", ".join(f"{id_} {category}" for id_, category in sorted(annotated - known)):
-        raise InputError(f"{split.directory} has classes (id and name) that {name} does not know: {unknown}")
-    given, predicted = (len(info.keypoint_names) for info in infos)
-    if "keypoints" in detector.experiment.model.tasks and given != predicted:
-        raise InputError(f"{split.directory} has {given} keypoints, but {name} predicts {predicted}")
+def _open(detector: Detector, name: Any, dataset: Any, split: str | None) -> DatasetSplit:
+    """Opens a split, and warns of what cannot be scored on it; InputError if nothing can."""
+    data = detector.experiment.data
+    source = open_split(replace(data, dataset=str(dataset or data.dataset)), split or data.validation_split)
+    match = match_dataset(detector.info, source.info, detector.experiment.model.tasks, name, source.directory)
+    for message in [*match.warnings, *scored_kinds(detector, source, match)[1]]:
+        print_warning(message)
+    return source
+
+
+def _save_results(out: Any, results: list[dict[str, Any]]) -> None:
+    for name in FILES[1:]:  # of an earlier evaluation
+        (out / name).unlink(missing_ok=True)
+    write_json(out / FILES[0], results, indent=None)
+
+
+def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple[list[str], list[str]]:
+    """Returns COCO's names of what the detector can be scored on in a split, and warnings of what it cannot.
+
+    Masks are not scored where objects are annotated, but none with a mask.
+    """
+    kinds, warnings = [KINDS[task] for task in detector.experiment.model.tasks] or ["proposals"], []
+    objects = split.ground_truth()["annotations"]
+    if "segm" in kinds and objects and not any("segmentation" in each for each in objects):
+        kinds.remove("segm")
+        warnings.append(f"no object of {split.directory} ({split.split}) has a mask: boxes alone are scored")
+    if "keypoints" in kinds and match.keypoints is None:
+        kinds.remove("keypoints")
+    return kinds, warnings
 
 
 def evaluate_split(
     detector: Detector, split: DatasetSplit, *, pictures: int = 0, progress: Progress | None = None,
-    per_class: bool = False,
+    per_class: bool = False, save: Save | None = None,
 ) -> Evaluation:  # fmt: skip
     """Detects in every image of a split and computes the COCO metrics of all that the model predicts.
 
@@ -121,19 +180,26 @@ def evaluate_split(
         pictures: images whose detections are kept for the contact sheet, spread evenly over the split.
         progress: called with the number of images done (of all processes, roughly) and of all images.
         per_class: add the AP of each class.
+        save: called with the results so far now and then, when something ends the detection, and with all
+            results before the metrics are computed.
     """
-    config, info = detector.experiment.evaluation, split.info
+    config, info, tasks = detector.experiment.evaluation, split.info, detector.experiment.model.tasks
+    match = match_dataset(detector.info, info, tasks, "the detector", split.directory)
     keep = {record.image_id for record in sheet_records(split, pictures)}
-    results, examples = detect_split(detector, split, keep=keep, progress=progress)
-    kinds = [KINDS[task] for task in detector.experiment.model.tasks] or ["proposals"]
+    results, examples = detect_split(detector, split, keep=keep, progress=progress, save=save)
+    if save and is_primary():
+        save(results)
+    kinds, _ = scored_kinds(detector, split, match)
     sigmas = info.keypoint_sigmas or (DEFAULT_SIGMA,) * len(info.keypoint_names)
-    metrics = evaluate_coco(split.ground_truth(), results, kinds, config.max_detections, per_class, sigmas)
+    truth = match.restrict(split.ground_truth())
+    metrics = evaluate_coco(truth, results, kinds, config.max_detections, per_class, sigmas)
     return Evaluation(split, metrics, results, examples, config.picture_score)
 
 
 def detect_split(
-    detector: Detector, split: DatasetSplit, *, keep: Container[int] = (), progress: Progress | None = None
-) -> tuple[list[dict[str, Any]], dict[int, Detections]]:
+    detector: Detector, split: DatasetSplit, *, keep: Container[int] = (), progress: Progress | None = None,
+    save: Save | None = None,
+) -> tuple[list[dict[str, Any]], dict[int, Detections]]:  # fmt: skip
     """Detects in every image of a split, on all devices of all processes.
 
     Args:
@@ -141,47 +207,79 @@ def detect_split(
         split: of a prepared data set.
         keep: ids of images whose detections are returned too.
         progress: as for ``evaluate_split``.
+        save: called now and then with what one process alone has found so far, and when something ends it.
 
     Returns:
         COCO results in the order of image ids, in each image best first; detections by image id.
     """
     model, processes = detector.experiment.model, jax.process_count()
     layout = jax.local_device_count(), detector.experiment.evaluation.images_per_device
-    predict = compiled(model, detector.experiment.train.dtype, all_devices=True)
-    info = detector.info if model.tasks else split.info  # proposals have no class
-    known = np.isin(info.category_ids, split.info.category_ids)
-    results, examples, done = [], {}, 0
-
-    def collect(predictions, batch):
-        nonlocal done
-        predictions = jax.device_get(predictions)
-        predictions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), predictions)
-        predictions = predictions.replace(valid=predictions.valid & known[predictions.classes])
-        for index in np.flatnonzero(batch.info.valid):
-            image_id, one = int(batch.info.image_ids[index]), predictions.image(index)
-            sizes = batch.sizes[index].tolist(), batch.info.original_sizes[index].tolist()
-            drawn = image_id in keep
-            detections = to_detections(one, *sizes, model, detector.class_names, masks=drawn)
-            rles = None if drawn else mask_rles(one, *sizes, model)
-            results.extend(coco_results(image_id, detections, info, rles))
-            examples.update({image_id: detections} if drawn else {})
-        done += int(batch.info.valid.sum()) * processes
-        if progress:
-            progress(min(done, len(split)), len(split))
-
-    waiting = None
-    for batch in evaluation_batches(
+    predict = compiled(model, detector.experiment.train.dtype, all_devices=True, directory=detector.programs)
+    variables = jax.device_put(detector.variables, NamedSharding(local_mesh(), PartitionSpec()))
+    collector = _Collector(detector, split, keep, progress, save if processes == 1 else None)
+    batches = evaluation_batches(
         split, detector.experiment.data, layout[0] * layout[1], process=jax.process_index(),
         processes=processes, conventions=model.conventions,
-    ):  # fmt: skip
-        spread = [array.reshape(*layout, *array.shape[1:]) for array in (batch.images, batch.sizes)]
-        computing = predict(detector.variables, *spread), batch
-        if waiting:  # the devices compute this batch while the host pastes the masks of the one before
-            collect(*waiting)
-        waiting = computing
-    if waiting:
-        collect(*waiting)
-    shares = all_gather_object((results, examples))
+    )  # fmt: skip
+    waiting = None
+    with collector.saving(), explaining_exhaustion():
+        for batch in batches:
+            spread = [array.reshape(*layout, *array.shape[1:]) for array in (batch.images, batch.sizes)]
+            computing = predict(variables, *spread), batch
+            if waiting:  # the devices compute this batch while the host pastes the masks of the one before
+                collector.add(*waiting)
+            waiting = computing
+        if waiting:
+            collector.add(*waiting)
+    shares = all_gather_object((collector.results, collector.examples))
     results = [entry for share, _ in shares for entry in share]
     examples = {image_id: detections for _, share in shares for image_id, detections in share.items()}
     return sorted(results, key=lambda entry: entry["image_id"]), examples
+
+
+class _Collector:
+    """Results and examples of one process; the arguments are those of ``detect_split``."""
+
+    def __init__(
+        self, detector: Detector, split: DatasetSplit, keep: Container[int], progress: Progress | None,
+        save: Save | None,
+    ):  # fmt: skip
+        self._detector, self._images, self._keep, self._progress = detector, len(split), keep, progress
+        tasks = detector.experiment.model.tasks
+        self._match = match_dataset(detector.info, split.info, tasks, "the detector", split.directory)
+        self._known = np.array(self._match.info.category_ids) >= 0 if tasks else np.ones(1, bool)
+        self.results: list[dict[str, Any]] = []
+        self.examples: dict[int, Detections] = {}
+        self._done, self._save = 0, save
+        self._autosave = Autosave(lambda: save(self.results)) if save else None
+
+    def add(self, predictions: Predictions, batch: EvaluationBatch) -> None:
+        """Adds the detections of a batch, whose predictions have a leading axis of devices."""
+        model, names = self._detector.experiment.model, self._detector.class_names
+        predictions = jax.device_get(predictions)
+        predictions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), predictions)
+        predictions = predictions.replace(valid=predictions.valid & self._known[predictions.classes])
+        for index in np.flatnonzero(batch.info.valid):
+            image_id, one = int(batch.info.image_ids[index]), predictions.image(index)
+            sizes = batch.sizes[index].tolist(), batch.info.original_sizes[index].tolist()
+            found = to_detections(one, *sizes, model, names)
+            if self._match.keypoints is not None:  # in the order of the data set
+                found = replace(found, keypoints=found.keypoints[:, self._match.keypoints])
+            self.results.extend(coco_results(image_id, found, self._match.info))
+            if image_id in self._keep:
+                self.examples[image_id] = found
+        self._done += int(batch.info.valid.sum()) * jax.process_count()
+        if self._progress:
+            self._progress(min(self._done, self._images), self._images)
+        if self._autosave:
+            self._autosave()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Saves what was found if something ends the block."""
+        try:
+            yield
+        except BaseException:
+            if self._save and self.results:
+                self._save(self.results)
+            raise

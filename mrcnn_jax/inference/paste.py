@@ -14,12 +14,13 @@ import numpy as np
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import encode_runs
+from mrcnn_jax.run_length_masks import RunLengthMasks, Window
 from mrcnn_jax.typing import Bool, Float, Int
 
 Convention = Literal["exact", "integer"]
 Masks = Float[np.ndarray, "N M M"]
 Boxes = Float[np.ndarray, "N 4"]
-Window = tuple[slice, slice]  # rows and columns of the image
+_TILE_PIXELS = 2**21  # of a mask that are computed at once
 
 
 def paste_masks(
@@ -44,7 +45,7 @@ def paste_masks(
     """
     pasted = np.zeros((len(masks), height, width), bool)
     keep = _comparison(convention)
-    for index, (window, probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
+    for index, (window, probabilities) in _samples(masks, boxes, height, width, convention):
         keep(probabilities, threshold, out=pasted[index][window])
     return pasted
 
@@ -55,7 +56,7 @@ def paste_probabilities(
     """Pastes masks like ``paste_masks``, as float32 probabilities, which are zero away from the box."""
     _comparison(convention)
     pasted = np.zeros((len(masks), height, width), np.float32)
-    for index, (window, probabilities) in enumerate(_samples(masks, boxes, height, width, convention)):
+    for index, (window, probabilities) in _samples(masks, boxes, height, width, convention):
         pasted[index][window] = probabilities
     return pasted
 
@@ -63,12 +64,14 @@ def paste_probabilities(
 def paste_rles(
     masks: Masks, boxes: Boxes, height: int, width: int, threshold: float = 0.5,
     convention: Convention = "exact",
-) -> list[dict]:  # fmt: skip
-    """Computes ``encode_masks(paste_masks(...))`` without full-size images, from the pixels of each box."""
+) -> RunLengthMasks:  # fmt: skip
+    """Pastes masks like ``paste_masks`` into run-length codes, in the memory of a part of one mask."""
     keep = _comparison(convention)
-    samples = _samples(masks, boxes, height, width, convention)
-    runs = [_runs(keep(probabilities, threshold), window, height, width) for window, probabilities in samples]
-    return encode_runs(runs, height, width)
+    edges = [[np.zeros(0, int)] for _ in masks]
+    for index, (window, probabilities) in _samples(masks, boxes, height, width, convention):
+        edges[index].append(_edges(keep(probabilities, threshold), window, height))
+    runs = [_runs(parts, height * width) for parts in edges]
+    return RunLengthMasks(encode_runs(runs, height, width), height, width)
 
 
 def _comparison(convention: str) -> np.ufunc:
@@ -92,8 +95,9 @@ def _stretched_boxes(boxes: Boxes, cells: int, convention: str) -> Boxes:
 
 def _samples(
     masks: Masks, boxes: Boxes, height: int, width: int, convention: str
-) -> Iterator[tuple[Window, Float[np.ndarray, "h w"]]]:
-    """Yields each object's window in the image, half a cell beyond its box, and the probabilities there."""
+) -> Iterator[tuple[int, tuple[Window, Float[np.ndarray, "h w"]]]]:
+    """Yields each object's index, its window in the image, half a cell beyond its box, and the probabilities
+    there; large windows come in parts, from the left to the right."""
     masks = np.asarray(masks, np.float32)
     cells = masks.shape[-1]
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
@@ -108,10 +112,14 @@ def _samples(
     last = np.where(drawn, last, first)
 
     centres, indices = np.arange(max(height, width)) + 0.5, np.arange(cells)
-    for mask, start, per_pixel, (x1, y1), (x2, y2) in zip(masks, boxes, scale, first, last, strict=True):
-        across = _weights(centres[x1:x2], start[0], per_pixel[0], indices)
+    places = zip(boxes, scale, first, last, strict=True)
+    for index, (start, per_pixel, (x1, y1), (x2, y2)) in enumerate(places):
         down = _weights(centres[y1:y2], start[1], per_pixel[1], indices)
-        yield (slice(y1, y2), slice(x1, x2)), down @ (mask @ across.T)
+        step = max(1, _TILE_PIXELS // max(y2 - y1, 1))
+        for left in range(x1, x2, step):
+            right = min(left + step, x2)
+            across = _weights(centres[left:right], start[0], per_pixel[0], indices)
+            yield index, ((slice(y1, y2), slice(left, right)), down @ (masks[index] @ across.T))
 
 
 def _weights(
@@ -124,18 +132,23 @@ def _weights(
     return np.maximum(weights, 0.0, out=weights).astype(np.float32)
 
 
-def _runs(inside: Bool[np.ndarray, "h w"], window: Window, height: int, width: int) -> list[int]:
-    """Computes the lengths of a mask's alternating runs of zeros and ones, down the columns of the image."""
+def _edges(inside: Bool[np.ndarray, "h w"], window: Window, height: int) -> Int[np.ndarray, "E"]:
+    """Returns the first pixel of each run in a window and the first after it, down the image's columns."""
     rows, columns = window
     # every column of the window starts and ends with a zero, so that its runs begin and end within it
     framed = np.zeros((inside.shape[1], inside.shape[0] + 2), bool)
     framed[:, 1:-1] = inside.T
     flat = framed.ravel()
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), framed.shape[1])
-    edges = (column + columns.start) * height + row + rows.start
+    return (column + columns.start) * height + row + rows.start
+
+
+def _runs(parts: list[Int[np.ndarray, "E"]], pixels: int) -> list[int]:
+    """Computes the lengths of a mask's alternating runs of zeros and ones from the edges in its parts."""
+    edges = np.concatenate(parts)
     # a run that reaches the bottom continues at the top of the next column: one's end is the other's start
     meets = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([meets, meets + 1]))
-    if len(edges) == 0 or edges[-1] < height * width:
-        edges = np.append(edges, height * width)
+    if len(edges) == 0 or edges[-1] < pixels:
+        edges = np.append(edges, pixels)
     return np.diff(edges, prepend=0).tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.inference.paste import paste_masks, paste_rles
+from mrcnn_jax.inference.paste import paste_rles
 from mrcnn_jax.ops.keypoints import decode_keypoints
 from mrcnn_jax.structures import Detections, Predictions
 from mrcnn_jax.typing import Float
@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 def to_detections(
     predictions: Predictions, size: Size, original_size: Size, config: ModelConfig,
-    class_names: tuple[str, ...] = (), masks: bool = True,
+    class_names: tuple[str, ...] = (),
 ) -> Detections:  # fmt: skip
     """Scales boxes back, pastes masks and decodes keypoints of one image.
 
@@ -24,14 +24,13 @@ def to_detections(
         original_size: of the image as given.
         config: the model's.
         class_names: name of each class id, carried along.
-        masks: False leaves out the masks, for callers that only need their run-length codes (``mask_rles``).
     """
     valid, scale = predictions.valid, _scale(size, original_size)
     boxes, classes = predictions.boxes[valid] * scale, predictions.classes[valid]
     pasted = keypoints = None
-    if masks and predictions.masks is not None:
+    if predictions.masks is not None:
         convention = config.conventions.mask_paste
-        pasted = paste_masks(predictions.masks[valid], boxes, *original_size, convention=convention)
+        pasted = paste_rles(predictions.masks[valid], boxes, *original_size, convention=convention)
     if predictions.keypoints is not None:
         keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
         of_class = np.isin(classes, config.keypoint.classes)
@@ -41,17 +40,6 @@ def to_detections(
         found = decode_keypoints(predictions.keypoints[valid][of_class], predictions.boxes[valid][of_class])
         keypoints[of_class] = found[..., [0, 1, score]] * np.append(scale[:2], np.float32(1))
     return Detections(boxes, predictions.scores[valid], classes, pasted, keypoints, class_names)
-
-
-def mask_rles(
-    predictions: Predictions, size: Size, original_size: Size, config: ModelConfig
-) -> list[dict] | None:
-    """Encodes the masks of ``to_detections`` in COCO's format; None without a mask branch."""
-    if predictions.masks is None:
-        return None
-    masks, boxes = predictions.masks[predictions.valid], predictions.boxes[predictions.valid]
-    boxes = boxes * _scale(size, original_size)
-    return paste_rles(masks, boxes, *original_size, convention=config.conventions.mask_paste)
 
 
 def _scale(size: Size, original_size: Size) -> Float[np.ndarray, "4"]:

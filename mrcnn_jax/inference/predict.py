@@ -1,22 +1,31 @@
 """Detection in image files: overlay pictures and a COCO results file."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.data.image_io import read_image, save_image
+from mrcnn_jax.data.image_files import find_image_files
+from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import coco_results
-from mrcnn_jax.inference.detector import Detector, load
-from mrcnn_jax.visualize.draw import draw_detections
+from mrcnn_jax.inference.detector import Detector, load, print_warning
+from mrcnn_jax.inference.result_files import Autosave, earlier_files, require_writable
+from mrcnn_jax.structures import Detections
+from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections
+from mrcnn_jax.visualize.files import save_picture
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-"""Suffixes of the files that are taken from a folder."""
+MAX_SIDE = 2048
+"""Pixels of the longer side to which overlay pictures are reduced."""
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,9 @@ class FilePredictions:
     """Result of detecting in image files."""
 
     results: list[dict[str, Any]]  # entries of a COCO results file; image_id counts the files from 1
-    images: list[dict[str, Any]]  # id, file_name, height and width of each image
+    images: list[dict[str, Any]]  # id, file_name, height, width and perhaps picture of each image
     unreadable: list[str]  # a message for each file that could not be read
+    skipped: dict[str, int] = field(default_factory=dict)  # other files in the folders, by suffix
 
     def raise_unreadable(self) -> None:
         """Raises InputError if files could not be read."""
@@ -39,63 +49,117 @@ class FilePredictions:
 def predict_files(
     detector: Detector | str | os.PathLike, images: Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None, *, score_threshold: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
+    settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
+    store_programs: bool = False,
 ) -> FilePredictions:  # fmt: skip
     """Detects objects in image files. Those that cannot be read are listed and do not stop the others.
 
     Args:
         detector: or the directory of a training run or of imported weights.
-        images: files, or folders of them. Pictures are turned upright as their EXIF orientation says.
-        out: directory that gets an overlay picture of each image, results.json (COCO results) and images.json
-            (file of each image_id); None writes nothing.
+        images: files, or folders of them with the folders below. Pictures are turned upright as their EXIF
+            orientation says.
+        out: directory that gets an overlay picture of each image, of at most 2048 pixels a side and 3 MB (PNG
+            or else JPEG), results.json (COCO results) and images.json (file and picture of each image_id).
+            Both are rewritten now and then, and when something stops the detection. Those of an earlier
+            prediction are removed first, with its pictures. None writes nothing.
         score_threshold: detections below it are not drawn; the results have all of them.
         progress: called with the number of images done and of all images.
+        report: called with a line about each image: classes and numbers of the objects above
+            ``score_threshold``, and seconds.
+        settings, store_programs: as for ``load``, if ``detector`` is a directory.
+        color_by: colours of the pictures, as in ``draw_detections``.
 
     Raises:
-        InputError: there is no such file or folder, no image in them, or no detector in the directory.
+        InputError: there is no such file or folder, no image in them, no detector in the directory, or
+            ``out`` cannot be written.
     """
-    files = find_images(images)
-    detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
-    found = FilePredictions([], [], [])
-    for number, file in enumerate(files, start=1):
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"the score of drawn detections must lie between 0 and 1, not {score_threshold:g}")
+    files, skipped = find_image_files(images)
+    earlier = _prepare(out) if out else []
+    if isinstance(detector, str | os.PathLike):
+        detector = load(detector, settings, store_programs=store_programs)
+    found, folder = FilePredictions([], [], [], skipped), epath.Path(out) if out else None
+
+    def save() -> None:
+        if folder and found.images:
+            write_json(folder / "images.json", found.images)
+            write_json(folder / "results.json", found.results, indent=None)
+
+    for file in earlier:
+        file.unlink(missing_ok=True)
+    autosave, drawing = Autosave(save), _Drawing(score_threshold, detector.info.skeleton, color_by)
+    try:
+        for number, file in enumerate(files, start=1):
+            if progress:
+                progress(number - 1, len(files))
+            if line := _predict_file(detector, number, file, found, drawing, folder):
+                report(line)
+            autosave()
         if progress:
-            progress(number - 1, len(files))
-        try:
-            image = read_image(file, upright=True)
-        except InputError as error:
-            found.unreadable.append(str(error))
-            continue
-        detections, (height, width) = detector(image), image.shape[:2]
-        found.images.append({"id": number, "file_name": str(file), "height": height, "width": width})
-        found.results.extend(coco_results(number, detections, detector.info))
-        if out:
-            overlay = draw_detections(
-                image, detections, score_threshold=score_threshold, skeleton=detector.info.skeleton
-            )
-            save_image(epath.Path(out) / f"{number:04}_{file.stem}.png", overlay)
-    if progress:
-        progress(len(files), len(files))
-    if out and found.images:
-        write_json(epath.Path(out) / "results.json", found.results, indent=None)
-        write_json(epath.Path(out) / "images.json", found.images)
+            progress(len(files), len(files))
+    finally:
+        save()
     return found
 
 
-def find_images(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Returns the given files, and the image files of given folders in alphabetical order.
+@dataclass(frozen=True)
+class _Drawing:
+    """How pictures are drawn."""
 
-    Raises:
-        InputError: a path does not exist, or there are no image files.
-    """
-    files = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError(f"there is no image file or folder {path}")
-        if path.is_dir():
-            files += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            files.append(path)
-    if not files:
-        given, suffixes = ", ".join(map(str, paths)) or "the command line", ", ".join(IMAGE_SUFFIXES)
-        raise InputError(f"no image files in {given}: give image files, or folders that hold {suffixes}")
-    return files
+    score_threshold: float
+    skeleton: Sequence[tuple[int, int]]
+    color_by: ColorBy
+
+
+def _predict_file(
+    detector: Detector, number: int, file: Path, found: FilePredictions, drawing: _Drawing, out: Any
+) -> str | None:
+    """Detects in a file, adds what it finds and draws it; returns a line about it, None if unreadable."""
+    begin = time.perf_counter()
+    try:
+        image = read_image(file, upright=True)
+    except InputError as error:
+        found.unreadable.append(str(error))
+        print_warning(error)
+        return None
+    detections, (height, width) = detector(image), image.shape[:2]
+    entry = {"id": number, "file_name": str(file), "height": height, "width": width}
+    if out:
+        entry["picture"] = _save_picture(image, detections, drawing, out, number, file)
+    found.images.append(entry)
+    found.results.extend(coco_results(number, detections, detector.info))
+    seconds = time.perf_counter() - begin
+    return f"{file}: {summarize(detections, drawing.score_threshold)} ({seconds:.2f} s)"
+
+
+def summarize(detections: Detections, score_threshold: float) -> str:
+    """Returns the numbers of the detected objects above a score, by class: "2 person, 1 dog"."""
+    names, scores = detections.class_names, np.asarray(detections.scores)
+    counts = Counter(np.asarray(detections.class_ids)[scores >= score_threshold].tolist())
+    words = [f"{count} {names[class_id] if names else f'class {class_id}'}"
+             for class_id, count in counts.most_common()]  # fmt: skip
+    return ", ".join(words) or f"nothing above {score_threshold:g}"
+
+
+def _prepare(out: str | os.PathLike) -> list[Any]:
+    """Checks that a directory can be written, and returns the files of an earlier prediction in it."""
+    require_writable(out, ("results.json", "images.json"))
+    return earlier_files(out)
+
+
+def _save_picture(
+    image: Picture, detections: Detections, drawing: _Drawing, out: Any, number: int, file: Path
+) -> str | None:
+    """Writes the overlay picture of an image; returns its name, or None if it cannot be drawn."""
+    try:
+        picture = draw_detections(
+            image, detections, score_threshold=drawing.score_threshold, skeleton=drawing.skeleton,
+            max_side=MAX_SIDE, color_by=drawing.color_by,
+        )  # fmt: skip
+    except Exception as error:  # the results are worth more than the picture
+        print_warning(f"the picture of {file} cannot be drawn ({type(error).__name__}: {error})")
+        return None
+    stem = os.fsencode(file.stem)[:150].decode(errors="ignore")  # names are limited to 255 bytes
+    return save_picture(out / f"{number:04}_{stem}.png", picture).name

@@ -44,7 +44,7 @@ def select_detections(
         boxes = ops.decode(deltas[roi, classes], proposals.boxes[roi], config.delta_weights, max_box_scale)
         boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
         valid &= ops.is_nonempty(boxes, config.min_size)
-        keep = ops.nms(boxes, scores, config.nms_iou, valid, classes)
+        keep = ops.nms(boxes, scores, config.nms_iou, valid, classes, config.max_detections)
 
         best, valid = ops.masked_top_k(keep, scores, config.max_detections)
         return Predictions(

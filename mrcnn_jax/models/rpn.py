@@ -1,6 +1,7 @@
 """Region proposal network (Ren et al., 2015) over one or several feature maps."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -73,7 +74,8 @@ def select_proposals(
 
     def level(logits, deltas, anchors, size):
         count = min(pre_nms, logits.size)
-        scores, index = jax.lax.top_k(logits, count)
+        index, _ = ops.masked_top_k(jnp.ones_like(logits, bool), logits, count)  # NaN ranks last
+        scores = logits[index]
         boxes = ops.decode(deltas[index], anchors[index], max_scale=max_box_scale)
         boxes = ops.clip(boxes, size[0], size[1])
         padding = pre_nms - count  # levels of equal length share one NMS
@@ -86,7 +88,8 @@ def select_proposals(
     def image(logits, deltas, size):
         levels = [level(*each, size) for each in zip(logits, deltas, anchors, strict=True)]
         boxes, scores, valid = (jnp.stack(parts) for parts in zip(*levels, strict=True))
-        keep = jax.vmap(lambda *level: ops.nms(*level[:2], nms_iou, level[2]))(boxes, scores, valid)
+        suppress = partial(ops.nms, threshold=nms_iou, max_output=post_nms)
+        keep = jax.vmap(lambda *level: suppress(*level[:2], valid=level[2]))(boxes, scores, valid)
         boxes, scores = boxes.reshape(-1, 4), scores.reshape(-1)
         index, valid = ops.masked_top_k(keep.reshape(-1), scores, post_nms)
         return Proposals(boxes=jnp.where(valid[:, None], boxes[index], 0), scores=scores[index], valid=valid)

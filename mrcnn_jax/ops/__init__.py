@@ -9,13 +9,14 @@ from mrcnn_jax.ops.boxes import (
     clip,
     decode,
     encode,
+    giou,
     intersection,
     intersection_over_area,
     iou,
     is_nonempty,
 )
 from mrcnn_jax.ops.keypoints import decode_keypoints, keypoint_targets
-from mrcnn_jax.ops.masks import crop_masks
+from mrcnn_jax.ops.masks import crop_masks, mask_iou, masks_to_boxes
 from mrcnn_jax.ops.matching import match, max_overlap
 from mrcnn_jax.ops.nms import masked_top_k, nms
 from mrcnn_jax.ops.roi.align import roi_align
@@ -28,7 +29,8 @@ from mrcnn_jax.ops.sampling import sample_labels
 
 __all__ = [
     "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "decode_keypoints",
-    "default_implementation", "encode", "grid_anchors", "intersection", "intersection_over_area", "iou",
-    "is_nonempty", "keypoint_targets", "masked_top_k", "match", "max_overlap", "nms", "pool_rois",
-    "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool", "roi_warp", "sample_labels",
+    "default_implementation", "encode", "giou", "grid_anchors", "intersection", "intersection_over_area",
+    "iou", "is_nonempty", "keypoint_targets", "mask_iou", "masked_top_k", "masks_to_boxes", "match",
+    "max_overlap", "nms", "pool_rois", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool",
+    "roi_warp", "sample_labels",
 ]  # fmt: skip

@@ -5,34 +5,65 @@ import math
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.checks import check_shape
-from mrcnn_jax.typing import Array, Bool, Float, Int
+from mrcnn_jax.typing import Array, Bool, Float, Int, Shaped
 
 Weights = tuple[float, float, float, float]
 
 
-def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    """Computes areas in square pixels; inverted boxes have area 0."""
+def at_least_float32(boxes: Shaped[Array, "*n"]) -> Float[Array, "*n"]:
+    """Converts integers and half precision, whose products would overflow, to float32."""
+    boxes = jnp.asarray(boxes)
+    is_wide = jnp.issubdtype(boxes.dtype, jnp.floating) and boxes.dtype.itemsize >= 4
+    return boxes if is_wide else boxes.astype(jnp.float32)
+
+
+def area(boxes: Shaped[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Computes areas in square pixels, in at least float32; inverted boxes have area 0."""
     check_shape("boxes", boxes, "...", 4)
+    boxes = at_least_float32(boxes)
     return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
 
 
-def intersection(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
-    """Computes the area of overlap of all pairs of boxes."""
+def intersection(a: Shaped[Array, "N 4"], b: Shaped[Array, "M 4"]) -> Float[Array, "N M"]:
+    """Computes the area of overlap of all pairs of boxes, in at least float32."""
     check_shape("a", a, "N", 4)
     check_shape("b", b, "M", 4)
+    a, b = at_least_float32(a), at_least_float32(b)
     width = jnp.minimum(a[:, None, 2], b[None, :, 2]) - jnp.maximum(a[:, None, 0], b[None, :, 0])
     height = jnp.minimum(a[:, None, 3], b[None, :, 3]) - jnp.maximum(a[:, None, 1], b[None, :, 1])
     return jnp.maximum(width, 0) * jnp.maximum(height, 0)
 
 
-def iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
-    """Computes the intersection over union of all pairs; 0 without overlap, also for two empty boxes."""
+def iou(a: Shaped[Array, "N 4"], b: Shaped[Array, "M 4"]) -> Float[Array, "N M"]:
+    """Computes the intersection over union of all pairs, in at least float32.
+
+    It is 0 without overlap, also of two empty boxes and of boxes with NaN.
+    """
     overlap = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - overlap
     return jnp.where(overlap > 0, overlap / jnp.where(overlap > 0, union, 1), 0)
 
 
-def intersection_over_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
+def giou(a: Shaped[Array, "N 4"], b: Shaped[Array, "M 4"]) -> Float[Array, "N M"]:
+    """Computes the generalised IoU of all pairs, in at least float32: from 1 for equal boxes to -1 far apart.
+
+    It is the IoU less the share of the smallest enclosing box that neither box covers; 0 where that box has
+    no area, and for boxes with NaN.
+
+    References:
+        Rezatofighi et al., "Generalized intersection over union", 2019.
+    """
+    overlap = intersection(a, b)
+    a, b = at_least_float32(a), at_least_float32(b)
+    union = area(a)[:, None] + area(b)[None, :] - overlap
+    width = jnp.maximum(a[:, None, 2], b[None, :, 2]) - jnp.minimum(a[:, None, 0], b[None, :, 0])
+    height = jnp.maximum(a[:, None, 3], b[None, :, 3]) - jnp.minimum(a[:, None, 1], b[None, :, 1])
+    enclosing = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+    ratio = jnp.where(overlap > 0, overlap / jnp.where(overlap > 0, union, 1), 0)
+    return ratio - jnp.where(enclosing > 0, 1 - union / jnp.where(enclosing > 0, enclosing, 1), 0)
+
+
+def intersection_over_area(a: Shaped[Array, "N 4"], b: Shaped[Array, "M 4"]) -> Float[Array, "N M"]:
     """Computes the fraction of each b that each a covers (the crowd rule of COCO); 0 for empty b."""
     overlap = intersection(a, b)
     return jnp.where(overlap > 0, overlap / jnp.where(overlap > 0, area(b)[None, :], 1), 0)

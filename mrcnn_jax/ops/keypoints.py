@@ -55,10 +55,17 @@ def decode_keypoints(
         x, y in pixels of the image; the logit there; and its share of the softmax over the m x m map, as
         Detectron2 scores a keypoint. Interpolated logits may exceed all of the map's own, and the share of a
         sharp maximum 1.
+
+    Raises:
+        ValueError: for logits or boxes of other shapes, or boxes that are not finite.
     """
     import cv2  # not needed to import the operations
 
+    check_shape("logits", logits, "D", "J", "m", "m")
+    check_shape("boxes", boxes, logits.shape[0], 4)
     logits, boxes = np.asarray(logits, np.float32), np.asarray(boxes, np.float32)
+    if not np.isfinite(boxes).all():
+        raise ValueError("boxes of keypoints must be finite")
     keypoints = np.zeros((*logits.shape[:2], 4), np.float32)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
     pixels = np.ceil(sides).astype(int)

@@ -1,5 +1,6 @@
-"""Training targets of the mask branch."""
+"""Masks: training targets of the mask branch, boxes around masks, overlaps."""
 
+import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.checks import check_shape
@@ -50,6 +51,34 @@ def crop_masks(
     rows = _sampling_matrix(start[:, 1], extent[:, 1], height, size, sampling_ratio, border)
     columns = _sampling_matrix(start[:, 0], extent[:, 0], width, size, sampling_ratio, border)
     return jnp.einsum("nph,nhw,nqw->npq", rows, masks.astype(boxes.dtype), columns)
+
+
+def masks_to_boxes(masks: Shaped[Array, "*n H W"]) -> Float[Array, "*n 4"]:
+    """Computes the smallest box around the non-zero pixels of each mask; (0, 0, 0, 0) if there are none.
+
+    A box ends after its last pixel: x2 - x1 is the number of columns, one more than in torchvision.
+    """
+    check_shape("masks", masks, "...", "H", "W")
+    pixels = jnp.asarray(masks).astype(bool)
+    rows, columns = pixels.any(axis=-1), pixels.any(axis=-2)
+    y1, x1 = (jnp.argmax(line, axis=-1) for line in (rows, columns))
+    y2, x2 = (line.shape[-1] - jnp.argmax(line[..., ::-1], axis=-1) for line in (rows, columns))
+    boxes = jnp.stack([x1, y1, x2, y2], axis=-1).astype(jnp.float32)
+    return jnp.where(rows.any(axis=-1)[..., None], boxes, 0)
+
+
+def mask_iou(a: Shaped[Array, "N H W"], b: Shaped[Array, "M H W"]) -> Float[Array, "N M"]:
+    """Computes the intersection over union of the non-zero pixels of all pairs of masks; 0 for empty ones.
+
+    Pixels are counted in float32, exactly up to 2**24.
+    """
+    check_shape("a", a, "N", "H", "W")
+    check_shape("b", b, "M", *a.shape[1:])
+    a, b = (jnp.asarray(masks).astype(bool).reshape(masks.shape[0], -1) for masks in (a, b))
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    overlap = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - overlap
+    return overlap / jnp.maximum(union, 1)
 
 
 def _sampling_matrix(start, extent, cells, bins, samples, border):

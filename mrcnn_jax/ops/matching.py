@@ -43,6 +43,8 @@ def match(
         Ren et al., "Faster R-CNN", 2015, section 3.1.2 (low-quality matches).
     """
     check_shape("valid", valid, "G")
+    if valid.size == 0:
+        return jnp.zeros(num_candidates, jnp.int32), jnp.full(num_candidates, BACKGROUND)
 
     def visit(slot, state):
         best, index, is_best = state
@@ -53,8 +55,8 @@ def match(
             is_best |= (overlap == most) & (most > 0)
         return jnp.maximum(best, overlap), index, is_best
 
-    shape = num_candidates
-    start = jnp.full(shape, -1.0), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+    lowest = _like_overlaps(overlaps_of, valid, -1.0)
+    start = lowest, jnp.zeros_like(lowest, jnp.int32), jnp.zeros_like(lowest, bool)
     best, index, is_best = jax.lax.fori_loop(0, _num_visited(valid), visit, start)
     labels = jnp.where(best < background_iou, BACKGROUND, IGNORED)
     labels = jnp.where(best >= foreground_iou, FOREGROUND, labels)
@@ -63,13 +65,24 @@ def match(
 
 def max_overlap(overlaps_of: OverlapsOf, num_candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
     """Computes the greatest overlap of each candidate with a valid object; 0 where there is none."""
+    check_shape("valid", valid, "G")
+    if valid.size == 0:
+        return jnp.zeros(num_candidates)
 
     def visit(slot, best):
         return jnp.maximum(best, jnp.where(valid[slot], overlaps_of(slot), 0.0))
 
-    return jax.lax.fori_loop(0, _num_visited(valid), visit, jnp.zeros(num_candidates))
+    return jax.lax.fori_loop(0, _num_visited(valid), visit, _like_overlaps(overlaps_of, valid, 0.0))
 
 
 def _num_visited(valid):
     """Number of slots up to the last valid one."""
     return jnp.max(jnp.where(valid, jnp.arange(valid.size, dtype=jnp.int32) + 1, 0), initial=0)
+
+
+def _like_overlaps(overlaps_of, valid, value):
+    """An array of one value with the type of overlaps, which under ``shard_map`` names the axes they vary on.
+
+    The overlaps computed for it are unused, so that no program contains them.
+    """
+    return jnp.full_like(jnp.where(valid[0], overlaps_of(jnp.int32(0)), 0.0), value)

@@ -23,8 +23,14 @@ def sample_labels(
     Returns:
         Index of each sample, whether it is positive, and whether the slot is valid. Positives come first: the
         slots ``[0, num_samples * positive_fraction)`` hold all of them.
+
+    Raises:
+        ValueError: for labels of another shape, a fraction beyond 0 and 1, or no samples.
     """
     check_shape("labels", labels, "N")
+    if not 0 <= positive_fraction <= 1 or num_samples < 1:
+        given = f"{num_samples} and {positive_fraction}"
+        raise ValueError(f"num_samples must be 1 or more and positive_fraction within 0 and 1, not {given}")
     max_positive = int(num_samples * positive_fraction)
     priority = jax.random.uniform(key, labels.shape)
     positive, positive_valid = masked_top_k(labels == FOREGROUND, priority, max_positive)

@@ -2,6 +2,9 @@
 
 from mrcnn_jax.presets import small_machines  # isort: skip - listed first by `mrcnn train`
 from mrcnn_jax.presets import cityscapes, coco
-from mrcnn_jax.presets.registry import PRESETS, describe, fine_tune, get, resolve
+from mrcnn_jax.presets.registry import PRESETS, describe, fine_tune, get, resolve, stored_run
 
-__all__ = ["PRESETS", "cityscapes", "coco", "describe", "fine_tune", "get", "resolve", "small_machines"]
+__all__ = [
+    "PRESETS", "cityscapes", "coco", "describe", "fine_tune", "get", "resolve", "small_machines",
+    "stored_run",
+]  # fmt: skip

@@ -46,9 +46,32 @@ def resolve(name: str) -> tuple[Experiment, str]:
     from etils import epath
 
     directory = epath.Path(name)
-    if name not in PRESETS and (directory / "experiment.json").exists():
+    if name in PRESETS or not directory.exists():
+        return get(name), name
+    if (directory / "experiment.json").exists():
         return fine_tune(name), f"{directory.absolute().name}_tuned"
-    return get(name), name
+    if (directory / "metadata.json").exists():
+        command = f"mrcnn train small --data.dataset {name}"
+        raise InputError(f"{name} is a data set, not an experiment: `{command}` trains on it")
+    if not directory.is_dir():
+        raise InputError(f"{name} is a file; `mrcnn import-weights` makes weights to train from")
+    raise InputError(f"{name} holds neither a training run nor imported weights: it has no experiment.json")
+
+
+def stored_run(directory: str | os.PathLike) -> Experiment | None:
+    """Returns the experiment of the training run in a directory; None for imported weights or without one.
+
+    It is that of the newest checkpoint; before the first one, that of experiment.json.
+    """
+    from etils import epath
+
+    from mrcnn_jax.run_description import newest_description
+
+    path = epath.Path(directory)
+    if newest := newest_description(path):
+        step, description = newest
+        return description.experiment if step else None
+    return read_experiment(path / "experiment.json") if (path / "experiment.json").exists() else None
 
 
 def fine_tune(directory: str | os.PathLike) -> Experiment:

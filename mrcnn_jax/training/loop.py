@@ -1,6 +1,5 @@
 """Training of an experiment: the loop over steps, with logs, checkpoints and evaluations."""
 
-import json
 import os
 from contextlib import ExitStack
 from typing import Any
@@ -13,15 +12,16 @@ from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.checkpoint import CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.data.image_io import save_image
-from mrcnn_jax.errors import HostLostError, Interrupted, TrainingError
+from mrcnn_jax.errors import HostLostError, TrainingError
 from mrcnn_jax.evaluation.coco import metrics_table
 from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.inference.evaluate import Evaluation, evaluate_split
 from mrcnn_jax.runtime import fewer_collections
+from mrcnn_jax.training.history import read_metrics
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
-from mrcnn_jax.training.progress import ProgressDisplay, StepTimer, warn
+from mrcnn_jax.training.progress import ProgressDisplay, SaveTimer, StepTimer, warn
+from mrcnn_jax.training.run_lock import claimed_directory
 from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
 
@@ -32,6 +32,7 @@ def train(
     console: Console | None = None,
     *,
     store_programs: bool = False,
+    own_process: bool = False,
 ) -> dict[str, Any]:
     """Trains an experiment in a run directory, resuming a run that is there, and evaluates it.
 
@@ -46,6 +47,8 @@ def train(
         console: for messages; by default standard output.
         store_programs: keep the traced and compiled step in ``train.compilation_cache`` (``StoredFunction``),
             which halves the time of later starts; not for processes that replace functions at run time.
+        own_process: the process exists for this run alone, so that a request to stop that finds nothing to
+            save may end it at once (``PreemptionHandler``).
 
     Returns:
         COCO metrics by kind ("bbox", "segm", "keypoints", or "proposals") and name.
@@ -53,12 +56,15 @@ def train(
     Raises:
         InputError: the experiment does not match its data, weights or directory.
         TrainingError: the run diverges, memory does not suffice, or files cannot be written.
-        Interrupted: the run was asked to stop (SIGTERM) or lost a process; the same call resumes it.
+        Interrupted: the run was asked to stop (Ctrl-C, SIGTERM, SIGHUP) or lost a process; the same call
+            resumes it.
     """
     console = (console or Console()) if distributed.is_primary() else Console(quiet=True)
     try:
         with ExitStack() as resources, fewer_collections():
-            return _train(experiment, run_directory(directory), console, resources, store_programs)
+            run = run_directory(directory)
+            resources.enter_context(preemption := PreemptionHandler(own_process, run / "checkpoints"))
+            return _train(experiment, run, console, resources, preemption, store_programs)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
@@ -75,34 +81,38 @@ def train(
 
 def _train(
     experiment: Experiment, directory: epath.Path, console: Console, resources: ExitStack,
-    store_programs: bool,
+    preemption: PreemptionHandler, store_programs: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    preemption = resources.enter_context(PreemptionHandler())
     watchdog = resources.enter_context(Watchdog(experiment.train.stall_seconds))
     splits = open_splits(experiment.data)  # a missing data set is an error before anything is written
+    resources.enter_context(claimed_directory(directory))
     store = CheckpointStore(directory / "checkpoints", experiment.train.keep_checkpoints)
-    checkpoints, metrics_file = resources.enter_context(store), directory / "metrics.json"
+    checkpoints, file = resources.enter_context(store), directory / "metrics.json"
     sources = open_sources(experiment, splits, directory, checkpoints, console)
-    if sources.step >= experiment.train.steps and metrics_file.exists():
-        console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {metrics_file}; "
-                      "raise --train.steps to train longer.", highlight=False)  # fmt: skip
-        return json.loads(metrics_file.read_text())
+
+    def warning(message: str) -> None:
+        warn(console, f"{message}.")
+
+    if sources.step >= experiment.train.steps and (metrics := read_metrics(file, warning)):
+        console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {file}; "
+                      "raise --train.steps to train longer, or fine-tune it on another --data.dataset.",
+                      highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+        return metrics
 
     run = start_run(sources, directory, console, store_programs)
-    history = MetricLogger(directory, sources.step, enabled=distributed.is_primary())
+    history = MetricLogger(directory, sources.step, distributed.is_primary(), warning)
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
         evaluation = loop.evaluate()
+    preemption.unsaved = True  # what remains takes seconds, and is not interrupted
     if distributed.is_primary():
-        loop.log_evaluation(evaluation)
+        write_json(file, evaluation.metrics)  # first: nothing that is only drawn or printed can lose it
+        loop.log_evaluation(evaluation, directory / "predictions.png")
         history.close()
-        if evaluation.examples:
-            save_image(directory / "predictions.png", evaluation.sheet())
-        write_json(metrics_file, evaluation.metrics)
     title = f"{experiment.name}: {len(sources.validation)} images"
     console.print(metrics_table(evaluation.metrics, title=title))
-    console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False)
+    console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False, markup=False)
     return evaluation.metrics
 
 
@@ -118,6 +128,7 @@ class _Loop:
         self.preemption, self.watchdog, self.display = preemption, watchdog, display
         self.timer = StepTimer(run.images_per_step)
         self.skipped = SkippedSteps(self.experiment.train.max_skipped_steps, directory, console)
+        self.saved, self.save_timer = self.step, SaveTimer(self.experiment.train.checkpoint_minutes)
 
     def run_steps(self) -> None:
         """Trains to the last step, which is on disk when this returns."""
@@ -134,24 +145,25 @@ class _Loop:
             run.state, metrics = run.train_step(run.state, batch)
             self.skipped.add(self.step, image_ids, metrics.pop("failed"))
             self.step += 1
+            self.preemption.unsaved = True
             self.timer.count_step()
             last = self.step == config.steps
 
             if self.step % config.log_every == 0 or self.step == first or last:
-                self._log(metrics, print_line=self.step % (10 * config.log_every) == 0 or self.step == first)
+                self._log(metrics)
             stop = self.preemption.should_stop(self.step)
-            if self.step % config.checkpoint_every == 0 or last or stop:
+            if self._checkpoint_due(first) or last or stop:
                 self._save()
             if stop and not last:
-                self.checkpoints.wait()
-                raise Interrupted(f"stopped on request (SIGTERM) and saved at step {self.step:,} of "
-                                  f"{config.steps:,}; repeat the command to resume")  # fmt: skip
+                self._wait_for_checkpoint()
+                self.history.close()
+                done = f" and saved at step {self.step:,} of {config.steps:,}; repeat the command to resume"
+                raise self.preemption.interruption(done)
             if self._evaluation_due():
                 self._evaluate_and_log()
-        self.watchdog.progress(f"saving step {self.step:,}")
-        self.checkpoints.wait()  # the evaluation that follows may be interrupted
+        self._wait_for_checkpoint()  # the evaluation that follows may be interrupted
 
-    def _log(self, metrics: dict[str, Any], print_line: bool) -> None:
+    def _log(self, metrics: dict[str, Any]) -> None:
         with self.timer.waiting_for("devices"):
             scalars = {name: float(value) for name, value in metrics.items()}
         self.skipped.check(self.run.state.failures)
@@ -160,7 +172,17 @@ class _Loop:
             warn(console, f"{message}; another image replaces it.")
         scalars |= {"learning_rate": float(self.run.schedule(self.step - 1)), **self.timer.lap()}
         self.history.log(self.step, scalars)
-        self.display.step(self.step, scalars, print_line)
+        self.display.step(self.step, scalars)
+
+    def _checkpoint_due(self, first: int) -> bool:
+        """Returns whether to save now, by steps or by time, on which all processes agree when they log."""
+        config = self.experiment.train
+        if self.step == first:
+            self.save_timer.reset(first=True)  # after the compilation
+        by_time = self.save_timer.is_due()
+        if jax.process_count() > 1:
+            by_time = self.step % config.log_every == 0 and distributed.all_gather_object(by_time)[0]
+        return by_time or self.step % config.checkpoint_every == 0
 
     def _save(self) -> None:
         self.skipped.check(self.run.state.failures)
@@ -169,7 +191,16 @@ class _Loop:
         run, sources = self.run, self.run.sources
         images_seen = sources.images_seen + (self.step - sources.step) * run.images_per_step
         state = run.sharding.to_global(run.state)
-        self.checkpoints.save(self.step, state, images_seen, self.experiment, sources.training.info)
+        info, contents = sources.training.info, sources.contents
+        self.checkpoints.save(self.step, state, images_seen, self.experiment, info, contents)
+        self.saved = self.step
+        self.save_timer.reset()
+
+    def _wait_for_checkpoint(self) -> None:
+        """Waits until the checkpoint of this step is complete; from then on nothing can be lost."""
+        self.watchdog.progress(f"saving step {self.step:,}")
+        self.checkpoints.wait()
+        self.preemption.unsaved = False
 
     def _evaluation_due(self) -> bool:
         """Returns whether to evaluate now; the evaluation after the last step is not among these."""
@@ -192,13 +223,16 @@ class _Loop:
             pictures = self.experiment.evaluation.pictures
             return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
 
-    def log_evaluation(self, evaluation: Evaluation) -> None:
-        """Adds metrics and pictures to the history."""
+    def log_evaluation(self, evaluation: Evaluation, picture: epath.Path | None = None) -> None:
+        """Adds metrics and pictures to the history, and saves the pictures in a file if one is named."""
         self.history.log_evaluation(self.step, evaluation.metrics)
-        if self.history.enabled and evaluation.examples:
-            self.history.log_image(self.step, evaluation.sheet())
+        if evaluation.examples:
+            self.history.log_image(self.step, evaluation.sheet, picture)
 
     def _evaluate_and_log(self) -> None:
+        if self.saved != self.step:
+            self._save()
+        self._wait_for_checkpoint()
         evaluation = self.evaluate()
         self.log_evaluation(evaluation)
         self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}", highlight=False)

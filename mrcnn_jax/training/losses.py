@@ -30,8 +30,9 @@ def batch_losses(model: MaskRCNN, batch: Batch, keys: Key[jax.Array, "B"]) -> Me
     """Computes the losses of this device's images for the model's tasks.
 
     Divisors are those of the released code (RPN: nominal number of sampled anchors; class and box: sampled
-    RoIs; mask: positive RoIs; keypoints: visible ones), but counted over all devices instead of on each. The
-    update is then that of one device with the whole batch, however images are distributed.
+    RoIs; mask: positive RoIs whose object has a mask; keypoints: visible ones), but counted over all devices
+    instead of on each. The update is then that of one device with the whole batch, however images are
+    distributed.
 
     Args:
         model: bound to its variables, by ``flax.linen.apply``.
@@ -106,8 +107,8 @@ def _head_losses(
 
     if "masks" in config.tasks:
         logits = model.mask_logits(branch_features("mask"), positive, train=True)
-        loss = _mask_branch_loss(model, logits, rois, labels[:, :slots], positive)
-        terms["loss_mask"] = Term(loss, positive.sum())
+        loss = _mask_branch_loss(model, logits, rois, labels[:, :slots])
+        terms["loss_mask"] = Term(loss, rois.mask_valid.sum())
     if "keypoints" in config.tasks:
         logits = model.keypoint_logits(branch_features("keypoint"))
         loss = keypoint_loss(logits.reshape(*logits.shape[:3], -1), rois.keypoint_cells, rois.keypoint_valid)
@@ -116,14 +117,13 @@ def _head_losses(
 
 
 def _mask_branch_loss(
-    model: MaskRCNN, logits: Float[Array, "B F M M k"], rois: RoITargets, labels: Int[Array, "B F"],
-    positive: Bool[Array, "B F"],
+    model: MaskRCNN, logits: Float[Array, "B F M M k"], rois: RoITargets, labels: Int[Array, "B F"]
 ) -> Float[Array, ""]:  # fmt: skip
     config = model.config.mask
     if config.loss == "softmax":
-        return softmax_mask_loss(logits, rois.masks, labels, positive)
+        return softmax_mask_loss(logits, rois.masks, labels, rois.mask_valid)
     own = logits[..., 0] if config.class_agnostic else select_class_masks(logits, labels)
-    return mask_loss(own, rois.masks, positive)
+    return mask_loss(own, rois.masks, rois.mask_valid)
 
 
 def _mean_counts(counts):

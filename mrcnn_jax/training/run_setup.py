@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,16 +14,20 @@ from rich.console import Console
 
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
-from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
+from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore, edited_experiment
 from mrcnn_jax.compiled_programs import StoredFunction
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.data.catalog import open_split
+from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.run_description import differing_fields
 from mrcnn_jax.runtime import enable_compilation_cache
+from mrcnn_jax.training.data_checks import data_warnings
+from mrcnn_jax.training.data_identity import compare_data, contents_of, same_place
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from mrcnn_jax.training.progress import warn
 from mrcnn_jax.training.sharding import Sharding, prefetch
@@ -35,8 +40,8 @@ from mrcnn_jax.training.warm_start import (
     resolve_dataset_fields,
 )
 
-_MAY_CHANGE = ("data.threads", "data.max_unreadable_images")
-"""Fields of model and data that a resumed run may change, as they do not affect its result."""
+_MAY_CHANGE = ("data.threads", "data.max_unreadable_images", "data.dataset")
+"""Fields of model and data that a resumed run may change; ``compare_data`` checks the data set itself."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Sources:
     validation: DatasetSplit
     checkpoint: Checkpoint | None  # of the run itself, to resume
     pretrained: Weights | None  # of train.init_from
+    contents: dict[str, Contents]  # of the splits, by name
 
     @property
     def step(self) -> int:
@@ -89,13 +95,19 @@ def open_sources(
         InputError: data set, checkpoint or weights do not match the experiment.
     """
     training, validation = splits
-    experiment = resolve_dataset_fields(experiment, training)
+    given, experiment = experiment, resolve_dataset_fields(experiment, training)
+    for task in sorted(set(given.model.tasks) - set(experiment.model.tasks)):
+        warn(console, f"no object of the split '{training.split}' has {task}, so the run neither learns nor "
+                      f"predicts them (model.tasks {' '.join(experiment.model.tasks)}).")  # fmt: skip
     checkpoint = checkpoints.restore_latest(lambda message: warn(console, f"{message}."))
-    init_from, pretrained = experiment.train.init_from, None
+    init_from, pretrained, contents = experiment.train.init_from, None, contents_of(splits)
     if checkpoint and not checkpoint.step:
         raise InputError(
             f"{directory} holds imported weights: give --train.init-from {directory} and another --directory"
         )
+    if checkpoint:
+        for message in compare_data(checkpoint, experiment.data, training.info, contents, directory):
+            warn(console, f"{message}.")
     if checkpoint and init_from:
         model = match_preprocessing(experiment.model, checkpoint.experiment.model)
         experiment = replace(experiment, model=model)
@@ -106,7 +118,9 @@ def open_sources(
         experiment = replace(experiment, model=model)
     if checkpoint:
         _check_same_run(checkpoint, experiment, directory)
-    return Sources(experiment, training, validation, checkpoint, pretrained)
+        if message := edited_experiment(directory, given=experiment):
+            warn(console, f"{message}.")
+    return Sources(experiment, training, validation, checkpoint, pretrained, contents)
 
 
 def start_run(sources: Sources, directory: epath.Path, console: Console, store_programs: bool) -> Run:
@@ -117,9 +131,11 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer = make_optimizer(config, experiment.model, images_per_step)
     state, messages = _initial_state(sources, directory, model, optimizer)
-    console.print(_describe(sources, state, images_per_step), highlight=False)
+    console.print(_describe(sources, state, images_per_step), highlight=False, markup=False, soft_wrap=True)
     for message in messages:
-        console.print(message, highlight=False)
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
+    for message in data_warnings(experiment, sources.training, sources.validation):
+        warn(console, f"{message}.")
     if not sources.checkpoint and not sources.pretrained and experiment.model.backbone.norm == "frozen":
         warn(console, "the backbone is randomly initialised and its batch norm is frozen, so it will hardly "
                       "learn; model.backbone.norm group or batch trains from scratch.")  # fmt: skip
@@ -138,7 +154,8 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     train_step = make_train_step(model, optimizer, experiment)
     if cache and store_programs and jax.process_count() == 1:
         settings = {part: to_dict(experiment)[part] for part in ("model", "train")}
-        train_step = StoredFunction(train_step, cache / "programs", str(settings))
+        make_step = partial(make_train_step, model, optimizer, experiment)
+        train_step = StoredFunction(make_step, cache / "programs", str(settings))
     return Run(
         sources=sources,
         sharding=sharding,
@@ -174,9 +191,14 @@ def _initial_state(sources, directory, model, optimizer) -> tuple[TrainState, li
 def _check_same_run(checkpoint: Checkpoint, experiment: Experiment, directory: epath.Path) -> None:
     """Raises InputError if model, data or seed are not those of the run; the rest may change on resuming."""
     before, now = to_dict(checkpoint.experiment), to_dict(experiment)
-    fields = [(part, name) for part in ("model", "data") for name in now[part]] + [("train", "seed")]
-    changed = [f"{part}.{name}" for part, name in fields if before[part][name] != now[part][name]]
-    changed = [name for name in changed if name not in _MAY_CHANGE]
+    origins = [part["model"]["rpn"]["proposals_from"] for part in (before, now)]
+    if same_place(*origins):
+        before["model"]["rpn"]["proposals_from"] = origins[1]
+    changed = [
+        name
+        for name in differing_fields(before, now)
+        if name.startswith(("model.", "data.", "train.seed")) and name not in _MAY_CHANGE
+    ]
     if changed:
         raise InputError(
             f"{directory} holds another run ({', '.join(changed)} differ): choose another --directory, or "

@@ -32,6 +32,7 @@ class RoITargets(NamedTuple):
     valid: Bool[Array, "R"]
     deltas: Float[Array, "R 4"]  # 0 where not positive
     masks: Float[Array, "F M M"] | None  # 0 or 1, or fractions (soft_mask_targets); None without branch
+    mask_valid: Bool[Array, "F"] | None  # positive RoIs whose object has a mask; None without branch
     keypoint_cells: Int[Array, "F J"] | None  # cell of each keypoint in the RoI's map; None without branch
     keypoint_valid: Bool[Array, "F J"] | None  # labelled keypoints inside a positive RoI
 
@@ -98,10 +99,11 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Example, confi
 
     slots = max_positives(roi)
     matched_positives, positive_rois = matched[:slots], rois[:slots]
-    masks = cells = keypoint_valid = None
+    masks = mask_valid = cells = keypoint_valid = None
     if "masks" in config.tasks:
         object_masks, object_boxes = objects.masks[matched_positives], boxes[matched_positives]
         masks = _mask_targets(object_masks, object_boxes, positive_rois, config)
+        mask_valid = positive[:slots] & objects.has_mask[matched_positives]
     if "keypoints" in config.tasks:
         keypoints = objects.keypoints[matched_positives]
         cells, keypoint_valid = ops.keypoint_targets(keypoints, positive_rois, config.keypoint_size)
@@ -113,6 +115,7 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Example, confi
         valid=valid,
         deltas=jnp.where(positive[:, None], deltas, 0),
         masks=masks,
+        mask_valid=mask_valid,
         keypoint_cells=cells,
         keypoint_valid=keypoint_valid,
     )

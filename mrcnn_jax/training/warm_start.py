@@ -13,10 +13,15 @@ from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights
 from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.training.data_checks import split_statistics, untaught_tasks
 
 
 def resolve_dataset_fields(experiment: Experiment, source: DatasetSplit) -> Experiment:
-    """Fills in classes and keypoints of the data set; raises InputError if the experiment's differ."""
+    """Fills in classes and keypoints of the data set, and drops tasks that no training object teaches.
+
+    Raises:
+        InputError: classes or keypoints of the experiment differ from those of the data set.
+    """
     info, model, dataset = source.info, experiment.model, source.directory
     if model.num_classes not in (0, info.num_classes):
         raise InputError(
@@ -38,6 +43,8 @@ def resolve_dataset_fields(experiment: Experiment, source: DatasetSplit) -> Expe
                 f"{dataset} has {number} of {classes}; model.keypoint.num_keypoints 0 takes both from it"
             )
         model = replace(model, keypoint=replace(model.keypoint, num_keypoints=number, classes=classes))
+    untaught = untaught_tasks(model.tasks, split_statistics(source))
+    model = replace(model, tasks=tuple(task for task in model.tasks if task not in untaught))
     return replace(experiment, model=model)
 
 

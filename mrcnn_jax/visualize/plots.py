@@ -21,11 +21,13 @@ def plot_curves(
         history: {"step": ..., "loss": ..., "loss_mask": ..., "learning_rate": ...}; each key that starts with
             "loss" is a smoothed line over the faint raw values.
         path: file to write.
-        evaluations: {"step": ..., "segm/AP": ...} in percent; None for undefined metrics.
+        evaluations: {"step": ..., "segm/AP": ...} in percent; None for undefined metrics. Whatever else is no
+            number is left out, here and in ``history``.
     """
-    figure = Figure(figsize=(13 if evaluations else 7.5, 5.2), layout="constrained")
+    metrics = _keys(evaluations, "")
+    figure = Figure(figsize=(13 if metrics else 7.5, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2 if evaluations else 1, height_ratios=(4, 1))
+    grid = figure.add_gridspec(2, 2 if metrics else 1, height_ratios=(4, 1))
     losses = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
     for name in _keys(history, "loss"):
@@ -42,9 +44,9 @@ def plot_curves(
     rate.plot(*_series(history, "learning_rate"), color="0.3", linewidth=1.3)
     rate.set(xlabel="step", ylabel="learning rate")
     axes = [losses, rate]
-    if evaluations:
+    if metrics:
         average_precision = figure.add_subplot(grid[:, 1], sharex=losses)
-        for name in _keys(evaluations, ""):
+        for name in metrics:
             average_precision.plot(*_series(evaluations, name), marker="o", markersize=3.5, label=name)
         average_precision.set(xlabel="step", ylabel="percent")
         average_precision.set_ylim(bottom=0)
@@ -96,13 +98,19 @@ def _save_figure(figure: Figure, path: str | Path) -> None:
 
 def _keys(records: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
     """Returns the keys that have values to plot, in order of appearance."""
-    names = dict.fromkeys(name for record in records for name, value in record.items() if value is not None)
+    names = dict.fromkeys(name for record in records for name, value in record.items() if _is_number(value))
     return [name for name in names if name.startswith(prefix) and name != "step"]
 
 
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    known = [(record["step"], float(record[name])) for record in records if record.get(name) is not None]
+    known = [(record["step"], float(record[name])) for record in records
+             if _is_number(record.get("step")) and _is_number(record.get(name))]  # fmt: skip
     return [step for step, _ in known], [value for _, value in known]
+
+
+def _is_number(value: Any) -> bool:
+    """Returns whether a value can be plotted; infinities and NaN leave gaps."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 10**300)
 
 
 def _smooth(values: Sequence[float], parts: int = 50) -> list[float]:

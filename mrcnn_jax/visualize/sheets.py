@@ -1,17 +1,25 @@
-"""Contact sheets: pictures in rows, and images of a data set with their detected or annotated objects."""
+"""Contact sheets: pictures in rows, and images of a data set with their detected or annotated objects.
 
-from collections.abc import Callable, Mapping, Sequence
+Images are reduced to the size of their tile one by one, before anything is drawn on them.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mrcnn_jax.data.dataset import DatasetSplit, Record
-from mrcnn_jax.data.transforms import decode_mask, decode_record
+from mrcnn_jax.data.transforms import decode_record
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.structures import Detections
-from mrcnn_jax.visualize.draw import Picture, draw_detections, draw_ground_truth, load_font
+from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections, draw_ground_truth
+from mrcnn_jax.visualize.text import fit, load_font
 
 COLUMNS = 4
+TILE = 640
+"""Longer side of the pictures of a sheet, in pixels."""
+_TITLE_SIZE, _BAND = 15, 24  # of the title's font, and height of the title above a row
 
 
 def sheet_records(split: DatasetSplit, count: int) -> list[Record]:
@@ -21,41 +29,46 @@ def sheet_records(split: DatasetSplit, count: int) -> list[Record]:
 
 
 def prediction_sheet(
-    split: DatasetSplit, examples: Mapping[int, Detections], score_threshold: float
-) -> Picture:
-    """Draws images of a split with their detections.
+    split: DatasetSplit, examples: Mapping[int, Detections], score_threshold: float,
+    color_by: ColorBy = "object",
+) -> Picture:  # fmt: skip
+    """Draws images of a split, each with its annotated objects on the left and the detected on the right.
 
     Args:
         split: holds the images.
         examples: detections by image id, of the images that ``sheet_records`` chooses.
         score_threshold: detections below it are not drawn.
+        color_by: colours of the objects, as in ``draw_detections``.
     """
-
-    def draw(record: Record) -> Picture:
-        image, found, skeleton = decode_record(record), examples[record.image_id], split.info.skeleton
-        return draw_detections(image, found, score_threshold=score_threshold, skeleton=skeleton)
-
-    return _sheet(split, len(examples), draw)
-
-
-def ground_truth_sheet(split: DatasetSplit, count: int) -> Picture:
-    """Draws ``count`` images of a split with their annotated objects."""
-    info = split.info
-
-    def draw(record: Record) -> Picture:
-        objects, size = record.objects, (record.height, record.width)
-        masks = np.array([decode_mask(rle, *size) for rle in objects.rles], bool).reshape(-1, *size)
-        keypoints = objects.keypoints if info.keypoint_names else None
-        return draw_ground_truth(
-            decode_record(record), objects.boxes, objects.classes, masks, info.category_names,
-            keypoints=keypoints, skeleton=info.skeleton,
+    pairs, titles = [], []
+    for record in sheet_records(split, len(examples)):
+        image, found = decode_record(record), examples[record.image_id]
+        detected = draw_detections(
+            image, found, score_threshold=score_threshold, skeleton=split.info.skeleton, max_side=TILE,
+            color_by=color_by,
         )  # fmt: skip
+        pairs.append(contact_sheet([_annotated(split, record, image, color_by), detected], 2, pad=2))
+        count = int((np.asarray(found.scores) >= score_threshold).sum())
+        above = f"{count or 'nothing'} detected above {score_threshold:g}"
+        titles.append(f"{record.file_name}: {len(record.objects.ids)} annotated, {above}")
+    return contact_sheet(pairs, COLUMNS // 2, titles)
 
-    return _sheet(split, count, draw)
+
+def ground_truth_sheet(split: DatasetSplit, count: int, color_by: ColorBy = "object") -> Picture:
+    """Draws ``count`` images of a split with their annotated objects."""
+    records = sheet_records(split, count)
+    pictures = [_annotated(split, record, decode_record(record), color_by) for record in records]
+    titles = [f"{record.file_name}: {len(record.objects.ids)} annotated" for record in records]
+    return contact_sheet(pictures, COLUMNS, titles)
 
 
-def _sheet(split: DatasetSplit, count: int, draw: Callable[[Record], Picture]) -> Picture:
-    return contact_sheet([draw(record) for record in sheet_records(split, count)], COLUMNS)
+def _annotated(split: DatasetSplit, record: Record, image: Picture, color_by: ColorBy) -> Picture:
+    objects, info = record.objects, split.info
+    return draw_ground_truth(
+        image, objects.boxes, objects.classes, RunLengthMasks(objects.rles, record.height, record.width),
+        info.category_names, keypoints=objects.keypoints if info.keypoint_names else None,
+        skeleton=info.skeleton, max_side=TILE, color_by=color_by,
+    )  # fmt: skip
 
 
 def contact_sheet(
@@ -66,7 +79,7 @@ def contact_sheet(
     Args:
         pictures: one or more.
         columns: maximum number of pictures in a row.
-        titles: one for each picture.
+        titles: one for each picture, shortened to the width of its column.
         pad: pixels between the pictures and around them.
 
     Raises:
@@ -81,7 +94,7 @@ def contact_sheet(
     rows = [pictures[start : start + columns] for start in range(0, count, columns)]
     widths = [max(picture.shape[1] for picture in pictures[column::columns]) for column in range(columns)]
     heights = [max(picture.shape[0] for picture in row) for row in rows]
-    band = 0 if titles is None else 24  # height of the title above each row
+    band = 0 if titles is None else _BAND
     size = sum(widths) + pad * (columns + 1), sum(heights) + (pad + band) * len(rows) + pad
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -90,8 +103,9 @@ def contact_sheet(
         left = sum(widths[:column]) + pad * (column + 1)
         top = sum(heights[:row]) + (pad + band) * row + pad
         if titles is not None:
+            title = fit(titles[index], _TITLE_SIZE, widths[column])
             middle = left + widths[column] / 2, top + band / 2
-            pen.text(middle, titles[index], "black", load_font(15), anchor="mm")
+            pen.text(middle, title, "black", load_font(_TITLE_SIZE, title), anchor="mm")
         inset = (widths[column] - picture.shape[1]) // 2, band + (heights[row] - picture.shape[0]) // 2
         sheet.paste(Image.fromarray(picture), (left + inset[0], top + inset[1]))
     return np.array(sheet)

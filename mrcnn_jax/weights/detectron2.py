@@ -27,9 +27,8 @@ _BUFFERS = (
 
 
 def select_weights(tensors: Tensors) -> Tensors:
-    """Returns the weights without buffers, ImageNet's classifier and DistributedDataParallel's "module."."""
-    named = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return {name: tensor for name, tensor in named.items() if not re.fullmatch(_BUFFERS, name)}
+    """Returns the weights without buffers and ImageNet's classifier."""
+    return {name: tensor for name, tensor in tensors.items() if not re.fullmatch(_BUFFERS, name)}
 
 
 def make_param_map(model: ModelConfig) -> ParamMap:

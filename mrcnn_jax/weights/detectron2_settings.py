@@ -204,6 +204,20 @@ def infer_settings(tensors: Tensors, is_detectron: bool, origin: str) -> Setting
     return settings
 
 
+def read_stored_anchors(tensors: Tensors) -> Settings:
+    """Returns the sizes and aspect ratios of anchors, which most files of Detectron2 hold for each level."""
+    names = (f"proposal_generator.anchor_generator.cell_anchors.{level}" for level in range(10))
+    cells = [tensors[name] for name in names if name in tensors]
+    sizes, ratios = [], []
+    for cell in cells:
+        if cell.ndim != 2 or cell.shape[1] != 4 or not (cell[:, 2:] > cell[:, :2]).all():
+            return {}
+        width, height = (cell[:, 2:] - cell[:, :2]).T
+        ratios.append(list(dict.fromkeys(float(f"{ratio:.4g}") for ratio in height / width)))
+        sizes.append([float(f"{area**0.5:.5g}") for area in (width * height)[:: len(ratios[-1])]])
+    return _section("MODEL.ANCHOR_GENERATOR", SIZES=sizes, ASPECT_RATIOS=ratios) if cells else {}
+
+
 def _infer_backbone_settings(tensors: Tensors, c4: bool, fpn: bool, origin: str) -> Settings:
     prefix = "backbone.bottom_up." if fpn else "backbone."
 

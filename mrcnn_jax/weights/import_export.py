@@ -1,7 +1,6 @@
 """Imports weights of other libraries into a directory, for detection and training; exports to torchvision."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,108 +14,27 @@ from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load
+from mrcnn_jax.inference.result_files import require_writable
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights import (
-    caffe2,
-    detectron2,
-    detectron2_experiment,
-    detectron2_settings,
-    detectron2_yaml,
-    torchvision,
-)
-from mrcnn_jax.weights.param_map import (
-    ParamMap,
-    Tensors,
-    check_tensors,
-    collect_unused_rows,
-    to_jax,
-    to_source,
-)
-from mrcnn_jax.weights.readers import read_tensors, write_tensors
+from mrcnn_jax.weights import torchvision
+from mrcnn_jax.weights.identify import SourceModel, identify_model
+from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
+from mrcnn_jax.weights.readers import read_weights, write_tensors
+from mrcnn_jax.weights.summary import describe_assumptions
 
-SOURCES = ("torchvision", "detectron2")
 UNUSED_FILE = "unused.npz"
 """Tensors and rows beside imported weights that no prediction depends on; an export restores them."""
 RECORD_FILE = "import.json"
-"""Origin of imported weights, and the tensors that were missing."""
-
-
-@dataclass(frozen=True)
-class SourceModel:
-    """The tensors of a file under current names, and the experiment that they belong to."""
-
-    tensors: Tensors
-    unused: Tensors
-    experiment: Experiment
-    make_param_map: Callable[[ModelConfig], ParamMap]
-    origin: str
-
-    @property
-    def is_backbone(self) -> bool:
-        """Returns whether the file holds a backbone alone."""
-        return not self.experiment.model.tasks
-
-
-def identify_model(source: str, tensors: Tensors, origin: str, config: Path | None = None) -> SourceModel:
-    """Identifies the model of another library that tensors belong to.
-
-    Args:
-        source: "torchvision" or "detectron2"; the latter also for the original Detectron and MSRA's
-            backbones.
-        tensors: of a file, as ``read_tensors`` returns them.
-        origin: name of the file, for messages.
-        config: Detectron2's configuration file; without one the model zoo's values for such a model are
-            assumed.
-
-    Raises:
-        InputError: the tensors, or the configuration, are not those of a supported model.
-    """
-    if source not in SOURCES:
-        raise InputError(f"the source of weights must be one of {', '.join(SOURCES)}, not {source!r}")
-    if config and source != "detectron2":
-        raise InputError(f"a configuration file is read for detectron2 only, not for {source}")
-    try:
-        if source == "torchvision":
-            return _identify_torchvision(tensors, origin)
-        return _identify_detectron2(tensors, origin, config)
-    except (IndexError, ZeroDivisionError) as error:  # a tensor of too few axes, or without elements
-        raise InputError(f"{origin} holds tensors whose shapes do not fit their names") from error
-
-
-def _identify_torchvision(tensors: Tensors, origin: str) -> SourceModel:
-    weights = torchvision.normalize_state_dict(tensors)
-    counters = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    counters = {name.removeprefix("module."): tensor for name, tensor in counters.items()}
-    experiment = torchvision.infer_experiment(
-        weights, origin, folded_norm="conv1.bias" in tensors, trained_norm=bool(counters)
-    )
-    return SourceModel(weights, counters, experiment, torchvision.make_param_map, origin)
-
-
-def _identify_detectron2(tensors: Tensors, origin: str, config: Path | None) -> SourceModel:
-    is_detectron = caffe2.is_caffe2(tensors)
-    try:
-        convert = caffe2.convert_to_detectron2 if is_detectron else detectron2.select_weights
-        weights = convert(tensors)
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from error
-    if "stem.conv1.weight" in weights:
-        if config:
-            raise InputError(f"{origin} holds a backbone alone, but {config} configures a detector")
-        experiment = detectron2_experiment.make_backbone_experiment(weights, is_detectron, origin)
-    else:
-        settings = detectron2_settings.infer_settings(weights, is_detectron, origin)
-        settings |= detectron2_yaml.read_settings(config) if config else {}
-        experiment = detectron2_experiment.make_experiment(settings, is_detectron, str(config or origin))
-    return SourceModel(weights, {}, experiment, detectron2.make_param_map, origin)
+"""Origin of imported weights, the tensors that were missing, and what was assumed."""
 
 
 def import_weights(
-    source: str,
     file: str | Path,
     out: str | Path,
     *,
+    source: str | None = None,
+    key: str | None = None,
     config: str | Path | None = None,
     classes: Sequence[str] = (),
     partial: bool = False,
@@ -126,15 +44,17 @@ def import_weights(
 
     ``load(out)`` then detects as the library does, and training can start from it (``train.init_from``).
 
-        import_weights("torchvision", "maskrcnn_resnet50_fpn_coco.pth", "weights/tv")
-        import_weights("detectron2", "model_final_f10217.pkl", "weights/d2")
+        import_weights("maskrcnn_resnet50_fpn_coco.pth", "weights/tv")
+        import_weights("model_final_f10217.pkl", "weights/d2")
         detections = mrcnn_jax.load("weights/tv")(image)
 
     Args:
-        source: "torchvision" or "detectron2"; the latter also for the original Detectron and MSRA's
-            backbones.
-        file: .pth, .pt, .safetensors, .npz or .pkl. Nothing in it is executed.
-        out: directory for experiment.json, with the source's conventions, and a checkpoint.
+        file: of PyTorch (.pth, .pt, .ckpt, ...), .safetensors, .npz or .pkl. Nothing in it is executed.
+        out: directory for experiment.json, with the source's conventions, a checkpoint, and import.json,
+            which says what was assumed.
+        source: "torchvision" or "detectron2" (also for the original Detectron and MSRA's backbones), to
+            refuse files of another library; by default it is recognised.
+        key: path of the weights in a checkpoint that holds several, such as "model_ema".
         config: Detectron2's configuration file (YAML), for models that are not in its model zoo.
         classes: names of the classes, if they are not COCO's.
         partial: initialise missing tensors randomly instead of refusing the file; training can start from the
@@ -148,16 +68,24 @@ def import_weights(
         InputError: the file cannot be read, is not a supported model, or does not fit it; nothing is written
             then.
     """
-    model = identify_model(source, read_tensors(Path(file)), str(file), Path(config) if config else None)
+    check_out(Path(out))
+    weights = read_weights(file, key)
+    model = identify_model(source, weights.tensors, str(file), Path(config) if config else None)
     return save_imported(model, change(model.experiment), Path(out), classes, partial)
+
+
+def check_out(out: Path) -> None:
+    """Checks that weights can be written to a directory."""
+    if (out / "checkpoints").exists():
+        raise InputError(f"{out} already holds checkpoints: choose another directory")
+    require_writable(out)
 
 
 def save_imported(
     model: SourceModel, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False
 ) -> list[str]:
     """Writes identified weights as the given experiment; see ``import_weights``."""
-    if (out / "checkpoints").exists():
-        raise InputError(f"{out} already holds checkpoints: choose another directory")
+    check_out(out)
     param_map = model.make_param_map(experiment.model)
     template = jax.eval_shape(lambda: init_variables(MaskRCNN(experiment.model), jax.random.key(0)))
     missing = check_tensors(model.tensors, param_map, template, model.origin, partial)
@@ -168,6 +96,8 @@ def save_imported(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "experiment.json", to_dict(experiment))
     record = {"file": Path(model.origin).name, "tensors": len(model.tensors), "missing": missing}
+    if assumed := describe_assumptions(model, experiment):
+        record["note"] = assumed
     write_json(out / RECORD_FILE, record)
     if unused:
         np.savez(out / UNUSED_FILE, **unused)

@@ -127,7 +127,7 @@ def check_tensors(
         Names of the missing tensors.
 
     Raises:
-        InputError: lists everything that is missing, unexpected or of the wrong shape.
+        InputError: lists what is missing, unexpected, or of the wrong shape or type.
     """
     leaves = flatten_dict(template, sep="/")
 
@@ -142,12 +142,31 @@ def check_tensors(
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
+    integers = [name for name in expected if name in tensors and tensors[name].dtype.kind != "f"]
     faults = {"missing": [] if partial else missing, "unexpected": unexpected, "of the wrong shape": wrong}
-    found = "; ".join(f"{len(names)} {fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+    faults["of integers, as of a quantised model"] = integers
+    found = "; ".join(f"{len(names)} {fault}: {_list(names)}" for fault, names in faults.items() if names)
     if found:
         hint = "; --partial would initialise the missing ones randomly" if missing and not partial else ""
+        for name, shape in expected.items():
+            if param_map[name].path == "params/rpn/objectness/bias" and name in tensors:
+                hint += _anchor_hint(tensors[name].shape, shape)
         raise InputError(f"the tensors of {origin} do not fit the model that they seem to be: {found}{hint}")
     return missing
+
+
+def _anchor_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if len(found) != 1 or found == expected:
+        return ""
+    return (
+        f"; its RPN has {found[0]} anchors per cell, not {expected[0]}: give --model.rpn.aspect-ratios "
+        f"({found[0]} of them where a feature level has one size)"
+    )
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(ascii(name[:120])[1:-1] for name in names[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def to_jax(tensors: Tensors, param_map: ParamMap) -> dict[str, Any]:

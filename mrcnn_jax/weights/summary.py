@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mrcnn_jax.config import DataConfig, ModelConfig, RoIPooling
+from mrcnn_jax.config import DataConfig, Experiment, ModelConfig, RoIPooling
 from mrcnn_jax.config.model import BASIC
-from mrcnn_jax.weights.import_export import SourceModel
+from mrcnn_jax.weights.identify import SourceModel
 
 
 def summarize_model(source: SourceModel, model: ModelConfig) -> str:
@@ -47,6 +47,33 @@ def describe_conventions(model: ModelConfig, data: DataConfig) -> list[str]:
     if "keypoints" in model.tasks:
         lines.append(f"keypoints: {model.keypoint.num_keypoints}, scored by {conventions.keypoint_score}")
     return lines
+
+
+def describe_assumptions(source: SourceModel, experiment: Experiment) -> str | None:
+    """Returns a sentence on what the file does not tell, except for fields that ``experiment`` changes."""
+    if source.is_backbone:
+        return None
+
+    def values(experiment: Experiment) -> dict[str, str]:
+        rpn, data, epsilon = experiment.model.rpn, experiment.data, experiment.model.backbone.norm_epsilon
+        return {
+            "--model.rpn.anchor-sizes": f"anchors of {_join(rpn.anchor_sizes)} pixels",
+            "--model.rpn.aspect-ratios": f"of height / width {_join(rpn.aspect_ratios)}",
+            "--model.backbone.norm-epsilon": f"norm with epsilon {epsilon:g}",
+            "--data.short-edge-test": f"images of {data.short_edge_test} pixels",
+        }
+
+    given, known = values(experiment), tuple(f"--{part}." for part in source.known)
+    assumed = {
+        option: text for option, text in values(source.experiment).items()
+        if given[option] == text and not option.startswith(known)
+    }  # fmt: skip
+    if not assumed:
+        return None
+    return (
+        f"assumed, as the file does not tell: {', '.join(assumed.values())}; if it was trained with others, "
+        f"give {', '.join(assumed)}"
+    )
 
 
 def _join(values: tuple[float, ...]) -> str:

@@ -51,12 +51,11 @@ _RENAMED: tuple[tuple[str, str | Callable], ...] = (
 def normalize_state_dict(tensors: Tensors) -> Tensors:
     """Returns the weights of a state dict under torchvision's current names.
 
-    Drops batch counters, the ImageNet classifier and the prefix "module." of DistributedDataParallel. Batch
-    norm that is folded into the bias of a convolution becomes the four vectors of a batch norm layer.
+    Drops batch counters and the ImageNet classifier. Batch norm that is folded into the bias of a convolution
+    becomes the four vectors of a batch norm layer.
     """
     weights = {}
     for name, tensor in tensors.items():
-        name = name.removeprefix("module.")
         for old, new in _RENAMED:
             name = re.sub(f"{old}$", new, name)
         if not name.endswith("num_batches_tracked") and not name.startswith("fc."):

@@ -44,16 +44,3 @@ def rejected(mrcnn):
         return message.removeprefix("mrcnn: ")
 
     return call
-
-
-@pytest.fixture
-def rejected_by_parser(mrcnn):
-    """The same for arguments that the parser rejects: its box of text, on one line."""
-
-    def call(*arguments) -> str:
-        before = listing()
-        status, out, err = mrcnn(*arguments)
-        assert status == 2 and out == "" and listing() == before and "Traceback" not in err
-        return " ".join(err.replace("│", " ").split())
-
-    return call

@@ -16,17 +16,19 @@ EXISTS = "exists already: choose another name, or overwrite it if it is a prepar
 def test_dataset_prepares_reports_counts_and_draws(mrcnn):
     status, out, err = mrcnn("dataset", write_coco(), "--draw", "sheets/pets.png")
     assert status == 0 and "Traceback" not in err
-    assert "train: 3 images, 4 of 6 annotations kept" in out
-    assert "1 x box without a positive, finite width and height (annotation 14)" in out
-    assert "1 x box wholly outside the image (annotation 15)" in out
+    assert "train: 3 images, 6 of 6 annotations kept" in out
+    assert "box without a positive, finite width and height (annotation 14)" in out
+    assert "box wholly outside the image (annotation 15)" in out
     assert "1 x area derived from the mask or the box (annotation 16)" in out
     table = table_rows(out)
-    assert table["images"] == ["3"] and table["objects"] == ["4"] and table["crowd"] == ["1"]
+    assert table["images"] == ["3"] and table["objects"] == ["6"] and table["crowd"] == ["1"]
     assert table["images without objects"] == ["1"]
-    assert table["3"] == ["cat", "2"] and table["90"] == ["dog", "2"] and table["7"] == ["owl", "0"]
-    assert out.endswith("A contact sheet is in sheets/pets.png.\nReady: --data.dataset data/pets\n")
+    assert table["3"] == ["cat", "4"] and table["90"] == ["dog", "2"] and table["7"] == ["owl", "0"]
+    assert "A contact sheet is in sheets/pets.png.\n" in out
+    again = "mrcnn dataset pets --draw sheets/pets.png --overwrite --validation-images 1\n"
+    assert out.endswith(again) and "there is no validation split" in err
     source = open_dataset("data/pets", "train")
-    assert [record.objects.ids.tolist() for record in source] == [[11, 13, 16], [12], []]
+    assert [record.objects.ids.tolist() for record in source] == [[11, 13, 14, 15, 16], [12], []]
     sheet = read_image("sheets/pets.png")
     assert min(sheet.shape[:2]) > HEIGHT and sheet.std() > 10
     assert sorted(path.name for path in Path().iterdir()) == ["data", "pets", "sheets"]
@@ -37,7 +39,8 @@ def test_dataset_shows_a_prepared_set(mrcnn):
     before = listing()
     status, out, err = mrcnn("dataset", "here")
     assert status == 0 and err == "" and listing() == before
-    assert table_rows(out) == table_rows(prepared[1]) and out.endswith("Ready: --data.dataset here\n")
+    assert table_rows(out) == table_rows(prepared[1])
+    assert out.endswith("prepare the set again from its folder with --validation-images 1\n")
 
 
 def test_dataset_overwrites_only_prepared_sets_with_the_option(mrcnn, rejected):
@@ -60,7 +63,7 @@ def test_dataset_takes_splits_by_file_or_number(mrcnn, rejected):
     assert status == 0 and table_rows(out)["images"] == ["3", "3"]
     assert "not for the split train" in rejected("dataset", "pets", *both[3:])
     message = rejected("dataset", "pets", "--validation-images", "3")
-    assert "none of its 3 images is left for this split" in message
+    assert "none of its 3 images is left for training" in message
 
 
 def test_dataset_prefers_keypoints_with_the_option(mrcnn):
@@ -83,7 +86,8 @@ def test_dataset_recognises_cityscapes(mrcnn, rejected):
     table = table_rows(out)
     assert table["images"] == ["3", "3"] and table["crowd"] == ["2", "1"]
     assert table["24"] == ["person", "2", "2"]
-    assert out.endswith("A contact sheet is in sheet.png.\nReady: --data.dataset data/cityscapes\n")
+    assert "A contact sheet is in sheet.png.\n" in out
+    assert out.endswith("\nmrcnn train small --data.dataset data/cityscapes\n")
     assert read_image("sheet.png").std() > 10
     assert EXISTS in rejected("dataset", "cityscapes")
     assert mrcnn("dataset", "cityscapes", "--overwrite")[0] == 0
@@ -115,20 +119,20 @@ SMALL = {"id": 1, "file_name": "1.jpg", "height": 5, "width": 5}
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"annotations": [BOX | {"category_id": 5}]}, "annotation 11 has category_id 5, which is not listed"),
-        ({"annotations": [BOX | {"image_id": 4}]}, "annotation 11 has image_id 4, which is not listed"),
-        ({"annotations": None}, "has no list 'annotations'"),
+        ({"annotations": [BOX | {"category_id": 5}]}, "(annotation 11)"),
+        ({"annotations": [BOX | {"image_id": 4}]}, "(annotation 11)"),
+        ({"annotations": 5}, "has no list 'annotations'"),
         ({"images": []}, "it lists no image, but needs at least one"),
         (
             {"images": [{"id": 1, "file_name": "gone.jpg"}], "annotations": []},
-            "1 of 1 images are missing from pets/images (gone.jpg)",
+            "1 of 1 images cannot be used, none is left (gone.jpg: missing from pets/images)",
         ),
-        ({"images": [SMALL], "annotations": []}, "5x5 (width x height), but pets/images/1.jpg is 36x24"),
+        ({"images": [SMALL], "annotations": []}, "1.jpg: is 36x24 (width x height), but annotated as 5x5"),
     ],
 )
 def test_contradictory_annotation_files_are_rejected(rejected, changes, message):
     write_coco(**changes)
-    found = rejected("dataset", "pets")
+    found = rejected("dataset", "pets", "--strict")
     assert found.startswith(ANNOTATIONS) and message in found
 
 
@@ -144,7 +148,8 @@ def test_unreadable_images_are_named_and_nothing_is_written(rejected):
     last = Path("pets/images/3.jpg")  # two records are already being written
     data = last.read_bytes()
     last.write_bytes(data[: len(data) // 2])
-    assert "pets/images/3.jpg" in rejected("dataset", "pets")
+    message = rejected("dataset", "pets", "--max-bad", "0")
+    assert "1 of 3 images cannot be used" in message and "3.jpg: it is truncated or damaged" in message
     assert list(Path("data").iterdir()) == []
 
 

@@ -44,7 +44,7 @@ def test_help_of_train_lists_every_preset(mrcnn):
 
 def test_help_of_every_command_lists_its_options(mrcnn, capsys):
     """Also those that the README names; each help is rendered once."""
-    helps = {"train": mrcnn("train", "demo", "--help")}
+    helps = {"train": mrcnn("train", "demo", "--help-all")}
     words = helps["train"][1].replace(",", " ").split()
     assert not set(options_of(Experiment(), "--")) - set(words) and "--directory" in words
     text = " ".join(helps["train"][1].split())
@@ -57,7 +57,7 @@ def test_help_of_every_command_lists_its_options(mrcnn, capsys):
         assert all(f"--{name.replace('_', '-')}" in words for name in named), command
     assert all(status == 0 and err == "" for status, _, err in helps.values())
     text = " ".join(helps["import-weights"][1].split())
-    assert "`mrcnn train mask_rcnn_r50_fpn --help` lists the fields" in text
+    assert "`mrcnn train mask_rcnn_r50_fpn --help-all` lists the fields" in text
 
     def options_in(text: str) -> set[str]:
         return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text))
@@ -81,10 +81,10 @@ def test_unknown_commands_are_rejected(rejected):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "dataset"])
-def test_wrong_arguments_are_rejected_by_the_parser(rejected_by_parser, command):
-    assert "Missing" in rejected_by_parser(command)
-    assert "--scores" in rejected_by_parser(command, "a", "--scores", "0.5")
-    assert "--out" in rejected_by_parser(command, "a", "--out")
+def test_wrong_arguments_are_rejected_by_the_parser(rejected, command):
+    assert rejected(command).startswith(f"mrcnn {command} needs ")
+    assert rejected(command, "a", "--scores", "0.5").startswith(f"mrcnn {command} has no option --scores; ")
+    assert rejected(command, "a", "--out") == "--out needs a value"
 
 
 # ---- exit statuses
@@ -97,7 +97,7 @@ def test_wrong_arguments_are_rejected_by_the_parser(rejected_by_parser, command)
         (TrainingError("diverged"), 1, "diverged"),
         (Interrupted("stopped"), 75, "stopped"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command resumes a training run"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_errors_end_with_a_message_and_their_status(mrcnn, monkeypatch, error, status, message):

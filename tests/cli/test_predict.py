@@ -30,7 +30,7 @@ class OneCat:
 
 @pytest.fixture
 def one_cat(monkeypatch):
-    monkeypatch.setattr("mrcnn_jax.inference.predict.load", lambda directory: OneCat())
+    monkeypatch.setattr("mrcnn_jax.inference.predict.load", lambda *_, **__: OneCat())
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_directories_without_checkpoints_are_named(rejected):
 
 
 def test_checkpoints_of_another_version_are_named(rejected, monkeypatch):
-    monkeypatch.setattr("mrcnn_jax.checkpoint.to_dict", lambda experiment: {"train": {"epochs": 5}})
+    monkeypatch.setattr("mrcnn_jax.run_description.to_dict", lambda experiment: {"train": {"epochs": 5}})
     with CheckpointStore("old/checkpoints") as checkpoints:
         checkpoints.save(5, {"params": {"kernel": np.zeros(2)}, "model_state": {}}, 10, Experiment(), INFO)
     write_image("a.png")
     message = rejected("predict", "old", "a.png")
-    assert message.startswith("checkpoint ") and message.endswith("epochs @ experiment.train")
-    assert "old/checkpoints/5 does not describe an experiment of this version: " in message
+    assert message.startswith("no checkpoint in ") and "epochs @ " in message
+    assert "does not describe an experiment of this version: " in message
 
 
 def test_missing_images_are_named_before_anything_is_done(rejected, run):
@@ -71,7 +71,7 @@ def test_missing_images_are_named_before_anything_is_done(rejected, run):
     assert rejected("predict", run, "a.png", "b.png") == "there is no image file or folder b.png"
     Path("folder").mkdir()
     Path("folder/notes.txt").write_text("no image")
-    message = "give image files, or folders that hold .jpg, .jpeg, .png"
+    message = "give image files, or folders that hold .avif, .bmp"
     assert rejected("predict", run, "folder").startswith(f"no image files in folder: {message}")
     assert rejected("predict", run).startswith(f"no image files in the command line: {message}")
 
@@ -88,12 +88,13 @@ def test_predict_writes_pictures_and_results(mrcnn, one_cat):
     files = [write_image("a.png"), write_image("folder/b.jpg", 40, 30)]
     status, out, err = mrcnn("predict", "run", files[0], "folder")
     assert status == 0 and "mrcnn: " not in err and "2 detections in 2 images" in out
+    assert out.startswith("a.png: 1 class 0 (") and "\nfolder/b.jpg: 1 class 0 (" in out
     results = json.loads(Path("predictions/results.json").read_text())
     found = [(entry["image_id"], entry["category_id"], entry["bbox"], entry["score"]) for entry in results]
     assert found == [(i, 3, [3, 2, 10, 10], 0.75) for i in (1, 2)]
     assert json.loads(Path("predictions/images.json").read_text()) == [
-        {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
-        {"id": 2, "file_name": "folder/b.jpg", "height": 40, "width": 30},
+        {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH, "picture": "0001_a.png"},
+        {"id": 2, "file_name": "folder/b.jpg", "height": 40, "width": 30, "picture": "0002_b.png"},
     ]
     assert sorted(path.name for path in Path("predictions").glob("*.png")) == ["0001_a.png", "0002_b.png"]
 
@@ -108,7 +109,7 @@ def test_predict_without_masks_and_with_keypoints(mrcnn, monkeypatch):
             keypoints = np.float32([[[4, 3, 0.9], [12, 11, 0.8]]])
             return replace(super().__call__(image), masks=None, keypoints=keypoints)
 
-    monkeypatch.setattr("mrcnn_jax.inference.predict.load", lambda directory: CatPose())
+    monkeypatch.setattr("mrcnn_jax.inference.predict.load", lambda *_, **__: CatPose())
     status, _, err = mrcnn("predict", "run", write_image("a.png"))
     assert status == 0 and "mrcnn: " not in err
     (entry,) = json.loads(Path("predictions/results.json").read_text())

@@ -69,7 +69,7 @@ def test_exif_orientation_is_applied_only_on_request(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
-@pytest.mark.parametrize("kept", [0, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
 def test_truncated_images_are_named(kind, kept):
     data = encode(NOISE, kind)
     with pytest.raises(InputError, match="^cannot read image 3: it is truncated or damaged"):

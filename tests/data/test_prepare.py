@@ -9,7 +9,7 @@ import pytest
 import tiny_cityscapes
 
 from mrcnn_jax.data.dataset import open_dataset, split_names
-from mrcnn_jax.data.prepare import FORMATS, prepare
+from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
 
@@ -37,7 +37,7 @@ def coco_folder(name: str = "pets", category: str = "cat") -> Path:
 def test_prepare_recognises_coco():
     prepared = prepare(coco_folder())
     assert prepared.directory == Path("data/pets")
-    assert str(prepared.reports["train"]) == "train: 3 images, 1 of 1 annotations kept"
+    assert str(prepared.reports["train"]).startswith("train: 3 images, 1 of 1 annotations kept")
     assert open_dataset("data/pets", "train").info.category_names == ("cat",)
 
 
@@ -50,7 +50,7 @@ def test_prepare_recognises_cityscapes():
 def test_prepare_leaves_a_prepared_set_as_it_is():
     directory, _ = prepare(coco_folder())
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
-    assert prepare(directory, "elsewhere") == (directory, {})
+    assert prepare(directory) == prepare(directory, directory.absolute()) == (directory, {})
     assert before == {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert not Path("elsewhere").exists()
 
@@ -88,7 +88,7 @@ def test_prepare_refuses_unknown_layouts():
     Path("photos/a.txt").write_text("a")
     with pytest.raises(InputError, match="photos is in no known format: ") as refusal:
         prepare("photos")
-    assert all(known.name in str(refusal.value) and known.layout in str(refusal.value) for known in FORMATS)
+    assert all(format_ in str(refusal.value) for format_ in ("COCO", "Cityscapes"))
     with pytest.raises(InputError, match="absent is not a folder"):
         prepare("absent")
     assert [path.name for path in Path().iterdir()] == ["photos"]

@@ -12,8 +12,8 @@ from mrcnn_jax.data import shapes
 from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.shapes import INFO, KEYPOINTS, ShapesConfig
-from mrcnn_jax.data.transforms import decode_mask
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.run_length_masks import RunLengthMasks
 
 CONFIG = ShapesConfig(train_images=300, validation_images=5)
 PUPPET = INFO.category_names.index("puppet")
@@ -30,8 +30,7 @@ def picture(record) -> np.ndarray:
 
 
 def masks(record) -> np.ndarray:
-    decoded = [decode_mask(rle, record.height, record.width) for rle in record.objects.rles]
-    return np.array(decoded, bool).reshape(-1, record.height, record.width)
+    return np.asarray(RunLengthMasks(record.objects.rles, record.height, record.width))
 
 
 def equal(a, b) -> bool:

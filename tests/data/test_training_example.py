@@ -36,13 +36,21 @@ def test_image_that_cannot_be_decoded_is_named_by_id_and_file(data):
 # ---- masks
 
 
-def test_box_and_mask_of_an_object_cut_by_the_border():
-    """A polygon drawn beyond the image has a box beyond it; the mask shows the visible part in its place."""
+def test_box_beyond_the_image_is_clipped_and_its_mask_fills_it():
     mask = np.zeros((20, 30), np.uint8)
     mask[5:13, :4] = 1
     one = example(record(picture_of(mask), [[-4, 5, 4, 13]], [mask]))
-    np.testing.assert_array_equal(one.boxes[0], [-4, 5, 4, 13])
-    assert not one.masks[0, :, :8].any() and one.masks[0, :, 8:].all()
+    np.testing.assert_array_equal(one.boxes[0], [0, 5, 4, 13])
+    assert one.masks[0].all()
+
+
+def test_box_within_a_pixel_of_the_image_stays_as_annotated():
+    """Annotations of COCO end a fraction of a pixel beyond the image; the mask is 0 there."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:13, :4] = 1
+    one = example(record(picture_of(mask), [[-1, 5, 4, 13]], [mask]))
+    np.testing.assert_array_equal(one.boxes[0], [-1, 5, 4, 13])
+    assert not one.masks[0, :, 0].any() and one.masks[0, :, -1].all()
 
 
 def test_model_without_masks_gets_zero_masks_and_everything_else():
@@ -169,6 +177,7 @@ def test_shapes_and_types_do_not_depend_on_the_objects(info, count):
             "valid": ((4,), np.bool_),
             "crowd": ((4,), np.bool_),
             "masks": ((4, 16, 16), np.uint8),
+            "has_mask": ((4,), np.bool_),
             "keypoints": ((4, joints, 3), np.float32),
         }
         assert one.valid.sum() == min(count, 4) and not one.valid[count:].any()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from example_records import AS_IT_IS, crop_by_pixel, example, letter, picture_of, record
+from example_records import AS_IT_IS, crop, crop_by_pixel, example, letter, picture_of, record
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import DETECTRON2, OURS, TORCHVISION, DataConfig
@@ -14,7 +14,6 @@ from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import (
     crop_mask,
-    decode_mask,
     inference_sizes,
     is_portrait,
     padded_size,
@@ -130,7 +129,7 @@ def test_objects_equal_torchvision(from_torchvision, conventions):
         np.testing.assert_allclose(one.boxes, arrays[f"tgt{i}_boxes"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(one.keypoints, arrays[f"tgt{i}_keypoints"], rtol=0, atol=1e-4)
         # torch's "nearest" reads the pixel at the upper left corner, half an old pixel from our cell's centre
-        resized = crop_mask(arrays[f"tgt{i}_masks"][0], one.boxes[0], 56)
+        resized = crop(arrays[f"tgt{i}_masks"][0], one.boxes[0], 56)
         assert (one.masks[0] != resized).mean() < 0.03
         assert 0.5 < one.masks[0].mean() < 0.7
 
@@ -184,26 +183,26 @@ def test_crop_mask_equals_the_definition():
         for _ in range(20):
             corner = rng.uniform(-8, 25, 2)
             box = np.concatenate([corner, corner + rng.uniform(0.05, 20, 2)])
-            np.testing.assert_array_equal(crop_mask(mask, box, size), crop_by_pixel(mask, box, size))
+            np.testing.assert_array_equal(crop(mask, box, size), crop_by_pixel(mask, box, size))
 
 
 def test_crop_mask_by_hand():
     mask = np.array([[1, 0, 1], [0, 1, 1]], np.uint8)
-    enlarged = crop_mask(mask, np.array([0.0, 0.0, 3.0, 2.0]), 6)
+    enlarged = crop(mask, np.array([0.0, 0.0, 3.0, 2.0]), 6)
     np.testing.assert_array_equal(enlarged, np.kron(mask, np.ones((3, 2))))
     # the left half of the cells lies left of the image, the lower half below it
-    beyond = crop_mask(mask, np.array([-2.0, 0.0, 2.0, 4.0]), 4)
+    beyond = crop(mask, np.array([-2.0, 0.0, 2.0, 4.0]), 4)
     np.testing.assert_array_equal(beyond, [[0, 0, 1, 0], [0, 0, 0, 1], [0] * 4, [0] * 4])
 
 
-def test_decode_mask_of_an_object_without_a_mask_is_zero():
-    np.testing.assert_array_equal(decode_mask("", 4, 6), np.zeros((4, 6)))
+def test_an_object_without_a_mask_has_zero_crops():
+    np.testing.assert_array_equal(crop_mask("", 4, 6, np.array([0.0, 0.0, 6.0, 4.0]), 3), np.zeros((3, 3)))
 
 
 def test_cropping_a_cropped_mask_to_its_own_box_gives_it_back():
     rng = np.random.default_rng(0)
     boxes = np.float32([[3.3, 1.7, 20.9, 18.2], [0, 0, 30, 20], [-3.0, 2.5, 11.25, 30.0]])
-    masks = np.stack([crop_mask(rng.integers(0, 2, (20, 30)).astype(np.uint8), box, 16) for box in boxes])
+    masks = np.stack([crop(rng.integers(0, 2, (20, 30)).astype(np.uint8), box, 16) for box in boxes])
     given = jnp.float32(masks), jnp.asarray(boxes), jnp.asarray(boxes)
     np.testing.assert_allclose(crop_masks(*given, size=16, sampling_ratio=1), masks, atol=1e-4)
     np.testing.assert_array_equal(np.round(crop_masks(*given, size=16)), masks)

@@ -78,7 +78,7 @@ def help_text(capsys, monkeypatch):
 
     def call(main, *words) -> str:
         try:
-            main([*words, "--help"])
+            main([*words, "--help-all" if words[:1] == ("train",) else "--help"])
         except SystemExit as exit:
             assert exit.code in (0, None)
         return capsys.readouterr().out
@@ -112,6 +112,7 @@ def test_training_command_is_accepted(words, monkeypatch, tmp_path):
     if not is_preset:  # a directory of weights
         Path(words[2]).mkdir(parents=True)
         Path(words[2], "experiment.json").write_text(json.dumps(to_dict(presets.get("demo"))))
+    monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_split", lambda data, split: range(100))
     monkeypatch.setattr("mrcnn_jax.training.loop.train", train)
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *processes: initialized.append(processes))
     monkeypatch.setattr("signal.signal", lambda *_: None)

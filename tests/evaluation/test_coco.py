@@ -14,59 +14,20 @@ from paths import GOLDEN
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
+from square_objects import INFO, detections, ground_truth
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco, evaluate_files, metrics_table
 from mrcnn_jax.evaluation.results import coco_results, encode_masks
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.run_length_masks import RunLengthMasks
 
 BOX_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 KEYPOINT_METRICS = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
-INFO = DatasetInfo("pets", category_ids=(3, 17), category_names=("cat", "dog"))
 
 
 @pytest.fixture(scope="module")
 def golden():
     return json.loads((GOLDEN / "coco_eval.json").read_text())
-
-
-def square(x, y, side, height=60, width=80):
-    mask = np.zeros((height, width), bool)
-    mask[y : y + side, x : x + side] = True
-    return mask
-
-
-def ground_truth(*objects):
-    """Two images of 60 x 80 and square objects (image_id, category_id, x, y, side)."""
-    annotations = [
-        {
-            "id": number,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": [x, y, side, side],
-            "area": side * side,
-            "iscrowd": 0,
-            "segmentation": encode_masks(square(x, y, side)[None])[0],
-        }
-        for number, (image_id, category_id, x, y, side) in enumerate(objects)
-    ]
-    images = [{"id": i, "height": 60, "width": 80} for i in (7, 9)]
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
-    }
-
-
-def detections(*objects):
-    """Square detections (class_id, score, x, y, side)."""
-    masks = [square(x, y, side) for *_, x, y, side in objects]
-    return Detections(
-        boxes=np.float32([[x, y, x + side, y + side] for _, _, x, y, side in objects]).reshape(-1, 4),
-        scores=np.float32([score for _, score, *_ in objects]),
-        class_ids=np.int32([class_id for class_id, *_ in objects]),
-        masks=np.array(masks, bool).reshape(-1, 60, 80),
-    )
 
 
 def test_metrics_equal_those_published_with_coco():
@@ -203,8 +164,8 @@ def test_coco_results_of_one_image():
         "keypoints": [1.5, 2.25, 0.75, 3.0, 4.0, 0.5],
     }
     assert json.loads(json.dumps(entry)) == entry
-    (entry,) = coco_results(7, found, INFO, rles=[{"size": [1, 1], "counts": "1"}])
-    assert entry["segmentation"]["counts"] == "1"
+    codes = RunLengthMasks([entry["segmentation"]["counts"]], *entry["segmentation"]["size"])
+    assert coco_results(7, replace(found, masks=codes), INFO) == [entry]
     assert coco_results(7, detections(), INFO) == []
 
 
@@ -299,7 +260,7 @@ def test_proposals_equal_pycocotools_without_categories(golden):
         ("bbox", {"score": "0.9"}, "results entry 1 has score '0.9', which is not a finite number"),
         ("bbox", {"bbox": 5}, "it must hold 4 finite numbers"),
         ("bbox", {"bbox": [1, 2, 3]}, 'entry 1 has an unusable "bbox": it must hold 4 finite numbers'),
-        ("segm", {"segmentation": [[1, 1, 5, 1, 5, 5]]}, "must be a compressed run-length code"),
+        ("segm", {"segmentation": [[1, 1, 5, 1]]}, 'unusable "segmentation": polygon with fewer than 3'),
         ("segm", {"segmentation": encode_masks(np.ones((1, 6, 8), bool))[0]}, r"its size is \[6, 8\], but"),
         ("keypoints", {}, 'results entry 0 has no "keypoints", which the evaluation of keypoints needs'),
     ],
@@ -317,7 +278,7 @@ def test_malformed_ground_truth_is_refused():
         evaluate_coco({"images": [], "categories": []}, [])
     truth = ground_truth((7, 3, 5, 5, 20))
     truth["annotations"][0]["segmentation"] = []
-    message = 'annotation 0 of the ground truth has no "segmentation", which segm needs'
+    message = "none of the 1 objects of the ground truth has a mask, which segm needs"
     with pytest.raises(InputError, match=message):
         evaluate_coco(truth, [])
     truth["annotations"][0]["keypoints"] = [1, 1, 2] * 5

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.dataset import Objects, Record
-from mrcnn_jax.data.transforms import training_example
+from mrcnn_jax.data.transforms import crop_mask, training_example
 from mrcnn_jax.structures import DatasetInfo
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255
@@ -34,9 +34,6 @@ def record(
     """Objects without a mask unless masks are given; areas are those of the boxes unless given."""
     boxes = np.array(boxes, np.float64).reshape(-1, 4)
     count = len(boxes)
-
-    def encode(mask):
-        return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
 
     def given(values, default, dtype):
         return np.array(default if values is None else values, dtype)
@@ -80,6 +77,16 @@ def letter(height: int = 20, width: int = 30) -> tuple[np.ndarray, list[float]]:
     mask = np.zeros((height, width), np.uint8)
     mask[4:15, 6:9] = mask[12:15, 6:19] = mask[5, 17] = 1
     return mask, [6, 4, 19, 15]
+
+
+def encode(mask):
+    """The counts of a mask as compressed RLE."""
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def crop(mask, box, size):
+    """``crop_mask`` of a mask given as pixels."""
+    return crop_mask(encode(mask), *mask.shape, box, size)
 
 
 def crop_by_pixel(mask, box, size):

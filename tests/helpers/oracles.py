@@ -18,6 +18,12 @@ def iou(a, b):
     return overlap / (area(a) + area(b) - overlap) if overlap > 0 else 0.0
 
 
+def giou(a, b):
+    enclosing = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
+    union = area(a) + area(b) - intersection(a, b)
+    return iou(a, b) - (1 - union / enclosing if enclosing > 0 else 0.0)
+
+
 def pairwise(measure, first, second):
     """measure(a, b) for all pairs of boxes: [len(first), len(second)]."""
     return np.array([[measure(a, b) for b in np.float64(second)] for a in np.float64(first)]).reshape(

@@ -104,7 +104,7 @@ def batch(counts, height: int = 64, width: int = 64, seed: int = 0) -> Batch:
     return Batch(
         images=images, sizes=np.tile(np.int32([inner, width]), (number, 1)), boxes=boxes, classes=classes,
         valid=valid, crowd=np.zeros_like(valid), masks=masks,
-        keypoints=np.zeros((number, SLOTS, 0, 3), np.float32),
+        has_mask=valid, keypoints=np.zeros((number, SLOTS, 0, 3), np.float32),
     )  # fmt: skip
 
 

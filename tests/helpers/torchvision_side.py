@@ -69,6 +69,7 @@ def make_backbone(folder, name, seed):
         )
     with torch.no_grad(), Calibration(model, generator):
         model(image)
+    model.fc.reset_parameters()  # its one output position has no spread to be calibrated by
     save_state(model, Path(folder))
     if name == "resnet18":
         torch.save({"model": model.state_dict(), "epoch": 3}, Path(folder) / "state.pth")

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,7 @@ import pytest
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is an extra")
-WRITTEN = [
-    ".npz",
-    ".safetensors",
-    pytest.param(".pth", marks=needs_torch),
-    pytest.param(".pt", marks=needs_torch),
-]
+WRITTEN = [".npz", ".safetensors", ".pth", ".pt"]
 READ = [*WRITTEN, ".pkl"]
 
 

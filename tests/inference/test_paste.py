@@ -109,7 +109,7 @@ def test_no_masks_give_empty_results(convention):
     nothing = np.zeros((0, 28, 28)), np.zeros((0, 4)), 7, 9
     assert paste_masks(*nothing, convention=convention).shape == (0, 7, 9)
     assert paste_probabilities(*nothing, convention).shape == (0, 7, 9)
-    assert paste_rles(*nothing, convention=convention) == []
+    assert paste_rles(*nothing, convention=convention).shape == (0, 7, 9)
     assert encode_masks(np.zeros((0, 7, 9), bool)) == []
 
 
@@ -128,7 +128,7 @@ def test_boxes_outside_or_without_area_give_empty_masks(box, convention):
     assert not paste_masks(masks, boxes, 12, 16, convention=convention).any()
     assert not paste_probabilities(masks, boxes, 12, 16, convention).any()
     empty = encode_masks(np.zeros((1, 12, 16), bool))
-    assert paste_rles(masks, boxes, 12, 16, convention=convention) == empty
+    assert encode_masks(paste_rles(masks, boxes, 12, 16, convention=convention)) == empty
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
@@ -142,10 +142,22 @@ def test_run_lengths_equal_those_of_the_pasted_masks(convention):
     boxes[0] = [-20, -20, 90, 90]
     pasted = paste_masks(masks, boxes, 31, 40, convention=convention)
     assert pasted[0].all() and pasted.any(axis=1).sum() > 1000
-    runs = paste_rles(masks, boxes, 31, 40, convention=convention)
+    found = paste_rles(masks, boxes, 31, 40, convention=convention)
+    np.testing.assert_array_equal(found, pasted)
+    runs = encode_masks(found)
     assert runs == encode_masks(pasted)
     np.testing.assert_array_equal(coco_mask.decode(runs).transpose(2, 0, 1), pasted)
     assert all(isinstance(rle["counts"], str) and rle["size"] == [31, 40] for rle in runs)
+
+
+def test_masks_pasted_in_parts_are_the_same(monkeypatch):
+    rng = np.random.default_rng(6)
+    corners = rng.uniform(-20, 60, (20, 2))
+    boxes = np.float32(np.concatenate([corners, corners + rng.uniform(5, 90, (20, 2))], axis=1))
+    masks = np.round(rng.random((20, 7, 7), np.float32), 2)
+    whole = paste_rles(masks, boxes, 60, 80).counts
+    monkeypatch.setattr("mrcnn_jax.inference.paste._TILE_PIXELS", 200)
+    assert paste_rles(masks, boxes, 60, 80).counts == whole
 
 
 @pytest.mark.parametrize("paste", [paste_masks, paste_probabilities, paste_rles])

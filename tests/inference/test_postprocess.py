@@ -7,7 +7,8 @@ import pytest
 
 from mrcnn_jax.config import TORCHVISION, KeypointHeadConfig, ModelConfig
 from mrcnn_jax.evaluation.results import encode_masks
-from mrcnn_jax.inference.postprocess import mask_rles, to_detections
+from mrcnn_jax.inference.paste import paste_masks
+from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.ops.keypoints import decode_keypoints
 from mrcnn_jax.structures import Predictions
 
@@ -36,13 +37,15 @@ def test_boxes_are_scaled_and_empty_slots_left_out():
 
 
 @pytest.mark.parametrize("conventions", [MODEL.conventions, TORCHVISION], ids=["ours", "torchvision"])
-def test_masks_and_their_run_lengths_agree(conventions):
+def test_masks_are_pasted_into_the_image_as_given(conventions):
     model = replace(MODEL, conventions=conventions)
     found = to_detections(PREDICTIONS, SIZE, ORIGINAL, model)
     assert found.masks.shape == (3, *ORIGINAL) and found.masks.any(axis=(1, 2)).all()
-    assert mask_rles(PREDICTIONS, SIZE, ORIGINAL, model) == encode_masks(found.masks)
-    assert to_detections(PREDICTIONS, SIZE, ORIGINAL, model, masks=False).masks is None
-    assert mask_rles(PREDICTIONS.replace(masks=None), SIZE, ORIGINAL, model) is None
+    masks = PREDICTIONS.masks[PREDICTIONS.valid]
+    pasted = paste_masks(masks, found.boxes, *ORIGINAL, convention=conventions.mask_paste)
+    np.testing.assert_array_equal(found.masks, pasted)
+    assert encode_masks(found.masks) == encode_masks(pasted)
+    assert to_detections(PREDICTIONS.replace(masks=None), SIZE, ORIGINAL, model).masks is None
 
 
 @pytest.mark.parametrize("score", ["probability", "logit"])

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mrcnn_jax.data.image_files import find_image_files
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import coco_results
-from mrcnn_jax.inference.predict import find_images, predict_files
+from mrcnn_jax.inference.predict import predict_files
 from mrcnn_jax.structures import DatasetInfo, Detections
 
 
@@ -54,9 +55,11 @@ def test_predict_files_writes_pictures_and_coco_results(folder, tmp_path):
     assert {path.name for path in out.iterdir()} == names
     assert advanced == [(0, 2), (1, 2), (2, 2)] and found.unreadable == []
     images = [
-        {"id": 1, "file_name": str(folder / "a.png"), "height": 40, "width": 60},
-        {"id": 2, "file_name": str(folder / "b.jpg"), "height": 75, "width": 45},
-    ]
+        {"id": 1, "file_name": str(folder / "a.png"), "height": 40, "width": 60,
+         "picture": "0001_a.png"},
+        {"id": 2, "file_name": str(folder / "b.jpg"), "height": 75, "width": 45,
+         "picture": "0002_b.png"},
+    ]  # fmt: skip
     assert json.loads((out / "images.json").read_text()) == found.images == images
     assert json.loads((out / "results.json").read_text()) == found.results
     detected = [detector(read_image(image["file_name"])) for image in images]
@@ -113,12 +116,12 @@ def test_unreadable_files_do_not_stop_the_others(folder, tmp_path):
     replace(found, unreadable=[]).raise_unreadable()
 
 
-def test_find_images_refuses_missing_and_empty_paths(folder, tmp_path):
+def test_missing_and_empty_paths_are_refused(folder, tmp_path):
     expected = [folder / name for name in ("a.png", "b.jpg", "notes.txt")]
-    assert find_images([folder, folder / "notes.txt"]) == expected
+    assert find_image_files([folder, folder / "notes.txt"]).files == expected
     with pytest.raises(InputError, match="there is no image file or folder .*no.png"):
-        find_images([folder, tmp_path / "no.png"])
+        find_image_files([folder, tmp_path / "no.png"])
     (tmp_path / "empty").mkdir()
-    message = "no image files in .*empty: give image files, or folders that hold .jpg"
+    message = "no image files in .*empty: give image files, or folders that hold .*.jpg"
     with pytest.raises(InputError, match=message):
-        find_images([tmp_path / "empty"])
+        find_image_files([tmp_path / "empty"])

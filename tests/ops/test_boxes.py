@@ -10,7 +10,17 @@ import oracles
 import pytest
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.ops import area, clip, decode, encode, intersection, intersection_over_area, iou, is_nonempty
+from mrcnn_jax.ops import (
+    area,
+    clip,
+    decode,
+    encode,
+    giou,
+    intersection,
+    intersection_over_area,
+    iou,
+    is_nonempty,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -51,6 +61,20 @@ def test_overlaps_of_two_squares():
     np.testing.assert_array_equal(intersection(a, b), [[6, 0, 4]])
     np.testing.assert_allclose(iou(a, b), [[6 / 26, 0, 4 / 16]], rtol=1e-6)
     np.testing.assert_allclose(intersection_over_area(a, b), [[6 / 16, 0, 1]], rtol=1e-6)
+
+
+def test_generalised_iou():
+    a = jnp.asarray([[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 5.0, 5.0]])
+    b = jnp.asarray([[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [5.0, 5.0, 5.0, 5.0], [jnp.nan] * 4])
+    np.testing.assert_allclose(giou(a, b)[:, [0, 1, 3]], [[1, -1 / 3, 0], [-0.96, -14 / 15, 0]], rtol=1e-6)
+    assert float(giou(a, b)[1, 2]) == 0  # no box encloses anything
+
+
+def test_generalised_iou_equals_the_oracle(boxes):
+    corners = np.sort(boxes.reshape(-1, 2, 2), axis=1)
+    ordered = corners.reshape(-1, 4)
+    expected = oracles.pairwise(oracles.giou, ordered, ordered[::-2])
+    np.testing.assert_allclose(giou(ordered, ordered[::-2]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_overlaps_equal_the_oracle(boxes):

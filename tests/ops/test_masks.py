@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from example_records import crop
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax import ops
-from mrcnn_jax.data.transforms import crop_mask
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -129,7 +129,7 @@ def test_polygons_nearly_equal_detectron2(golden, size):
     )
     np.testing.assert_array_equal(drawn, arrays["d2_poly_bitmask"])
     match, frames, proposals = arrays["match_idx"], arrays["d2_poly_boxes"], arrays["boxes"]
-    kept = np.stack([crop_mask(mask, box, 112) for mask, box in zip(drawn, frames, strict=True)])
+    kept = np.stack([crop(mask, box, 112) for mask, box in zip(drawn, frames, strict=True)])
     targets = crop_masks(kept[match], frames[match], proposals, size) >= 0.5
     different = (targets != arrays[f"d2_poly_crop_M{size}"]).mean(axis=(1, 2))
     inside = match < 2  # the other two objects go on beyond the image, where the image has no pixels
@@ -203,3 +203,24 @@ def test_any_finite_frame_and_box_gives_shares(sampling_ratio):
 
 def test_no_objects():
     assert crop_masks(jnp.zeros((0, 6, 6)), jnp.zeros((0, 4)), jnp.zeros((0, 4)), 28).shape == (0, 28, 28)
+
+
+def test_boxes_around_masks():
+    masks = np.zeros((2, 2, 6, 8), np.uint8)
+    masks[0, 0, 2:4, 1:6] = masks[0, 1, 5, 7] = 3
+    masks[1, 0] = 1
+    expected = [[[1, 2, 6, 4], [7, 5, 8, 6]], [[0, 0, 8, 6], [0, 0, 0, 0]]]
+    np.testing.assert_array_equal(ops.masks_to_boxes(masks), expected)
+    rng = np.random.default_rng(0)
+    for mask in rng.random((20, 9, 7)) < rng.random((20, 1, 1)) * 0.2:
+        x, y, width, height = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, np.uint8)))
+        np.testing.assert_array_equal(ops.masks_to_boxes(mask), [x, y, x + width, y + height])
+
+
+def test_overlaps_of_masks_equal_pycocotools():
+    rng = np.random.default_rng(0)
+    masks = (rng.random((12, 15, 11)) < np.linspace(0, 1, 12)[:, None, None]).astype(np.uint8)
+    codes = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+    expected = coco_mask.iou(codes, codes[::2], [0] * 6)
+    expected[0, 0] = 0  # both empty: 0 / 0
+    np.testing.assert_allclose(ops.mask_iou(masks, masks[::2]), np.nan_to_num(expected), rtol=1e-6)

@@ -145,3 +145,45 @@ def test_wrong_shapes_are_refused_by_name(without_type_checks, arguments, messag
     usual = {"boxes": jnp.zeros((3, 4)), "scores": jnp.zeros(3)}
     with pytest.raises(ValueError, match=message):
         ops.nms(**usual | arguments, threshold=0.5)
+
+
+def greedy_by_matrix(boxes, scores, threshold, groups):
+    """The greedy rule on the matrix of all overlaps, for more boxes than the oracle can take."""
+    suppresses = (np.asarray(ops.iou(boxes, boxes)) > threshold) & (groups[:, None] == groups)
+    keep = np.ones(len(boxes), bool)
+    for index in np.argsort(-scores, kind="stable"):
+        if keep[index]:
+            keep &= ~suppresses[index]
+            keep[index] = True
+    return keep
+
+
+@pytest.mark.parametrize("number", [257, 700])
+@pytest.mark.parametrize("kind", ["sparse", "crowded", "equal scores", "chain", "groups"])
+def test_several_tiles_equal_the_greedy_rule(number, kind):
+    rng = np.random.default_rng(number)
+    corner = rng.uniform(0, 60 if kind == "crowded" else 900, (number, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 120, (number, 2))], axis=1).astype(np.float32)
+    scores, groups = rng.random(number).astype(np.float32), np.zeros(number, np.int32)
+    if kind == "chain":
+        boxes = np.arange(number, dtype=np.float32)[:, None] * [1, 0, 1, 0] + np.float32([0, 0, 3, 1])
+        boxes, scores = boxes.astype(np.float32)[rng.permutation(number)], -boxes[:, 0].astype(np.float32)
+    elif kind == "equal scores":
+        scores = np.zeros_like(scores)
+    elif kind == "groups":
+        groups = rng.integers(0, 5, number).astype(np.int32)
+    expected = greedy_by_matrix(boxes, scores, 0.4, groups)
+    np.testing.assert_array_equal(nms(boxes, scores, 0.4, groups=groups), expected)
+    best = kept_best_first(jnp.asarray(expected), scores)
+    keep = ops.nms(boxes, scores, 0.4, groups=groups, max_output=20)
+    np.testing.assert_array_equal(kept_best_first(keep, scores), best[:20])
+
+
+def test_no_gradient_flows_through_it():
+    boxes = jnp.asarray([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]])
+
+    def total(boxes):
+        return jnp.sum(jnp.where(nms(boxes, jnp.ones(2), 0.5)[:, None], boxes, 0))
+
+    gradient = jax.grad(total)(boxes)
+    np.testing.assert_array_equal(gradient, [[1] * 4, [0] * 4])

@@ -21,11 +21,29 @@ def test_presets_are_distinct():
 
 
 def test_unknown_names_list_the_presets(tmp_path):
-    for name in ("mask_rcnn_r5", str(tmp_path)):
-        with pytest.raises(InputError) as error:
-            presets.resolve(name)
-        names = ", ".join(presets.PRESETS)
-        assert str(error.value) == f"there is no experiment {name!r}; choose from {names}"
+    with pytest.raises(InputError) as error:
+        presets.resolve("mask_rcnn_r5")
+    names = ", ".join(presets.PRESETS)
+    assert str(error.value) == f"there is no experiment 'mask_rcnn_r5'; choose from {names}"
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("notes.txt", "holds neither a training run nor imported weights: it has no experiment.json"),
+        (
+            "metadata.json",
+            "is a data set, not an experiment: `mrcnn train small --data.dataset {}` trains on it",
+        ),
+    ],
+)
+def test_directories_of_other_kinds_are_named_as_what_they_are(tmp_path, file, message):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(InputError) as error:
+        presets.resolve(str(tmp_path))
+    assert str(error.value) == f"{tmp_path} {message.format(tmp_path)}"
+    with pytest.raises(InputError, match="is a file; `mrcnn import-weights` makes weights to train from"):
+        presets.resolve(str(tmp_path / file))
 
 
 def test_fine_tuning_leaves_classes_and_keypoints_to_the_data_set(tmp_path):

@@ -159,7 +159,8 @@ def interrupted(task: Task, finished: Path, folder: Path) -> Row:
     training.send(signal.SIGINT)
     training.wait()
     failures = restart(task, directory, finished)
-    return make_row("Ctrl-C", [training], [KEYBOARD_INTERRUPT], "interrupted", failures)
+    said = "stopped by Ctrl-C and saved at step"
+    return make_row("Ctrl-C", [training], [KEYBOARD_INTERRUPT], said, failures)
 
 
 def full_disk(task: Task, finished: Path, folder: Path) -> Row:

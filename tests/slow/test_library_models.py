@@ -212,6 +212,7 @@ def test_losses_and_gradients(case, variables, monkeypatch):
         valid=np.ones(objects, bool),
         crowd=np.zeros(objects, bool),
         masks=masks,
+        has_mask=np.ones(objects, bool),
         keypoints=expected.get("tgt_keypoints", np.zeros((objects, 0, 3), np.float32)),
     )
     terms, gradients = losses_and_gradients(monkeypatch, model, variables, batch)

@@ -5,27 +5,78 @@ import signal
 import time
 
 import pytest
+from etils import epath
 
-from mrcnn_jax.errors import Interrupted
+from mrcnn_jax.errors import Interrupted, KeyboardInterrupted
+from mrcnn_jax.signals import NAMES
 from mrcnn_jax.training import preemption
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 
 
-def test_sigterm_is_recorded_and_the_previous_handler_restored():
-    before = signal.getsignal(signal.SIGTERM)
-    with PreemptionHandler() as handler:
+def send(kind: signal.Signals, wait_for) -> None:
+    """Sends this process a signal and waits until the thread that receives it has acted."""
+    os.kill(os.getpid(), kind)
+    deadline = time.monotonic() + 20
+    while not wait_for() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+@pytest.mark.parametrize("kind, error", [("SIGTERM", Interrupted), ("SIGHUP", Interrupted),
+                                         ("SIGINT", KeyboardInterrupted)])  # fmt: skip
+def test_signals_are_recorded_and_the_previous_handlers_restored(kind, error, own_process, capfd):
+    kind = signal.Signals[kind]
+    before = signal.getsignal(kind)
+    with PreemptionHandler(own_process) as handler:
+        handler.unsaved = True
         assert not handler.should_stop(3)
         handler.raise_if_requested()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert handler.should_stop(4) and handler.should_stop(5)
-        with pytest.raises(Interrupted, match="SIGTERM"):
+        send(kind, lambda: handler.should_stop(4))
+        assert handler.should_stop(5)
+        with pytest.raises(error, match=f"^stopped by {NAMES[kind]}; repeat the command to resume$"):
             handler.raise_if_requested()
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(kind) == before
+    assert capfd.readouterr().err.startswith(f"\r{NAMES[kind]}: the run saves after this step and ends")
+
+
+def test_a_second_ctrl_c_ends_the_process_and_repeated_requests_of_schedulers_do_not(
+    exit_statuses, capfd, tmp_path
+):
+    (tmp_path / "checkpoints/20").mkdir(parents=True)
+    with PreemptionHandler(True, epath.Path(tmp_path / "checkpoints")) as handler:
+        handler.unsaved = True
+        send(signal.SIGTERM, lambda: handler.should_stop(4))
+        send(signal.SIGTERM, lambda: False if time.sleep(0.1) else True)
+        assert exit_statuses == []
+        send(signal.SIGINT, lambda: exit_statuses)
+    assert exit_statuses == [130]
+    assert "mrcnn: stopped by Ctrl-C; the same command resumes at step 20\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind, status", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
+def test_a_process_without_anything_to_save_ends_at_once(exit_statuses, capfd, kind, status):
+    with PreemptionHandler(own_process=True):
+        send(kind, lambda: exit_statuses)
+    assert exit_statuses == [status]
+    assert "the same command starts over, as nothing was saved yet" in capfd.readouterr().err
+
+
+def test_ctrl_c_in_a_notebook_interrupts_where_nothing_is_to_be_saved():
+    with PreemptionHandler(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_ignored_signals_stay_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with PreemptionHandler():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
 def exit_statuses(monkeypatch):
-    """Statuses with which a watchdog would have ended the process."""
+    """Statuses with which the process would have been ended."""
     statuses = []
     monkeypatch.setattr(preemption.os, "_exit", statuses.append)
     monkeypatch.setattr(preemption.faulthandler, "dump_traceback", lambda file, all_threads: None)

@@ -221,3 +221,15 @@ def test_two_all_reduces_and_the_configured_dtype():
     halved = compiled(trainer(8, reduce_dtype="bfloat16"), UNEVEN).as_text()
     reduced = re.findall(r"\}\) : \(tensor<(?:\w+x)*(\w+)>\) -> tensor<[^>]*>$", halved, re.MULTILINE)
     assert reduced.count("bf16") == len(jax.tree.leaves(trainer(1).variables["params"]))
+
+
+def test_objects_without_a_mask_teach_no_mask(one, eight):
+    """The update does not depend on what lies where their masks would be, on one device and on eight."""
+    has_mask = UNEVEN.valid & (np.arange(tiny.SLOTS) > 1)
+    garbage = np.where(has_mask[..., None, None], UNEVEN.masks, 1 - UNEVEN.masks)
+    some, other = UNEVEN.replace(has_mask=has_mask), UNEVEN.replace(has_mask=has_mask, masks=garbage)
+    (state, metrics), (other_state, _) = one(one.state(), some), one(one.state(), other)
+    tiny.assert_same(state, other_state)
+    assert metrics["loss_mask"] > 0
+    assert eight(eight.state(), some)[1]["loss_mask"] == pytest.approx(metrics["loss_mask"], rel=1e-4)
+    assert one(one.state(), UNEVEN.replace(has_mask=np.zeros_like(has_mask)))[1]["loss_mask"] == 0

@@ -142,14 +142,18 @@ def object_masks():
 MASK_HEAD = MaskHeadConfig(pool=BranchPoolConfig(size=MASK // 2))
 MODEL = ModelConfig(num_classes=CLASSES, roi=ROI, box=BOX, mask=MASK_HEAD)
 NO_KEYPOINTS = np.zeros((SLOTS, 0, 3), np.float32)
+ALL_MASKS = np.ones(SLOTS, bool)
 
 
 @partial(jax.jit, static_argnames="config")
-def rois(key, boxes, valid, crowd, proposal_valid=PROPOSAL_VALID, config=MODEL, keypoints=NO_KEYPOINTS):
+def rois(
+    key, boxes, valid, crowd, proposal_valid=PROPOSAL_VALID, config=MODEL, keypoints=NO_KEYPOINTS,
+    has_mask=ALL_MASKS,
+):  # fmt: skip
     proposals = Proposals(boxes=jnp.asarray(PROPOSALS), scores=jnp.zeros(8), valid=proposal_valid)
     classes, masks = jnp.asarray(CLASS), jnp.asarray(object_masks())
     objects = Example(images=None, sizes=None, boxes=boxes, classes=classes, valid=valid, crowd=crowd,
-                      masks=masks, keypoints=keypoints)  # fmt: skip
+                      masks=masks, has_mask=jnp.asarray(has_mask), keypoints=keypoints)  # fmt: skip
     return roi_targets(key, proposals, objects, config)
 
 
@@ -255,7 +259,18 @@ def test_keypoint_target_is_the_cell_of_the_roi():
 
 def test_only_configured_branches_have_targets():
     boxes_only = rois(jax.random.key(0), *slots("object"), config=replace(MODEL, tasks=("boxes",)))
-    assert boxes_only[-3:] == (None, None, None)
+    assert boxes_only[-4:] == (None, None, None, None)
     with_masks = rois(jax.random.key(0), *slots("object"))
     assert with_masks.masks is not None and with_masks.keypoint_cells is None
-    tiny.assert_same(boxes_only, with_masks._replace(masks=None))  # other targets do not change the sample
+    tiny.assert_same(boxes_only, with_masks._replace(masks=None, mask_valid=None))  # the same sample
+
+
+def test_masks_are_taught_by_the_objects_that_have_one():
+    objects = slots("object", "lonely")
+    all_have = rois(jax.random.key(0), *objects)
+    np.testing.assert_array_equal(all_have.mask_valid, all_have.positive[: len(all_have.mask_valid)])
+    some = rois(jax.random.key(0), *objects, has_mask=np.arange(SLOTS) > 0)
+    tiny.assert_same(some._replace(mask_valid=None), all_have._replace(mask_valid=None))
+    of_lonely = np.asarray(some.boxes[: len(some.mask_valid), 0]) >= 40
+    np.testing.assert_array_equal(some.mask_valid, all_have.mask_valid & of_lonely)
+    assert 0 < some.mask_valid.sum() < all_have.mask_valid.sum()

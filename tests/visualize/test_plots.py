@@ -20,6 +20,13 @@ def test_curves_hold_losses_and_evaluations(tmp_path):
     assert blue > 500 and orange > 200  # both lines are there, the total heavier
 
 
+def test_curves_without_metrics_show_losses_alone(tmp_path):
+    history = [{"step": step, "loss": 1.0} for step in range(5)]
+    plot_curves(history, tmp_path / "losses.png")
+    plot_curves(history, tmp_path / "undefined.png", [{"step": 4, "segm/AP": None}, {"step": 5}])
+    assert (read_image(tmp_path / "undefined.png") == read_image(tmp_path / "losses.png")).all()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "history",
@@ -28,6 +35,7 @@ def test_curves_hold_losses_and_evaluations(tmp_path):
         [{"step": 0, "loss": 1.5}],
         [{"step": s, "loss": 0.0, "loss_mask": float("nan"), "learning_rate": None} for s in range(3)],
         [{"step": 0, "loss": 1.0}, {"step": 1, "loss": float("inf")}, {"step": 2, "loss_mask": 0.5}],
+        [{"step": "1", "loss": "high"}, {"loss": 2.0}, {"step": 3, "loss": [1], "loss_mask": 10**400}],
     ],
 )
 def test_curves_of_empty_and_non_finite_runs_are_plotted(tmp_path, history):

@@ -44,7 +44,7 @@ def imported(base, file) -> tuple[Path, str]:
     """The directory of imported weights, and what the import printed."""
     out = base / "tv"
     status, printed = call_cli(
-        "import-weights", "torchvision", file, "--out", out, "--classes", *CLASSES, *FIELDS
+        "import-weights", file, "--out", out, "--classes", *CLASSES, *FIELDS
     )
     assert status == 0
     return out, printed
@@ -64,7 +64,8 @@ def backbone(base, tensors) -> Path:
     assert f"r18.npz is resnet18: {number} tensors, 0.2 M parameters; a backbone alone.\n" in printed
     assert "backbone: frozen norm with epsilon 1e-05\n" in printed
     assert "anchors" not in printed and "predict" not in printed
-    assert f"mrcnn train EXPERIMENT --train.init-from {out}\n" in printed
+    command = "mrcnn train mask_rcnn_r50_fpn --data.dataset data/mine --train.init-from"
+    assert printed.endswith(f"  {command} {out} --model.backbone.name resnet18 --model.backbone.width 8\n")
     return out
 
 

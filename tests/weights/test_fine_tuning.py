@@ -152,11 +152,11 @@ def test_other_backbones_are_refused(backbone, dataset, tmp_path):
 def test_imported_weights_are_not_trained_in_place(imported, dataset):
     status, printed = mrcnn("train", imported[0], "--directory", imported[0], "--data.dataset", dataset)
     advice = f"give --train.init-from {imported[0]} and another --directory"
-    assert status == 2 and printed == f"mrcnn: {imported[0]} holds imported weights: {advice}"
+    assert status == 2 and printed.endswith(f"mrcnn: {imported[0]} holds imported weights: {advice}")
 
 
 def test_help_of_train_shows_the_settings_of_a_directory(imported):
-    status, printed = mrcnn("train", imported[0], "--help", columns=100)
+    status, printed = mrcnn("train", imported[0], "--help-all", columns=100)
     assert status == 0 and "(default: runs/tv_tuned)" in printed
     assert f"(default: {imported[0]})" in printed and "(default: bilinear)" in printed
 

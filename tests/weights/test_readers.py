@@ -1,13 +1,12 @@
 """Weight files are written and read back, and checkpoints are unwrapped."""
 
 import os
-import sys
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from weight_files import READ, WRITTEN, Harmful, assert_refused, needs_torch, pickled, same, tensors, write
+from weight_files import READ, WRITTEN, assert_refused, pickled, same, tensors, write
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
@@ -94,7 +93,8 @@ def test_read_tensors_names_everything_that_is_not_a_tensor(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, kind", [([np.ones(2)], "list"), (np.ones(2), "ndarray"), ("text", "str"), (None, "NoneType")]
+    "content, kind",
+    [([np.ones(2)], "list"), (np.ones(2), "numpy.ndarray"), ("text", "str"), (None, "NoneType")],
 )
 def test_read_tensors_refuses_other_content_than_a_dict(content, kind, tmp_path):
     assert_refused(pickled(tmp_path, content), f"must hold a dict of tensors, not a {kind}")
@@ -117,11 +117,8 @@ def test_values_that_are_not_finite_are_refused(value, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["weights.txt", "weights", "weights.pth.zip", "weights.h5"])
-def test_unknown_suffixes_are_refused(name, tmp_path):
+def test_unknown_suffixes_are_not_written(name, tmp_path):
     (tmp_path / name).write_bytes(b"content")
-    assert_refused(
-        tmp_path / name, "suffix of weights to read must be one of .pth, .pt, .safetensors, .npz, .pkl"
-    )
     with pytest.raises(
         InputError, match="suffix of weights to write must be one of .pth, .pt, .safetensors, .npz$"
     ):
@@ -177,96 +174,3 @@ def test_write_tensors_refuses_other_values(value, tmp_path):
     with pytest.raises(InputError, match="unlike bad"):
         write_tensors(tmp_path / "weights.npz", {"good": np.ones(2), "bad": value})
     assert not os.listdir(tmp_path)
-
-
-def test_pth_needs_pytorch(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "weights.pth").write_bytes(b"content")
-    for call in (
-        lambda: read_tensors(tmp_path / "weights.pth"),
-        lambda: write_tensors(tmp_path / "new.pth", tensors()),
-    ):
-        with pytest.raises(
-            InputError, match=r'pip install "mrcnn_jax\[torch\]"; \.safetensors and \.npz do not'
-        ):
-            call()
-    assert os.listdir(tmp_path) == ["weights.pth"]
-
-
-@needs_torch
-@pytest.mark.parametrize("zipped", [True, False])
-def test_read_tensors_reads_checkpoints_of_pytorch(zipped, tmp_path):
-    import torch
-
-    path = tmp_path / "weights.pth"
-    values = torch.tensor([[1.5, -2.0, 3.0]])
-    model = torch.nn.BatchNorm2d(2).state_dict()  # an OrderedDict with attributes
-    model |= {
-        "half": values.half(),
-        "brain": values.bfloat16(),
-        "double": values.double(),
-        "view": values.T,
-        "own": torch.nn.Parameter(values),
-    }
-    content = {
-        "model": model,
-        "optimizer": {"state": {0: {"momentum_buffer": values}}, "param_groups": [{"lr": 0.1}]},
-        "iteration": 3,
-    }
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    read = read_tensors(path)
-    assert read.keys() == model.keys()
-    assert read["num_batches_tracked"].shape == () and read["num_batches_tracked"].dtype == np.int64
-    for name in ("half", "brain", "double", "own"):
-        assert same({"": read[name]}, {"": np.float32([[1.5, -2, 3]])})
-    assert same({"": read["view"]}, {"": np.float32([[1.5], [-2], [3]])})
-    torch.save(
-        content | {"model": model | {"text": "x", "list": [values]}},
-        path,
-        _use_new_zipfile_serialization=zipped,
-    )
-    assert_refused(path, "unlike text, list")
-
-
-@needs_torch
-@pytest.mark.parametrize("zipped", [True, False])
-def test_reading_a_pth_executes_nothing(zipped, tmp_path, monkeypatch):
-    import torch
-
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "weights.pth"
-    torch.save(
-        {"model": {"a": torch.ones(2)}, "extra": Harmful()}, path, _use_new_zipfile_serialization=zipped
-    )
-    assert_refused(path, r"names (posix|nt)\.system")
-    assert not Path("ran").exists()
-    torch.load(path, weights_only=False)
-    assert Path("ran").exists()
-
-
-@needs_torch
-def test_unusual_tensors_of_pytorch_are_refused(tmp_path):
-    import torch
-
-    path = tmp_path / "weights.pth"
-    for value, reason in [
-        (torch.ones(1).expand(10**6, 10**6), "larger than the file"),
-        (torch.ones(1, dtype=torch.bfloat16).expand(10**6, 10**6), "larger than the file"),
-        (torch.eye(3).to_sparse(), ""),
-        (torch.ones(2, dtype=torch.complex64), "unlike a"),
-        (torch.ones(2, device="meta"), ""),
-        (torch.tensor([1.0, np.nan]), "unlike a"),
-    ]:
-        torch.save({"a": value}, path)
-        assert_refused(path, reason)
-    torch.save(torch.ones(2), path)
-    assert_refused(path, "must hold a dict of tensors, not a Tensor")
-
-
-@needs_torch
-def test_pytorch_reads_what_write_tensors_writes(tmp_path):
-    import torch
-
-    write_tensors(tmp_path / "weights.pth", tensors())
-    state = torch.load(tmp_path / "weights.pth", weights_only=True)
-    assert same({name: tensor.numpy() for name, tensor in state.items()}, tensors())

@@ -23,7 +23,7 @@ def test_read_tensors_refuses_damaged_files(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     assert_refused(path, "there is no file")
     path.mkdir()
-    assert_refused(path, "there is no file")
+    assert_refused(path, "is a folder: give the file of weights in it")
     path.rmdir()
     path.write_bytes(b"")
     assert_refused(path, "is empty")
@@ -64,7 +64,7 @@ def test_read_tensors_raises_only_input_errors_for_damage(suffix, tmp_path):
 def test_reading_a_pickle_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = pickled(tmp_path, {"model": {"a": np.ones(2), "b": Harmful()}})
-    assert_refused(path, r"names (posix|nt)\.system")
+    assert_refused(path, r"unlike b \((posix|nt)\.system\)")
     assert not Path("ran").exists()
     pickle.loads(path.read_bytes())
     assert Path("ran").exists()
@@ -132,7 +132,7 @@ def test_npz_with_false_sizes_is_refused(tmp_path):
     entry = data.index(b"PK\x01\x02")
     size = len(member(np.ones(0, "f4"), shape=(10**9,))) + 4 * 10**9
     path.write_bytes(data[: entry + 24] + struct.pack("<I", size) + data[entry + 28 :])
-    assert peak_bytes(lambda: assert_refused(path, "not as large as its shape")) < 1_000_000
+    assert peak_bytes(lambda: assert_refused(path, "too large for an archive")) < 1_000_000
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")

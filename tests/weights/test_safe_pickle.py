@@ -2,13 +2,16 @@
 
 import os
 import pickle
-import re
-from collections import OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pickle_programs import F4, PROTOCOLS, PYTHON2, RECONSTRUCT, Reduced, assert_refused, equal, load, text
+from pickle_programs import PROTOCOLS, PYTHON2, assert_refused, equal, load, text
+
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.weights.safe_pickle import Stub
 
 
 def contents() -> dict:
@@ -22,7 +25,7 @@ def contents() -> dict:
         "neither order": values.transpose(1, 0, 2),
         "empty": np.zeros((0, 3), "f4"),
         "0-d": np.array(2.5, "f2"),
-        "scalars": [np.float32(1.5), np.int64(-3), np.bool_(True), np.array(7, ">i4")[()]],
+        "scalars": [np.array(1.5, "f4"), np.array(-3), np.array(True), np.array(7, ">i4")],
         "plain": (
             1,
             -1,
@@ -57,7 +60,7 @@ def test_load_reads_arrays_of_python_3(protocol):
 
 @pytest.mark.parametrize("data", PYTHON2)
 def test_load_reads_arrays_of_python_2(data):
-    expected = {"cfg": "caf\xe9", "blobs": {"w": np.float32([[1.5, -2]]), "n": np.int64(-7)}}
+    expected = {"cfg": "caf\xe9", "blobs": {"w": np.float32([[1.5, -2]]), "n": np.array(-7)}}
     assert equal(load(data), expected)
 
 
@@ -116,7 +119,8 @@ def test_load_executes_nothing(kind, tmp_path, monkeypatch):
         pass  # of what comes after the call
     assert ran.exists()
     os.remove(ran)
-    assert_refused(HARMFUL[kind], "__builtins__|os|eval")
+    loaded = load(HARMFUL[kind])
+    assert isinstance(loaded[1] if isinstance(loaded, tuple) else loaded, Stub)
     assert not ran.exists()
 
 
@@ -151,23 +155,25 @@ NAMES = [
 
 
 @pytest.mark.parametrize("module, name", NAMES)
-def test_load_refuses_other_names_and_quotes_them(module, name):
-    full = re.escape(f"{module}.{name}")
-    assert_refused(f"c{module}\n{name}\n.".encode(), f"it names {full},")
-    assert_refused(b"\x80\x04" + text(module) + text(name) + b"\x93.", f"it names {full},")
-    assert_refused(f"(i{module}\n{name}\n.".encode(), f"INST {full},")
+def test_load_leaves_stubs_for_other_names(module, name):
+    for program in (
+        f"c{module}\n{name}\n.".encode(),
+        b"\x80\x04" + text(module) + text(name) + b"\x93.",
+        f"(i{module}\n{name}\n.".encode(),
+        f"c{module}\n{name}\n(S'a'\ntR.".encode(),
+    ):
+        assert type(load(program)) is Stub and load(program).name == f"{module} {name}"
 
 
 def test_messages_contain_no_control_characters():
-    assert_refused(b"\x80\x04" + text("\x1b[2J" + "a" * 1000) + text("b\n") + b"\x93.", r"\\x1b\[2Jaaa")
+    dtype = b"cnumpy\ndtype\n(" + text("\x1b[2J" + "a" * 1000) + b"tR"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(NNNtR(K\x01)" + dtype + b"\x89" + text("") + b"tb."
+    assert_refused(array, r"\\x1b\[2Jaaa")
 
 
 UNKNOWN = {
     "EXT1": b"\x82\x01.", "EXT2": b"\x83\x01\x00.", "EXT4": b"\x84\x01\x00\x00\x00.", "PERSID": b"Pabc\n.",
-    "BINPERSID": b"NQ.",
-    "NEWOBJ": b"cnumpy\nndarray\n)\x81.", "NEWOBJ_EX": b"cnumpy\nndarray\n)}\x92.", "EMPTY_SET": b"\x8f.",
-    "FROZENSET": b"(\x91.",
-    "NEXT_BUFFER": b"\x97.", "READONLY_BUFFER": b"N\x98.",
+    "BINPERSID": b"NQ.", "NEXT_BUFFER": b"\x97.", "READONLY_BUFFER": b"N\x98.",
 }  # fmt: skip
 
 
@@ -176,20 +182,18 @@ def test_load_refuses_instructions_that_arrays_do_not_need(name):
     assert_refused(UNKNOWN[name], f"the instruction {name}\\b")
 
 
-def test_globals_can_be_neither_changed_nor_returned():
-    for name in (
-        b"cnumpy\ndtype\n",
-        b"cnumpy\nndarray\n",
-        b"c_codecs\nencode\n",
-        b"cnumpy.core.multiarray\n_reconstruct\n",
-    ):
-        assert_refused(name + b"}(" + text("reader") + b"Nub.")
-        assert_refused(name + b"N}(" + text("reader") + b"Nu\x86b.")
-        assert_refused(b"]" + name + b"a.", "a part of an array on its own")
-        assert_refused(name + b"(tR.")
-    assert_refused(pickle.dumps([F4]), "a part of an array on its own")
-    assert_refused(
-        pickle.dumps(Reduced(RECONSTRUCT, (np.ndarray, (10**13,), b"b"))), "a part of an array on its own"
-    )
-    assert_refused(b"cnumpy\nndarray\n(J\xff\xff\xff\x7ftR.")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_objects_become_stubs_with_their_state(protocol):
+    settings = Namespace(lr=0.1, path=Path("x"), sizes={1, 2}, counts=Counter("aab"))
+    loaded = load(pickle.dumps([settings, {Path("y"): 1, (1, 2): 2}, defaultdict(list, a=[1])], protocol))
+    assert loaded[0].state.keys() == vars(settings).keys() and loaded[0].state["lr"] == 0.1
+    assert [type(key) for key in loaded[1]] == [Stub, Stub] and list(loaded[1].values()) == [1, 2]
+    assert loaded[2] == {"a": [1]}
+
+
+def test_what_is_called_cannot_be_changed():
+    for name in (b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n"):
+        assert type(load(name + b"}(" + text("reader") + b"Nub.")) is Stub
+        with pytest.raises(InputError):
+            load(name + b"NNNN(tR" + b"NR.")
     assert equal(load(pickle.dumps(np.ones(2, ">f4"), 2)), np.ones(2, ">f4"))

@@ -17,11 +17,14 @@ from pickle_programs import (
     assert_refused,
     equal,
     load,
+    load_lazily,
     text,
 )
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.weights import safe_pickle
+from mrcnn_jax.weights.checkpoints import find_weights
+from mrcnn_jax.weights.safe_pickle import Stub
 
 BYTES = bytes(8)
 CONTRADICTIONS = {
@@ -46,7 +49,7 @@ CONTRADICTIONS = {
     "text beyond Latin-1": ((1, (2,), F4, False, "\u20ac" * 8), ""),
     "no dtype": ((1, (2,), None, False, BYTES), "no dtype or no bytes"),
     "name of a dtype": ((1, (2,), "f4", False, BYTES), "no dtype or no bytes"),
-    "other version": ((2, (2,), F4, False, BYTES), "not written in version 1"),
+    "other version": ((2, (2,), F4, False, BYTES), "in an unknown version or order"),
     "short": ((1, (2,), F4, False), ""),
     "long": ((1, (2,), F4, False, BYTES, 0), ""),
     "no state": (None, "a part of an array on its own"),
@@ -87,7 +90,7 @@ def test_load_refuses_calls_with_wrong_arguments():
         (BYTES, F4, (2, 1), "K", "ab"), (BYTES, F4, (2,), "C", None, None), (None, F4, (2,), "C"),
     ]:  # fmt: skip
         assert_refused(pickle.dumps(Reduced(FROMBUFFER, arguments)))
-    assert equal(load(pickle.dumps(Reduced(SCALAR, (F4, bytes(4))))), np.float32(0))
+    assert equal(load(pickle.dumps(Reduced(SCALAR, (F4, bytes(4))))), np.zeros((), "f4"))
     for arguments in [
         (F4, bytes(8)),
         (F4, b""),
@@ -107,11 +110,12 @@ def test_load_refuses_calls_with_wrong_arguments():
         ("f16",),
         ("object",),
     ]:
-        assert_refused(pickle.dumps([Reduced(np.dtype, arguments), 1]))
+        dtype = Reduced(np.dtype, arguments)
+        assert_refused(pickle.dumps(Reduced(SCALAR, (dtype, bytes(4)))))
     parts = (None, None, None, -1, -1, 0)
     assert equal(
         load(pickle.dumps(Reduced(SCALAR, (Reduced(np.dtype, ("f4",), (3, ">", *parts)), bytes(4))))),
-        np.zeros((), ">f4")[()],
+        np.zeros((), ">f4"),
     )
     for state in [
         (3, ">", None, ("a",), {"a": (F4, 0)}, -1, -1, 0),
@@ -124,7 +128,7 @@ def test_load_refuses_calls_with_wrong_arguments():
         assert_refused(pickle.dumps(Reduced(SCALAR, (Reduced(np.dtype, ("f4",), state), bytes(4)))))
     for arguments in [("text", "rot13"), ("\u20ac", "latin1"), (b"bytes", "latin1"), ("text",)]:
         assert_refused(pickle.dumps(Reduced(__import__("_codecs").encode, arguments)))
-    for arguments in [([1],), ([(1, 2, 3)],), ([((), 1)],), (None,)]:
+    for arguments in [([1],), ([(1, 2, 3)],), (None,)]:
         assert_refused(pickle.dumps(Reduced(OrderedDict, arguments)))
 
 
@@ -172,10 +176,7 @@ def test_load_refuses_many_copies_of_the_same_bytes():
     array = b"cnumpy.core.multiarray\n_reconstruct\nq\xf1cnumpy\nndarray\nNN\x87q\xf2"
     one = b"h\xf1h\xf2Rh\xf0b"
     assert load(state + array + one + b".").shape == (100_000,)
-    assert (
-        peak_bytes(lambda: assert_refused(state + array + one * 200 + b".", "many arrays of the same bytes"))
-        < 2_000_000
-    )
+    assert peak_bytes(lambda: load_lazily(state + array + one * 200 + b".")) < 2_000_000
     pairs = (
         b"ccollections\nOrderedDict\nq\x00]("
         + b"".join(b"M" + n.to_bytes(2, "little") + b"N\x86" for n in range(2000))
@@ -185,25 +186,35 @@ def test_load_refuses_many_copies_of_the_same_bytes():
     assert peak_bytes(lambda: load(pairs + b"h\x00h\x01R" * 200 + b".")) < 2_000_000
 
 
-def test_load_refuses_deep_nesting():
-    n = 50_000
-    assert_refused(b")" + b"\x85" * n + b".", "nested more than 32 deep")
-    assert_refused(b"]" * n + b"a" * (n - 1) + b".", "nested more than 32 deep")
-    assert_refused(b"(" * n + b"l" * n + b".", "nested more than 32 deep")
-    # of a million of these Python's own reader dies: it hashes the tuples, one within the other
-    assert_refused(b"}" + b")" + b"\x85" * n + b"Ns.", "neither text nor numbers")
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda n: b")" + b"\x85" * n + b".",
+        lambda n: b"]" * n + b"a" * (n - 1) + b".",
+        lambda n: b"(" * n + b"l" * n + b".",
+        lambda n: b"}" + b")" + b"\x85" * n + b"Ns.",  # of which Python's reader dies: it hashes the tuples
+        lambda n: b"cnumpy\ndtype\n" + b")" + b"\x85" * n + b"\x85R.",
+        lambda n: b"cos\nsystem\n" + b")" + b"\x85" * n + b"b.",
+    ],
+)
+def test_deep_nesting_is_read(program):
+    n = 300_000
+    load_lazily(program(n))
+    content = load_lazily(program(n))
+    with pytest.raises(InputError):
+        find_weights([content], "weights.pkl")
     assert_refused(b"(" * n + b".")
-    assert_refused(b"cnumpy\ndtype\n" + b")" + b"\x85" * n + b"\x85R.", "a dtype is of type tuple")
-    assert_refused(pickle.dumps(array_of((1, (1,), F4, False, 0)))[:-2] + b")" + b"\x85" * n + b"b.")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_load_refuses_cycles(protocol):
+def test_cycles_are_read(protocol):
     cyclic_list, cyclic_dict = [], {}
     cyclic_list.append((cyclic_list, {"a": cyclic_list}))
-    cyclic_dict["self"] = [cyclic_dict]
-    assert_refused(pickle.dumps(cyclic_list, protocol))
-    assert_refused(pickle.dumps(cyclic_dict, protocol), "nested more than 32 deep")
+    cyclic_dict["self"] = [cyclic_dict, {"a": np.ones(2)}]
+    with pytest.raises(InputError, match="must hold a dict of tensors, not a list"):
+        find_weights(load_lazily(pickle.dumps(cyclic_list, protocol)), "weights.pkl")
+    found, _ = find_weights(load_lazily(pickle.dumps(cyclic_dict, protocol)), "weights.pkl")
+    assert list(found) == ["a"]
 
 
 NO_PICKLES = [
@@ -212,7 +223,7 @@ NO_PICKLES = [
     b""
     b"s"
     b".", b"NNs.", b"NNNs.", b"u.", b"(u.", b"}(Nu.", b"N(NNu.", b"(Nd.", b"l.", b"d.", b"h\x00.", b"g1\n.",
-    b"q\x00.", b"\x94.", b"}]Ns.", b"}}Ns.",
+    b"q\x00.", b"\x94.",
     b""
     b"\x93"
     b".", b"N\x93.", b"NN\x93.", b"\xff.", b"I\n.", b"Ix\n.", b"Fx\n.", b"Sx\n.", b"S'a\n.", b"cnumpy\n.",
@@ -254,7 +265,7 @@ def is_plain(value) -> bool:
         return all(map(is_plain, value))
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biuf" and value.nbytes < 2000
-    return type(value) in (int, float, bool, str, bytes, type(None))
+    return isinstance(value, int | float | str | bytes | bytearray | None | Stub)
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
@@ -269,6 +280,6 @@ def test_damaged_files_are_refused_or_give_plain_values(seed, data):
         try:
             assert is_plain(load(bytes(damaged)))
         except InputError as error:
-            assert str(error).startswith("weights.pkl cannot be read as a pickle of arrays: ")
+            assert str(error).startswith("weights.pkl cannot be read as a pickle: ")
             refusals += 1
     assert 50 < refusals

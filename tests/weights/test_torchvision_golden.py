@@ -60,7 +60,7 @@ def case(request, tmp_path_factory):
         tmp_path_factory.mktemp("narrow"),
     )
     write_tensors(folder / "state.npz", read_state(arrays))
-    assert import_weights("torchvision", folder / "state.npz", folder / "imported", change=narrow) == []
+    assert import_weights(folder / "state.npz", folder / "imported", change=narrow) == []
     return request.param, arrays, detectors.load(folder / "imported")
 
 
@@ -100,6 +100,7 @@ def test_losses_and_gradients_equal_torchvision(case, monkeypatch):
         valid=np.ones(objects, bool),
         crowd=np.zeros(objects, bool),
         masks=target.get("masks", np.zeros((objects, 1, 1), np.uint8)),
+        has_mask=np.ones(objects, bool),
         keypoints=target.get("keypoints", np.zeros((objects, 0, 3), np.float32)),
     )
     terms, gradients = losses_and_gradients(monkeypatch, model, jax.device_get(detector.variables), batch)

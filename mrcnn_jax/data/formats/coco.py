@@ -1,39 +1,36 @@
 """Reader of data sets in COCO format: annotation files and image folders -> a prepared data set.
 
-A fault that makes a whole file untrustworthy (a missing image, an id that refers to nothing, a size that is
-not the image's) raises an InputError. A bad annotation in an otherwise good file is left out, counted and
-reported.
+What has one meaning only is mended, what cannot be used is left out, and both are reported; a file or too
+many images that cannot be trusted raise an InputError.
 
 References:
     https://cocodataset.org/#format-data
 """
 
-import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data.coco_keypoints import PERSON_KEYPOINTS, PERSON_SIGMAS, flip_indices
 from mrcnn_jax.data.dataset import Objects, Record
 from mrcnn_jax.data.dataset_writer import write_dataset
-from mrcnn_jax.data.formats.coco_annotation import (
-    BadAnnotation,
-    is_id,
-    is_number,
-    to_keypoints,
-    to_rle,
-    to_xyxy,
-)
-from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits
+from mrcnn_jax.data.formats.coco_annotation import Judgement, judge
+from mrcnn_jax.data.formats.coco_categories import Classes, unite
+from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, Contents
+from mrcnn_jax.data.formats.coco_layout import CocoSplit, HeldOut, find_splits
+from mrcnn_jax.data.formats.coco_numbers import to_id
+from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes
 from mrcnn_jax.data.formats.conversion_report import Report
-from mrcnn_jax.data.image_io import decode_image, require_jpeg_or_png
+from mrcnn_jax.data.formats.holdout import hold_out
+from mrcnn_jax.data.formats.image_location import locate_images, unlisted_images
+from mrcnn_jax.data.stored_image import Rotation, read_stored_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
+
+FEW = 20
+"""Number of images held out up to which they are read before they are chosen."""
 
 
 def prepare(
@@ -45,6 +42,10 @@ def prepare(
     name: str | None = None,
     progress: bool = False,
     overwrite: bool = False,
+    max_bad: float = 0.05,
+    strict: bool = False,
+    rotation: Rotation = "auto",
+    seed: int = 0,
 ) -> dict[str, Report]:
     """Converts data in COCO format into a prepared data set; see ``data.prepare.prepare``.
 
@@ -53,212 +54,228 @@ def prepare(
         name: by default that of the folder or of the output directory.
 
     Returns:
-        Which annotations were kept, left out and mended, for each split.
+        Which annotations and images were kept, left out and mended, for each split.
     """
     if not isinstance(splits, Mapping):
         name = name or Path(splits).absolute().name
-        splits = find_splits(splits, validation_images, keypoints=keypoints)
+        splits = find_splits(splits, validation_images, keypoints=keypoints, seed=seed)
     name = name or Path(out).absolute().name
-    files = {split: CocoFile(*source, name=name) for split, source in splits.items()}
-    (first, info), *others = ((split, file.info) for split, file in files.items())
-    for split, other in others:
-        if other != info:
-            raise InputError(f"the categories of the splits {first} and {split} differ, but must be the same")
-    write_dataset(out, info, files, progress=progress, overwrite=overwrite)
+    contents = {source.annotations: Contents(Path(source.annotations)) for source in splits.values()}
+    options = {"max_bad": max_bad, "strict": strict, "rotation": rotation}
+    files = {
+        split: CocoFile(*source, name=name, contents=contents[source.annotations], **options)
+        for split, source in splits.items()
+    }
+    classes = _unite(name, {split: file.contents for split, file in files.items()}, strict)
     for split, file in files.items():
         file.report.name = split
+        file.use_classes(classes, split)
+    write_dataset(out, classes.info, files, progress=progress, overwrite=overwrite)
+    parents = {c.name: c.parent for file in files.values() for c in file.contents.categories.values()}
+    found = warn_of_classes(classes.info, {split: file.suspicions for split, file in files.items()}, parents)
+    for split, file in files.items():
+        file.report.warnings += found[split]
+    if unlisted := unlisted_images(file.paths for file in files.values()):
+        report = next(iter(files.values())).report
+        report.image_notes["that is not listed, so that it is not used"] += unlisted
     return {split: file.report for split, file in files.items()}
 
 
 class CocoFile:
-    """One annotation file and its images: a sequence of records in the order of the image ids.
+    """The images of one annotation file, or a part of them: a sequence of records in the order of image ids.
 
-    The constructor reads and checks the annotation file; images are read, and annotations checked, one
-    record at a time. ``report`` is complete once every record has been read.
+    The constructor reads and checks the annotation file; images are read, and annotations judged, one record
+    at a time, and an iteration passes over images that cannot be used. ``report`` is complete once every
+    record has been read.
+
+    Args:
+        images: their folder; None if it is not known.
+        annotations: the file.
+        part: the images to take, where some are held out for validation.
+        name: of the data set.
+        contents: of the file, if it has been read already.
+        max_bad: largest share of images that may be left out.
+        strict: refuse whatever would be mended or left out.
+        rotation: frame of the annotations of photos with an EXIF orientation.
 
     Raises:
         InputError: from the constructor for the annotation file and missing images; from reading a record
-            for an image that is unreadable, truncated, neither JPEG nor PNG, or of another size than
-            annotated.
+            for an image that cannot be used; from an iteration for more than ``max_bad`` of them.
     """
 
     def __init__(
         self,
-        images: str | os.PathLike,
+        images: str | os.PathLike | None,
         annotations: str | os.PathLike,
-        part: slice = slice(None),
+        part: HeldOut | None = None,
         *,
         name: str | None = None,
+        contents: Contents | None = None,
+        max_bad: float = 0.05,
+        strict: bool = False,
+        rotation: Rotation = "auto",
     ):
-        self.folder, self.path = Path(images), Path(annotations)
-        content = _load(self.path)
-        by_id = _by_id(self.path, "image", content["images"])
-        categories = _by_id(self.path, "category", content["categories"])
-        self.info = _dataset_info(self.path, name or self.path.stem, categories)
-        self._class_of = {id_: class_ for class_, id_ in enumerate(self.info.category_ids)}
-        self._annotations: dict[int, list[dict]] = {id_: [] for id_ in by_id}
-        for position, annotation in enumerate(content["annotations"]):
-            if not isinstance(annotation, dict):
-                raise InputError(f"{self.path}: annotation number {position}, from 0, is not an object")
-            for key, known in (("image_id", by_id), ("category_id", categories)):
-                given = annotation.get(key)
-                if not is_id(given) or given not in known:
-                    named = f"{self.path}: annotation {annotation.get('id', f'number {position}')}"
-                    raise InputError(f"{named} has {key} {given!r}, which is not listed")
-            self._annotations[annotation["image_id"]].append(annotation)
-        self._images = [by_id[id_] for id_ in sorted(by_id)[part]]
-        if not self._images:
-            raise InputError(f"{self.path}: none of its {len(by_id)} images is left for this split")
-        self._check_files()
-        annotations = [annotation for image in self._images for annotation in self._annotations[image["id"]]]
-        self.report = Report(self.path.name, len(self._images), len(annotations))
-        self._replace_unusable_ids(annotations)
+        self.path, self._max_bad, self._strict, self._rotation = Path(annotations), max_bad, strict, rotation
+        self.contents = contents or Contents(self.path)
+        images_by_id = self.contents.images
+        names = {id_: image["file_name"] for id_, image in images_by_id.items()}
+        located = locate_images(names.values(), self.path, Path(images) if images else None)
+        self.paths = {id_: located.paths[name] for id_, name in names.items() if name in located.paths}
+        missing = [id_ for id_ in images_by_id if id_ not in self.paths]
+        self._ids, validation = self._choose(part), bool(part and part.validation)
+        rest = [] if validation else missing  # what the file lacks is reported once
+        listed = sum(len(self.contents.annotations[id_]) for id_ in (*self._ids, *rest))
+        self.report = Report(self.path.name, len(self._ids) + len(rest), listed)
+        self._start_report(set(self._ids) | set(rest), validation)
+        for id_ in rest:
+            folder = images or self.path.parent
+            self._leave_out_image(id_, f"missing from {folder}")
+        if not validation:
+            self.report.warnings += [*self.contents.warnings, *located.notes, *self._warn_of_repeated_files()]
+        self._check_images()
+        if not self._ids:
+            raise InputError(f"{self.path}: none of its {len(self.paths)} images is left for this split")
+        self.use_classes(_unite(name or self.path.stem, {"": self.contents}), "")
 
-    def _check_files(self) -> None:
-        for image in self._images:
-            if not isinstance(image.get("file_name"), str):
-                raise InputError(f"{self.path}: image {image['id']} has no file_name")
-        names = [image["file_name"] for image in self._images]
-        if missing := [name for name in names if not (self.folder / name).is_file()]:
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise InputError(
-                f"{self.path}: {len(missing)} of {len(names)} images are missing from {self.folder} ({shown})"
-            )
+    def use_classes(self, classes: Classes, split: str) -> None:
+        """Sets the classes of the data set that this split is a part of."""
+        self.info: DatasetInfo = classes.info
+        self._class_of, self._with_keypoints = classes.class_of[split], classes.keypoints_of[split]
+        self.report.warnings += classes.warnings[split] if split else []
+        self.suspicions = Suspicions(self.info.num_classes)
+        self._judged: set[int] = set()
 
-    def _replace_unusable_ids(self, annotations: list[dict]) -> None:
-        """Gives annotations whose id is missing, repeated or not positive a new one.
+    def _choose(self, part: HeldOut | None) -> list[int]:
+        ids = list(self.paths)
+        if not part:
+            return ids
+        if part.count >= len(ids):
+            left = f"none of its {len(ids)} images is left for training"
+            raise InputError(f"{self.path}: {left}, if {part.count} are held out for validation")
+        shown = {id_: {a["category_id"] for a in self.contents.annotations[id_]} for id_ in ids}
+        drawn = hold_out(shown, part.count, part.seed)
+        if part.count <= FEW:  # one bad image would be much of them, so it goes to the other side
+            while (bad := self._unusable(drawn)) and len(shown) - len(bad) > part.count:
+                shown = {id_: classes for id_, classes in shown.items() if id_ not in bad}
+                drawn = hold_out(shown, part.count, part.seed)
+        return [id_ for id_ in ids if (id_ in drawn) == part.validation]
 
-        The evaluation needs unique ids, and pycocotools takes an object with id 0 for no object at all.
-        """
-        usable = [a["id"] for a in annotations if is_id(a.get("id")) and a["id"] > 0]
-        fresh = itertools.count(max(usable, default=0) + 1)
-        seen: set[int] = set()
-        for annotation in annotations:
-            id_ = annotation.get("id")
-            if not is_id(id_) or id_ <= 0 or id_ in seen:
-                annotation["id"] = next(fresh)
-                self.report.mended["id missing, repeated or not positive: new id given"].add(annotation["id"])
-            seen.add(annotation["id"])
+    def _unusable(self, ids: set[int]) -> set[int]:
+        """Returns which images cannot be used, without a word in the report."""
+        bad = set()
+        for id_ in ids:
+            try:
+                read_stored_image(self.paths[id_], _annotated_size(self.contents.images[id_]), self._rotation)
+            except InputError:
+                bad.add(id_)
+        return bad
+
+    def _start_report(self, images: set[int], validation: bool) -> None:
+        for flaw in self.contents.flaws:
+            if flaw.image_id in images or (flaw.image_id is None and not validation):
+                flaw.add_to(self.report)
+                self.report.annotations += flaw.heading == "left_out"
+                self.report.images += flaw.heading == "images_left_out"
+
+    def _warn_of_repeated_files(self) -> list[str]:
+        paths = list(self.paths.values())
+        if len(set(paths)) == len(paths):
+            return []
+        first = max(paths, key=Counter(paths).__getitem__)
+        repeated = f"{len(paths) - len(set(paths))} images are listed again under other ids ({first.name})"
+        return [f"{repeated}: their objects are then no objects in the other entry"]
+
+    def _leave_out_image(self, id_: int, kind: str) -> None:
+        image = self.contents.images[id_]
+        self._note(self.report.images_left_out, kind, image)
+        self.report.left_out[OF_A_BAD_IMAGE] |= {a["id"] for a in self.contents.annotations[id_]}
+
+    def _check_images(self) -> None:
+        if self.report.images_left_out:
+            self.report.require_few_bad_images(self.path, 0 if self._strict else self._max_bad)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._ids)
 
     def __iter__(self) -> Iterator[Record]:
-        return map(self._record, self._images)
+        for id_ in self._ids:
+            try:
+                record = self._record(id_)
+            except InputError as error:
+                reason = str(error).replace(f"cannot read image {self.paths[id_]}: ", "")
+                self._leave_out_image(id_, reason.replace(f"image {self.paths[id_]} ", ""))
+            else:
+                yield record
+        self._check_images()
+        found = [*self.suspicions.warnings(), *self.report.warn_of_share_left_out(self._max_bad)]
+        self.report.warnings += [warning for warning in found if warning not in self.report.warnings]
+        if self._strict:
+            self.report.require_no_flaw(self.path)
 
     def __getitem__(self, index: int) -> Record:
-        return self._record(self._images[index])
+        return self._record(self._ids[index])
 
-    def _record(self, image: dict) -> Record:
-        path = self.folder / image["file_name"]
-        data = path.read_bytes()
-        require_jpeg_or_png(data, path)
-        height, width = decode_image(data, path).shape[:2]
-        annotated = (image.get("height") or height, image.get("width") or width)
-        if annotated != (height, width):
-            size = f"{annotated[1]}x{annotated[0]} (width x height)"
-            stored = f"{width}x{height} (as stored, without EXIF rotation)"
-            named = f"{self.path}: image {image['id']}"
-            raise InputError(f"{named} is annotated as {size}, but {path} is {stored}")
-        objects = []
-        for annotation in self._annotations[image["id"]]:
-            try:
-                objects.append(self._object(annotation, height, width))
-            except BadAnnotation as kind:
-                self.report.left_out[str(kind)].add(annotation["id"])
-        columns = list(zip(*objects, strict=True)) or [()] * len(Objects._fields)
-        ids, boxes, classes, areas, crowd, rles, keypoints = columns
-        shape = len(ids), len(self.info.keypoint_names), 3
+    def _record(self, id_: int) -> Record:
+        image = self.contents.images[id_]
+        stored = read_stored_image(self.paths[id_], _annotated_size(image), self._rotation)
+        for given in (image.get("height"), image.get("width")):
+            if given and (isinstance(given, str) or (to_id(given) or -1) < 0):
+                self._note(self.report.images_mended, "whose annotated size is text or no size", image)
+        for note in stored.notes:
+            self._note(self.report.image_notes, note, image)
+        objects = self._objects(id_, stored.height, stored.width)
+        size = stored.height, stored.width
+        return Record(stored.data, id_, image["file_name"], *size, objects, upright=stored.upright)
+
+    @staticmethod
+    def _note(notes: dict[str, list[str]], kind: str, image: dict) -> None:
+        if image["file_name"] not in notes[kind][-1:]:
+            notes[kind].append(image["file_name"])
+
+    def _objects(self, image_id: int, height: int, width: int) -> Objects:
+        """Judges the annotations of an image, and returns the objects that are left."""
+        annotations, judged = [], list[Judgement]()
+        for annotation in self.contents.annotations[image_id]:
+            number = len(self.info.keypoint_names) * (annotation["category_id"] in self._with_keypoints)
+            result = judge(annotation, height, width, number, self.report)
+            if result:
+                annotations.append(annotation)
+                judged.append(result)
+        keypoints = np.zeros((len(judged), len(self.info.keypoint_names), 3), np.float32)
+        for i, one in enumerate(judged):
+            if one.keypoints is not None:
+                keypoints[i] = one.keypoints
         objects = Objects(
-            ids=np.array(ids, np.int64),
-            boxes=np.array(boxes, np.float64).reshape(-1, 4),
-            classes=np.array(classes, np.int32),
-            areas=np.array(areas, np.float64),
-            crowd=np.array(crowd, bool),
-            rles=list(rles),
-            keypoints=np.array(keypoints, np.float32).reshape(shape),
+            ids=np.array([annotation["id"] for annotation in annotations], np.int64),
+            boxes=np.array([one.box for one in judged], np.float64).reshape(-1, 4),
+            classes=np.array([self._class_of[a["category_id"]] for a in annotations], np.int32),
+            areas=np.array([one.area for one in judged], np.float64),
+            crowd=np.array([one.crowd for one in judged], bool),
+            rles=[one.rle for one in judged],
+            keypoints=keypoints,
         )
-        return Record(data, image["id"], image["file_name"], height, width, objects)
-
-    def _object(self, annotation: dict, height: int, width: int) -> tuple:
-        """Returns the fields of ``Objects`` for one annotation.
-
-        Raises:
-            BadAnnotation: it is to be left out.
-        """
-        mended, id_ = self.report.mended, annotation["id"]
-        rle = None
-        if segmentation := annotation.get("segmentation"):
-            rle, dropped = to_rle(segmentation, height, width)
-            if dropped:
-                mended["polygon parts with fewer than 3 points dropped"].add(id_)
-            if coco_mask.area(rle) == 0:
-                raise BadAnnotation("empty mask")
-        box = annotation.get("bbox")
-        if box is None:
-            if rle is None:
-                raise BadAnnotation("neither a box nor a mask")
-            box = coco_mask.toBbox(rle).tolist()
-            mended["box derived from the mask"].add(id_)
-        box = to_xyxy(box, height, width)
-        area = annotation.get("area")
-        if not is_number(area) or area <= 0:
-            area = float(coco_mask.area(rle)) if rle else (box[2] - box[0]) * (box[3] - box[1])
-            mended["area derived from the mask or the box"].add(id_)
-        keypoints = to_keypoints(annotation.get("keypoints"), len(self.info.keypoint_names))
-        counts = rle["counts"].decode() if rle else ""
-        class_ = self._class_of[annotation["category_id"]]
-        return id_, box, class_, area, bool(annotation.get("iscrowd", 0)), counts, keypoints
+        if image_id not in self._judged:
+            self._judged.add(image_id)
+            self.suspicions.add(objects, [one.outline for one in judged], (height, width))
+        return objects
 
 
-def _load(path: Path) -> dict[str, list]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError:
-        raise InputError(f"{path}: there is no such annotation file") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            needed = "a COCO file has images, annotations and categories"
-            raise InputError(f"{path} has no list '{key}': {needed}")
-    return content
+def _annotated_size(image: dict) -> tuple[int | None, int | None]:
+    """Returns the annotated height and width; None for one that is missing or no size."""
+    numbers = [to_id(image.get(side)) for side in ("height", "width")]
+    height, width = (number if number is not None and number > 0 else None for number in numbers)
+    return height, width
 
 
-def _by_id(path: Path, kind: str, entries: list[dict]) -> dict[int, dict]:
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not is_id(entry.get("id")):
-            raise InputError(f"{path}: {kind} number {position}, from 0, has no integer id")
-    repeated = [id_ for id_, times in Counter(entry["id"] for entry in entries).items() if times > 1]
-    if repeated:
-        raise InputError(f"{path}: {kind} id {repeated[0]} is given more than once")
-    if not entries:
-        raise InputError(f"{path}: it lists no {kind}, but needs at least one")
-    return {entry["id"]: entry for entry in entries}
-
-
-def _dataset_info(path: Path, name: str, categories: dict[int, dict]) -> DatasetInfo:
-    ids = tuple(sorted(categories))
-    for id_ in ids:
-        if not isinstance(categories[id_].get("name"), str):
-            raise InputError(f"{path}: category {id_} has no name")
-    with_keypoints = [categories[id_] for id_ in ids if categories[id_].get("keypoints")]
-    keypoints, skeleton = (), ()
-    if with_keypoints:
-        keypoints = tuple(with_keypoints[0]["keypoints"])
-        if any(tuple(category["keypoints"]) != keypoints for category in with_keypoints):
-            raise InputError(f"{path}: its categories must list the same keypoints, but list different ones")
-        # COCO counts from 1
-        skeleton = tuple((a - 1, b - 1) for a, b in with_keypoints[0].get("skeleton") or ())
-        if any(not 0 <= end < len(keypoints) for edge in skeleton for end in edge):
-            raise InputError(f"{path}: the skeleton refers to a keypoint outside 1..{len(keypoints)}")
-    return DatasetInfo(
-        name=name,
-        category_ids=ids,
-        category_names=tuple(categories[id_]["name"] for id_ in ids),
-        keypoint_names=keypoints,
-        keypoint_flip=flip_indices(keypoints),
-        skeleton=skeleton,
-        keypoint_classes=tuple(class_ for class_, id_ in enumerate(ids) if categories[id_].get("keypoints")),
-        keypoint_sigmas=PERSON_SIGMAS if keypoints == PERSON_KEYPOINTS else (),
-    )
+def _unite(name: str, splits: Mapping[str, Contents], strict: bool = False) -> Classes:
+    with_keypoints = {}
+    for split, contents in splits.items():
+        listed = {category.keypoints for category in contents.categories.values() if category.keypoints}
+        counts = dict.fromkeys(contents.categories, 0)
+        if len(listed) > 1 or len(splits) > 1 and listed:
+            for annotations in contents.annotations.values():
+                for annotation in annotations:
+                    counts[annotation["category_id"]] += bool(annotation.get("keypoints"))
+        with_keypoints[split] = counts
+    categories = {split: contents.categories for split, contents in splits.items()}
+    return unite(name, categories, with_keypoints, strict)

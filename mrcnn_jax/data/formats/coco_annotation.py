@@ -1,100 +1,158 @@
-"""Conversion of the box, mask and keypoints of one COCO annotation; BadAnnotation says what is wrong.
+"""Judgement of one COCO annotation: each part on its own, so that a bad one costs no good one."""
 
-Masks become compressed RLE as pycocotools' ``annToRLE`` makes them.
-"""
-
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-MAX_COORDINATE = 1e6  # in pixels; the rasteriser walks along every edge, which takes for ever at 1e12
+from mrcnn_jax.data.formats.coco_masks import Judged, extent, judge_mask
+from mrcnn_jax.data.formats.coco_numbers import MAX_COORDINATE, is_empty, parse_text, to_number, to_numbers
+from mrcnn_jax.data.formats.conversion_report import Report
+
+Box = tuple[float, float, float, float]
+_SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_CROWD = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+_NUMBERS = {int, float}
+_MAX_AREA = MAX_COORDINATE**2
 
 
-class BadAnnotation(Exception):
-    """An annotation that cannot be used; the message is the kind under which it is reported."""
+class Judgement(NamedTuple):
+    """What is left of an annotation."""
+
+    box: Box  # xyxy, as annotated: not clipped to the image
+    rle: str  # counts of the compressed RLE; "" without a mask
+    area: float
+    crowd: bool
+    keypoints: Float[np.ndarray, "J 3"] | None  # None without any
+    outline: Box | None  # of the box as given or the polygons, also outside the image; None if neither says
 
 
-def is_id(value: Any) -> bool:
-    """Returns whether a value is a whole number; true and false, which are integers in Python, are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def judge(annotation: dict, height: int, width: int, keypoints: int, report: Report) -> Judgement | None:
+    """Judges an annotation of an image of this size.
 
+    Args:
+        keypoints: number of keypoints of the annotation's class.
+        report: takes the flaws.
 
-def is_number(value: Any) -> bool:
-    """Returns whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(map(is_number, values))
-
-
-def to_rle(segmentation: Any, height: int, width: int) -> tuple[dict, bool]:
-    """Returns the compressed RLE of a segmentation, and whether parts of a polygon were dropped."""
-    if isinstance(segmentation, dict):
-        if segmentation.get("size") != [height, width]:
-            raise BadAnnotation("RLE of another size than the image")
-        counts = segmentation.get("counts")
-        counts = _runs(counts) if isinstance(counts, str) else counts
-        # pycocotools decodes runs that do not fill the image into uninitialised memory
-        whole = isinstance(counts, list) and all(is_id(count) and count >= 0 for count in counts)
-        if not whole or sum(counts) != height * width:
-            raise BadAnnotation("malformed RLE")
-        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width), False
-    parts = segmentation if isinstance(segmentation, list) else [None]
-    if not all(_are_numbers(part) and len(part) % 2 == 0 for part in parts):
-        raise BadAnnotation("malformed polygon")
-    if any(abs(number) > MAX_COORDINATE for part in parts for number in part):
-        raise BadAnnotation("malformed polygon")
-    polygons = [part for part in parts if len(part) >= 6]
-    if not polygons:
-        raise BadAnnotation("polygon with fewer than 3 points")
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)), len(polygons) < len(parts)
-
-
-def _runs(counts: str) -> list[int] | None:
-    """Returns the run lengths of a compressed RLE, or None if it is malformed.
-
-    A character holds five bits, lowest first, and a sixth that is set if more follow; from the fourth run on,
-    the difference to the run before the last is stored (pycocotools' maskApi.c).
+    Returns:
+        What is usable, or None if neither box nor mask is.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
+    id_ = annotation["id"]
+    box, dropped, mended = judge_box(annotation.get("bbox"), height, width)
+    segmentation = annotation.get("segmentation")
+    mask = judge_mask(segmentation, height, width) if segmentation else Judged()
+    for kind in mended + mask.mended:
+        report.mended[kind].add(id_)
+    outline = box
+    if box is None:
+        if mask.part is None:
+            report.left_out[dropped or mask.dropped or "neither a box nor a mask"].add(id_)
             return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs if shift == 0 else None
+        x, y, w, h = coco_mask.toBbox(mask.part).tolist()
+        box, outline = (x, y, x + w, y + h), extent(segmentation)
+        report.mended["box derived from the mask" + (f": {dropped}" if dropped else "")].add(id_)
+    elif mask.dropped:
+        report.dropped[mask.dropped].add(id_)
+    area = annotation.get("area")
+    if not (type(area) in _NUMBERS and 0 < area <= _MAX_AREA):
+        area = float(coco_mask.area(mask.part)) if mask.part else (box[2] - box[0]) * (box[3] - box[1])
+        report.mended["area derived from the mask or the box"].add(id_)
+    crowd = annotation.get("iscrowd", 0)
+    if type(crowd) is not int:
+        crowd, flaw = judge_crowd(crowd)
+        if flaw:
+            report.mended[flaw].add(id_)
+    points = None
+    if given := annotation.get("keypoints"):
+        points, dropped, mended = judge_keypoints(given, keypoints)
+        for kind in mended:
+            report.mended[kind].add(id_)
+        if dropped:
+            report.dropped[dropped].add(id_)
+    rle = mask.part["counts"].decode() if mask.part else ""
+    return Judgement(box, rle, area, bool(crowd), points, outline)
 
 
-def to_xyxy(box: Any, height: int, width: int) -> tuple[float, float, float, float]:
+def judge_box(box: Any, height: int, width: int) -> Judged:
     """Converts COCO's x, y, width, height to x1, y1, x2, y2, as annotated: not clipped to the image."""
-    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box) or box[2] <= 0 or box[3] <= 0:
-        raise BadAnnotation("box without a positive, finite width and height")
-    x1, y1, x2, y2 = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    # In float32, as in the model, where a sliver would have a width of zero.
-    seen = np.clip(np.float32([x1, y1, x2, y2]), 0, np.float32([width, height, width, height]))
-    if seen[2] <= seen[0] or seen[3] <= seen[1]:
-        raise BadAnnotation("box wholly outside the image")
-    return x1, y1, x2, y2
+    numbers, mended = box, ()
+    if type(box) is not list or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
+        if is_empty(box):
+            return Judged()
+        numbers, mended = _mend_box(box)
+        if numbers is None:
+            return Judged(dropped="box that is not 4 numbers")
+    x, y, w, h = numbers
+    if not (0 < w <= MAX_COORDINATE and 0 < h <= MAX_COORDINATE):
+        zero = x == y == w == h == 0
+        return Judged(dropped=None if zero else "box without a positive, finite width and height")
+    if not (-MAX_COORDINATE <= x <= MAX_COORDINATE and -MAX_COORDINATE <= y <= MAX_COORDINATE):
+        return Judged(dropped=f"box whose corner is no number within {MAX_COORDINATE:,.0f} pixels")
+    x1, y1, x2, y2 = x, y, x + w, y + h
+    if min(x2, width) - max(x1, 0) < 1 or min(y2, height) - max(y1, 0) < 1:
+        # In float32, as in the model, where a sliver would have a width of zero.
+        seen = np.clip(np.float32([x1, y1, x2, y2]), 0, np.float32([width, height, width, height]))
+        if seen[2] <= seen[0] or seen[3] <= seen[1]:
+            return Judged(dropped="box wholly outside the image")
+    return Judged((x1, y1, x2, y2), None, mended)
 
 
-def to_keypoints(keypoints: Any, number: int) -> Float[np.ndarray, "J 3"]:
-    """Returns x, y, visibility of each of ``number`` keypoints; all 0 for an annotation without any."""
-    if not number or keypoints is None:
-        return np.zeros((number, 3), np.float32)
-    if not isinstance(keypoints, list) or len(keypoints) != 3 * number:
-        raise BadAnnotation(f"not {number} keypoints of 3 numbers each")
-    if not _are_numbers(keypoints) or not all(visibility in (0, 1, 2) for visibility in keypoints[2::3]):
-        raise BadAnnotation("keypoint with a number that is not finite or a visibility other than 0, 1, 2")
-    return np.float32(keypoints).reshape(number, 3)
+def _mend_box(box: Any) -> tuple[list[float] | None, tuple[str, ...]]:
+    """Returns the four numbers of a box that is written as an object, in a list too many, or as text."""
+    value = parse_text(box)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        names = next((names for names in _SIDES if value.keys() >= set(names)), ())
+        value = [value[name] for name in names]
+    read = to_numbers(value)
+    if read is None or len(read[0]) != 4:
+        return None, ()
+    return read[0], ("box in another form than four numbers",)
+
+
+def judge_crowd(value: Any) -> tuple[bool, str | None]:
+    """Returns whether ``iscrowd`` is set, in whatever form, and the flaw that was mended, if any."""
+    if value is None or isinstance(value, bool):
+        return bool(value), None
+    word = value.strip().lower() if isinstance(value, str) else value
+    number = to_number(word)
+    if isinstance(word, str) and word in _CROWD:
+        return _CROWD[word], "iscrowd written as text"
+    return bool(number), "iscrowd that is neither 0 nor 1: taken as 0" if number is None else None
+
+
+def judge_keypoints(keypoints: Any, number: int) -> Judged:
+    """Returns x, y, visibility of each of ``number`` keypoints.
+
+    A keypoint without finite coordinates, or with a visibility other than 0, 1, 2, becomes one that is not
+    labelled (0, 0, 0).
+    """
+    values = parse_text(keypoints)
+    mended = set() if values is keypoints else {"keypoints written as text"}
+    if isinstance(values, list) and all(isinstance(value, list) for value in values):
+        values = [number for value in values for number in value]
+        mended.add("keypoints in lists of their own")
+    if is_empty(values) or (isinstance(values, list) and not any(values)):
+        return Judged()
+    if not number:
+        return Judged(dropped="keypoints of a class without keypoints")
+    if isinstance(values, list) and len(values) == 2 * number:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [value for x, y in pairs for value in (x, y, 2 * bool(to_number(x) or to_number(y)))]
+        mended.add("keypoints without visibility: taken as visible")
+    if not isinstance(values, list) or len(values) != 3 * number:
+        return Judged(dropped=f"keypoints: not {number} of 3 numbers each")
+    points = []
+    for x, y, visibility in zip(*(values[i::3] for i in range(3)), strict=True):
+        seen = {True: 2, False: 0}[visibility] if isinstance(visibility, bool) else to_number(visibility)
+        point = to_number(x), to_number(y), seen
+        if seen not in (0, 1, 2):
+            mended.add("keypoint with a visibility other than 0, 1, 2: taken as not labelled")
+        elif None in point:
+            mended |= {"keypoint without finite coordinates: taken as not labelled"} if seen else set()
+        elif any(type(value) not in (int, float) for value in (x, y, visibility)):
+            mended.add("keypoint with a visibility or coordinates of another type")
+        points.append(point if seen in (0, 1, 2) and None not in point else (0, 0, 0))
+    return Judged(np.array(points, np.float32), None, tuple(sorted(mended)))

@@ -60,8 +60,8 @@ def _sample_positions(start, size, bins, sampling_ratio):
     ),
 )
 def roi_align(
-    features: Float[Array, "H W C"],
-    boxes: Float[Array, "N 4"],
+    features: Float[Array, "*B H W C"],
+    boxes: Float[Array, "N _"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
@@ -69,7 +69,7 @@ def roi_align(
     reduction: str = "average",
     implementation: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
-    """Pools RoIs from one feature map by RoIAlign.
+    """Pools RoIs from the feature map of one image, or of several, by RoIAlign.
 
     Samples more than one cell outside the map are 0, as in Detectron, and count; those less far outside read
     the border. Features below float32 are weighted and summed in float32 ("matmul" weights in their own
@@ -80,8 +80,10 @@ def roi_align(
     ``implementation="reference"``.
 
     Args:
-        features: one image's features, channels last.
-        boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
+        features: of one image, [H, W, C], or of several, [B, H, W, C], channels last.
+        boxes: RoIs in image pixels: [N, 4], x1, y1, x2, y2; or for several images [N, 5], as in torchvision,
+            with the image's index first (the nearest if there is none of this index). NaN coordinates count
+            as 0, and those beyond 2**20 cells as that.
         output_size: bins along y and x, or one number for both.
         spatial_scale: feature cells per image pixel.
         sampling_ratio: samples per bin and axis. 0 is adaptive: ceil(RoI size in cells / bins), so that

@@ -32,7 +32,8 @@ def pool_bin_rows(spec: PoolSpec, features: Float[Array, "F C"], rows: BinRows) 
     across = x.num_blocks(size)
     dtype = accumulation_dtype(features.dtype)
     initial = 0.0 if spec.reduction == "average" else -jnp.inf
-    start = jnp.full((rows.row.shape[0], spec.output_size[1], features.shape[1]), initial, dtype)
+    shape = rows.row.shape[0], spec.output_size[1], features.shape[1]
+    start = jnp.full_like(features, initial, dtype, shape)
 
     def visit(k, total):
         cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size)

@@ -90,8 +90,8 @@ def _add_maximal_samples(spec, total, features, rows, y, x, gradient, by_element
         return jnp.where(better, value, best), chosen
 
     dtypes, reads = ((jnp.int32, total.dtype), 4) if by_element else ((jnp.int32,), 1)
-    none = tuple(jnp.zeros((*gradient.shape, reads), dtype) for dtype in dtypes)
-    start = jnp.zeros(gradient.shape, accumulation_dtype(features.dtype)), none
+    none = tuple(jnp.zeros_like(gradient, dtype, (*gradient.shape, reads)) for dtype in dtypes)
+    start = jnp.zeros_like(gradient, accumulation_dtype(features.dtype)), none
     _, chosen = jax.lax.fori_loop(0, number, compare, start)
     if by_element:
         cells, weights = chosen
@@ -130,7 +130,7 @@ def _add_maximal_cells(spec, total, features, rows, y, x, pooled, gradient, by_e
         return fold(cells.shape[-1], earliest, first)
 
     num_blocks = jnp.max(y.num_blocks(size) * across, initial=0)
-    first = jax.lax.fori_loop(0, num_blocks, find, jnp.full(gradient.shape, none))
+    first = jax.lax.fori_loop(0, num_blocks, find, jnp.full_like(gradient, none, jnp.int32))
     if by_element:
         return _add_elements(
             total, jnp.where(empty_bins(y, x), none, first), gradient

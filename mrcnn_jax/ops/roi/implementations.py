@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.checks import check_shape
+from mrcnn_jax.ops.manual_axes import vary_alike
 from mrcnn_jax.ops.roi import matmul, tuning
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
 from mrcnn_jax.ops.roi.sampling import round_to_cells
@@ -69,9 +70,10 @@ def pool_pyramid(
     definition: Definition,
     implementation: str | None,
     pyramid: Maps,
-    boxes: Float[Array, "B N 4"],
-    levels: Int[Array, "B N"],
-) -> Float[Array, "B N PH PW C"]:
+    boxes: Float[Array, "n 4"],
+    levels: Int[Array, "n"],
+    images: Int[Array, "n"],
+) -> Float[Array, "n PH PW C"]:
     """Pools RoIs, each from one level of its image's pyramid.
 
     Args:
@@ -80,38 +82,49 @@ def pool_pyramid(
         implementation: one of ``roi_implementations``, or None for the target platform's.
         pyramid: feature maps of all images.
         boxes: RoIs in cells of their map.
-        levels: index of each RoI's map.
+        levels: index of each RoI's map; the nearest if there is none of this index.
+        images: index of each RoI's image, likewise.
     """
     allowed = _implementations(spec)
     if implementation not in (*allowed, None):
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"implementation of this operation must be {names} or None, not {implementation!r}")
-    batch, number = levels.shape
-    if batch * number == 0:
-        return jnp.zeros((batch, number, *spec.output_size, pyramid[0].shape[-1]), pyramid[0].dtype)
+    batch, channels = pyramid[0].shape[0], pyramid[0].shape[-1]
+    if 0 in (levels.size, channels):
+        return jnp.zeros((levels.size, *spec.output_size, channels), pyramid[0].dtype)
+    if any(0 in features.shape for features in pyramid):
+        shapes = [features.shape for features in pyramid]
+        raise ValueError(f"features must have a cell in each map to pool RoIs from, not {shapes}")
+    levels, images = jnp.clip(levels, 0, len(pyramid) - 1), jnp.clip(images, 0, batch - 1)
     if implementation == "reference":
-        return _pool_by_definition(spec, definition, pyramid, boxes, levels)
+        return _pool_by_definition(spec, definition, pyramid, boxes, levels, images)
     boxes = round_to_cells(boxes) if spec.round_boxes else boxes
-    image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
-    rois = Rois(boxes.reshape(-1, 4), levels.reshape(-1), image)
-    pooled = _pool_fast(spec, implementation or _default(spec, target_platform()), pyramid, rois)
-    return pooled.reshape(batch, number, *pooled.shape[1:])
+    boxes, levels, images, *pyramid = vary_alike(boxes, levels, images, *pyramid)
+    implementation = implementation or _default(spec, target_platform())
+    return _pool_fast(spec, implementation, tuple(pyramid), Rois(boxes, levels, images))
 
 
 def pool_one_map(
     spec: PoolSpec,
     definition: Definition,
     implementation: str | None,
-    features: Float[Array, "H W C"],
-    boxes: Float[Array, "N 4"],
+    features: Float[Array, "*B H W C"],
+    boxes: Float[Array, "N _"],
     spatial_scale: float,
 ) -> Float[Array, "N PH PW C"]:
-    """Pools RoIs, in image pixels, from one map; see ``roi_align`` and ``pool_pyramid``."""
-    check_shape("features", features, "H", "W", "C", note="one image, channels last")
-    check_shape("boxes", boxes, "N", 4, note="x1, y1, x2, y2 in image pixels")
-    boxes = jnp.asarray(boxes)[None] * spatial_scale
-    levels = jnp.zeros(boxes.shape[:2], jnp.int32)
-    return pool_pyramid(spec, definition, implementation, (jnp.asarray(features)[None],), boxes, levels)[0]
+    """Pools RoIs, in image pixels, from the map of one image or of several; see ``roi_align``."""
+    features, boxes = jnp.asarray(features), jnp.asarray(boxes)
+    if features.ndim == 4:
+        check_shape("boxes", boxes, "N", 5, note="image, x1, y1, x2, y2 for features [B, H, W, C]")
+        images, boxes = jnp.nan_to_num(boxes[:, 0]).astype(jnp.int32), boxes[:, 1:]
+    else:
+        check_shape("features", features, "H", "W", "C", note="one image, channels last")
+        check_shape("boxes", boxes, "N", 4, note="x1, y1, x2, y2 in image pixels")
+        images, features = jnp.zeros_like(boxes[:, 0], jnp.int32), features[None]
+    levels = jnp.zeros_like(images)
+    return pool_pyramid(
+        spec, definition, implementation, (features,), boxes * spatial_scale, levels, images
+    )
 
 
 def _implementations(spec):
@@ -127,12 +140,12 @@ def _default(spec, platform):
     return "gather" if platform == "gpu" else "tiled"
 
 
-def _pool_by_definition(spec, definition, pyramid, boxes, levels):
-    """Every RoI from every level, of which the one on its own level is kept."""
-    pooled = 0.0
+def _pool_by_definition(spec, definition, pyramid, boxes, levels, images):
+    """Every RoI from every map, of which that of its own level and image is kept."""
+    pooled, number = 0.0, jnp.arange(levels.size)
     for level, features in enumerate(pyramid):
-        here = jax.vmap(lambda features, boxes: definition(features, boxes, spec))(features, boxes)
-        pooled = jnp.where((levels == level)[..., None, None, None], here, pooled)
+        here = jax.vmap(lambda features: definition(features, boxes, spec))(features)[images, number]
+        pooled = jnp.where((levels == level)[:, None, None, None], here, pooled)
     return pooled
 
 
@@ -170,7 +183,7 @@ def _pool(spec, implementation, maps, rois):
         size = -(-size // tuning.ADAPTIVE_GROUPS)
     if implementation == "tiled":
         shape = rois.level.shape[0], *spec.output_size, maps[0].shape[-1]
-        empty = partial(jnp.full, shape, jnp.nan, maps[0].dtype)
+        empty = partial(jnp.full_like, maps[0], jnp.nan, shape=shape)
         return _isolated(partial(pool_tiles, spec, flat, rois, size), empty, jnp.isnan(rois.boxes).all())
     return pool_tiles(spec, flat, rois, size)
 
@@ -214,8 +227,8 @@ def _gradient_of_boxes(spec, maps, rois, gradient):
         return _pool(spec, "gather", maps, rois._replace(boxes=boxes))
 
     def along(coordinate):
-        change = jax.nn.one_hot(coordinate, 4, dtype=rois.boxes.dtype)[None]
-        _, effect = jax.jvp(pooled, (rois.boxes,), (jnp.broadcast_to(change, rois.boxes.shape),))
+        change = jnp.zeros_like(rois.boxes).at[:, coordinate].set(1)
+        _, effect = jax.jvp(pooled, (rois.boxes,), (change,))
         dtype = accumulation_dtype(effect.dtype)
         return jnp.sum(effect.astype(dtype) * gradient.astype(dtype), axis=(1, 2, 3)).astype(rois.boxes.dtype)
 

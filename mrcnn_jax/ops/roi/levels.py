@@ -17,7 +17,7 @@ def assign_levels(
     """Computes the pyramid level of each box, floor(canonical_level + log2(sqrt(area) / canonical_size)).
 
     Args:
-        boxes: (x1, y1, x2, y2) in image pixels; those without area go to the lowest level.
+        boxes: (x1, y1, x2, y2) in image pixels; those without area or with NaN go to the lowest level.
         lowest: finest level; subtract it from the result for the ``levels`` of ``pool_rois``.
         highest: coarsest level.
         canonical_size: side, in pixels, of a square box on ``canonical_level``.
@@ -35,6 +35,7 @@ def assign_levels(
     """
     check_shape("boxes", boxes, "...", 4)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    size = jnp.sqrt(jnp.maximum(width, 0) * jnp.maximum(height, 0))
+    area = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+    size = jnp.sqrt(jnp.where(area > 0, area, 0))  # NaN is 0
     level = jnp.floor(canonical_level + jnp.log2(jnp.maximum(size, 1e-8) / canonical_size) + epsilon)
     return jnp.clip(level, lowest, highest).astype(jnp.int32)

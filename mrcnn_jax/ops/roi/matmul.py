@@ -19,7 +19,8 @@ from mrcnn_jax.typing import Array, Float
 def pool(spec: PoolSpec, maps: Maps, rois: Rois) -> Float[Array, "N PH PW C"]:
     """Pools the RoIs."""
     plan = _make_tiles(maps, rois)
-    pooled = jnp.zeros((*plan.slots.shape, *spec.output_size, maps[0].shape[-1]), maps[0].dtype)
+    shape = (*plan.slots.shape, *spec.output_size, maps[0].shape[-1])
+    pooled = jnp.zeros_like(maps[0], shape=shape)
     for level, features in enumerate(maps):
 
         def visit(tile, pooled, features=features):
@@ -53,7 +54,7 @@ def gradients(
                 part = _product("nph,npwc->hwc", rows, _product("nqw,npqc->npwc", columns, bins), total.dtype)
             return total.at[image].add(part)
 
-        total = jnp.zeros(features.shape, accumulation_dtype(features.dtype))
+        total = jnp.zeros_like(features, accumulation_dtype(features.dtype))
         total = jax.lax.fori_loop(*_tiles_of_level(plan, maps, level), visit, total)
         totals.append(total.astype(features.dtype))
     return totals

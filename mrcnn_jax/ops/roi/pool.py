@@ -36,23 +36,26 @@ def _membership(first, last, limit, bins):
 
 @partial(jax.jit, static_argnames=("output_size", "spatial_scale", "implementation"))
 def roi_pool(
-    features: Float[Array, "H W C"],
-    boxes: Float[Array, "N 4"],
+    features: Float[Array, "*B H W C"],
+    boxes: Float[Array, "N _"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
     implementation: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
-    """Pools RoIs from one feature map by RoIPool, as in torchvision and the released code of Fast R-CNN.
+    """Pools RoIs from the feature map of one image, or of several, by RoIPool.
 
     The corners of a RoI are rounded to whole cells, halves away from 0, and both end cells belong to it. Bin
     p of P over n cells takes the cells from floor(p n / P) up to, excluding, ceil((p + 1) n / P), so
-    neighbouring bins may share cells. Bins without a cell on the map are 0.
+    neighbouring bins may share cells. Bins without a cell on the map are 0. All of this is as in torchvision
+    and the released code of Fast R-CNN.
 
     The gradient of a bin goes to its first largest cell, row by row. Boxes get none because of the rounding.
 
     Args:
-        features: one image's features, channels last.
-        boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
+        features: of one image, [H, W, C], or of several, [B, H, W, C], channels last.
+        boxes: RoIs in image pixels: [N, 4], x1, y1, x2, y2; or for several images [N, 5], as in torchvision,
+            with the image's index first (the nearest if there is none of this index). NaN coordinates count
+            as 0, and those beyond 2**20 cells as that.
         output_size: bins along y and x, or one number for both.
         spatial_scale: feature cells per image pixel.
         implementation: one of ``roi_implementations``; None is the default of the platform.

@@ -32,8 +32,8 @@ def pool_rois(
     Args:
         pyramid: feature maps of all images, level by level, channels last; a single one is allowed.
         boxes: RoIs (x1, y1, x2, y2) in image pixels; coordinates beyond 2**20 cells are clipped to that.
-        levels: index into ``pyramid`` of each RoI, counted from 0; not checked, as it is known only at run
-            time.
+        levels: index into ``pyramid`` of each RoI, counted from 0; known only at run time, so one that does
+            not exist is not refused but counts as the nearest.
         strides: image pixels per feature cell of each level.
         output_size: bins along y and x, or one number for both.
         operation: "align", "pool" or "warp"; see ``roi_align``, ``roi_pool``, ``roi_warp``.
@@ -52,9 +52,15 @@ def pool_rois(
     boxes, levels = jnp.asarray(boxes), jnp.asarray(levels)
     spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size)
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
-    boxes = boxes * scales[levels][..., None]
+    batch, number = levels.shape
+    levels = jnp.clip(levels, 0, len(pyramid) - 1)
+    boxes = (boxes * scales[levels][..., None]).reshape(-1, 4)
+    images = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
     pyramid = tuple(map(jnp.asarray, pyramid))
-    return pool_pyramid(spec, DEFINITIONS[operation], implementation, pyramid, boxes, levels)
+    pooled = pool_pyramid(
+        spec, DEFINITIONS[operation], implementation, pyramid, boxes, levels.reshape(-1), images
+    )
+    return pooled.reshape(batch, number, *pooled.shape[1:])
 
 
 def _check(pyramid, boxes, levels, strides):

@@ -80,7 +80,8 @@ def pool_tiles(spec: PoolSpec, flat: Sequence[FlatMaps], rois: Rois, size: int) 
     else:
         plan = _plan(spec, flat, rois, size)
         dtype, channels = flat[0].features.dtype, flat[0].features.shape[1]
-        pooled = as_bits(jnp.zeros((*plan.slots.shape, spec.output_size[1], channels), dtype))
+        shape = (*plan.slots.shape, spec.output_size[1], channels)
+        pooled = as_bits(jnp.zeros_like(flat[0].features, shape=shape))
         for group, own in enumerate(flat):
 
             def visit(tile, pooled, own=own):
@@ -109,7 +110,7 @@ def flat_gradients(
         None if array is None else array.reshape(-1, *array.shape[2:]).astype(accumulation_dtype(array.dtype))
         for array in (gradient, pooled)
     )
-    totals = [jnp.zeros(own.features.shape, accumulation_dtype(own.features.dtype)) for own in flat]
+    totals = [jnp.zeros_like(own.features, accumulation_dtype(own.features.dtype)) for own in flat]
     if _is_single_tile(spec, flat, rois, size):
         rows = _bin_rows(spec, rois, flat[0], _all_rows(spec, rois))
         return [add_gradient(spec, totals[0], flat[0].features, rows, pooled, gradient, by_element)]

@@ -23,22 +23,24 @@ def warp_by_definition(
     static_argnames=("output_size", "spatial_scale", "sampling_ratio", "reduction", "implementation"),
 )
 def roi_warp(
-    features: Float[Array, "H W C"],
-    boxes: Float[Array, "N 4"],
+    features: Float[Array, "*B H W C"],
+    boxes: Float[Array, "N _"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
     reduction: str = "average",
     implementation: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
-    """Pools RoIs from one feature map by RoIWarp.
+    """Pools RoIs from the feature map of one image, or of several, by RoIWarp.
 
     The corners are rounded as in RoIPool, then sampled as by ``roi_align`` with ``half_pixel=False``. Boxes
     get no gradient because of the rounding.
 
     Args:
-        features: one image's features, channels last.
-        boxes: RoIs (x1, y1, x2, y2) in image pixels.
+        features: of one image, [H, W, C], or of several, [B, H, W, C], channels last.
+        boxes: RoIs in image pixels: [N, 4], x1, y1, x2, y2; or for several images [N, 5], as in torchvision,
+            with the image's index first (the nearest if there is none of this index). NaN coordinates count
+            as 0, and those beyond 2**20 cells as that.
         output_size: bins along y and x, or one number for both.
         spatial_scale: feature cells per image pixel.
         sampling_ratio: samples per bin and axis; 0 is adaptive, see ``roi_align``.

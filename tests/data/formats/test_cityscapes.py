@@ -7,8 +7,8 @@ import tiny_cityscapes as tiny
 
 from mrcnn_jax.data.dataset import open_dataset, split_names
 from mrcnn_jax.data.formats import cityscapes
-from mrcnn_jax.data.transforms import decode_mask
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.run_length_masks import RunLengthMasks
 
 SPLITS = {"train": "train", "validation": "val"}
 SCENE = "val/munster/munster_000000_000019"
@@ -59,7 +59,8 @@ def test_prepared_objects_equal_the_painted_ones(root, split, part):
         stored = zip(expected, objects.boxes, objects.areas, objects.rles, strict=True)
         for (value, *_), box, area, rle in stored:
             mask = tiny.instance_ids(scene) == value
-            np.testing.assert_array_equal(decode_mask(rle, tiny.HEIGHT, tiny.WIDTH), mask)
+            (decoded,) = RunLengthMasks([rle], tiny.HEIGHT, tiny.WIDTH)
+            np.testing.assert_array_equal(decoded, mask)
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             np.testing.assert_array_equal(box, [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             assert area == mask.sum()

@@ -99,27 +99,31 @@ def test_records_are_in_the_order_of_image_ids(tmp_path):
 
 
 def test_reading_a_record_twice_counts_its_faults_once(tmp_path):
-    file = write_folder(tmp_path, content(annotation(1), annotation(2, bbox=[1, 1, 0, 5])))
+    file = write_folder(tmp_path, content(annotation(1), annotation(2, bbox=[1, 1, 0, 5], segmentation=[])))
     assert len(file[1].objects.ids) == len(file[1].objects.ids) == 1
     assert file.report.kept == 1 and sum(map(len, file.report.left_out.values())) == 1
 
 
-def test_keypoints_are_read_and_bad_ones_left_out(tmp_path):
+def test_keypoints_are_read_and_bad_ones_dropped(tmp_path):
     seen = [10, 11, 2, 0, 0, 0, 20.5, 12, 1]
     objects, report = read_one(
         tmp_path,
         annotation(1, keypoints=seen, num_keypoints=2),
         annotation(2, keypoints=[0] * 9, num_keypoints=0),
         annotation(3),
-        annotation(4, keypoints=[0] * 6),
+        annotation(4, keypoints=[1] * 5),
         annotation(5, keypoints=[10, 11, 7, 0, 0, 0, 20.5, 12, 1]),
         annotation(6, keypoints=[math.nan, 11, 2, 0, 0, 0, 20.5, 12, 1]),
+        annotation(7, keypoints=seen, category_id=90),
         keypoints=True,
     )
-    assert objects.ids.tolist() == [1, 2, 3]
+    assert objects.ids.tolist() == [1, 2, 3, 4, 5, 6, 7] and not report.left_out
     np.testing.assert_array_equal(objects.keypoints[0], np.float32(seen).reshape(3, 3))
-    assert objects.keypoints.shape == (3, 3, 3) and not objects.keypoints[1:].any()
-    assert sorted(map(sorted, report.left_out.values())) == [[4], [5, 6]]
+    assert objects.keypoints.shape == (7, 3, 3) and not objects.keypoints[[1, 2, 3, 6]].any()
+    np.testing.assert_array_equal(objects.keypoints[4:6, 0], 0)
+    np.testing.assert_array_equal(objects.keypoints[4:6, 1:], objects.keypoints[[0, 0], 1:])
+    assert sorted(map(sorted, report.mended.values())) == [[5], [6]]
+    assert sorted(map(sorted, report.dropped.values())) == [[4], [7]]
     info = CocoFile(tmp_path / "images", tmp_path / "annotations/all.json").info
     assert info.keypoint_flip == (0, 2, 1) and info.skeleton == ((0, 1), (0, 2))
 
@@ -163,8 +167,8 @@ def test_published_annotations_are_kept_completely(tmp_path, name, held_out):
     assert list(reports) == ["train", "validation"]
     for split, report in reports.items():
         given = json.loads(splits[split].annotations.read_text())
-        images = sorted(given["images"], key=lambda image: image["id"])[splits[split].part]
-        chosen = {image["id"] for image in images}
+        chosen = {record.image_id for record in open_dataset(tmp_path / "out", split)}
+        images = [image for image in given["images"] if image["id"] in chosen]
         annotations = [a for a in given["annotations"] if a["image_id"] in chosen]
         given |= {"images": images, "annotations": annotations}
         assert (report.images, report.kept) == (len(images), len(annotations))

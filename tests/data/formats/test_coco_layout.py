@@ -43,15 +43,16 @@ LAYOUTS = {
         ["train/_annotations.coco.json", "valid/_annotations.coco.json", "test/_annotations.coco.json"],
         ("train", "train/_annotations.coco.json"),
         ("valid", "valid/_annotations.coco.json"),
+        ("test", "test/_annotations.coco.json"),
     ),
-    "train only": (["annotations/train.json", "images"], ("images", "annotations/train.json"), None),
+    "train only": (["annotations/train.json", "images"], ("images", "annotations/train.json")),
 }
 
 
-@pytest.mark.parametrize("paths, train, validation", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_usual_layouts_are_found(tmp_path, paths, train, validation):
+@pytest.mark.parametrize("paths, splits", [(p, s) for p, *s in LAYOUTS.values()], ids=LAYOUTS.keys())
+def test_usual_layouts_are_found(tmp_path, paths, splits):
     folder = touch(tmp_path / "my_train_data", *paths)
-    expected = {"train": train} | ({"validation": validation} if validation else {})
+    expected = dict(zip(("train", "validation", "test"), splits, strict=False))
     assert find_splits(folder) == {s: CocoSplit(folder / i, folder / a) for s, (i, a) in expected.items()}
 
 
@@ -61,13 +62,15 @@ def test_keypoint_files_are_preferred_on_request(tmp_path):
     assert names == ["person_keypoints_train2017.json", "person_keypoints_val2017.json"]
 
 
-def test_last_images_of_a_single_file_become_the_validation_split(tmp_path):
+def test_images_of_a_single_file_are_drawn_for_validation(tmp_path):
     given = content(annotation(1, image_id=2), image_ids=(9, 2, 30, 4))
     write_folder(tmp_path, given, annotations="annotations/trainval.json")
     reports = coco.prepare(tmp_path, tmp_path / "out", validation_images=2)
     ids = {split: [r.image_id for r in open_dataset(tmp_path / "out", split)] for split in reports}
-    assert ids == {"train": [2, 4], "validation": [9, 30]}
-    assert str(reports["validation"]) == "validation: 2 images, 0 of 0 annotations kept"
+    assert len(ids["train"]) == len(ids["validation"]) == 2
+    assert sorted(ids["train"] + ids["validation"]) == [2, 4, 9, 30]
+    assert 2 in ids["train"]  # the only image of its class
+    assert str(reports["validation"]).startswith("validation: 2 images, 0 of 0 annotations kept")
     assert (reports["train"].images, reports["train"].annotations, reports["train"].kept) == (2, 1, 1)
     assert list(find_splits(tmp_path)) == ["train"]
     with pytest.raises(InputError, match="none of its 4 images is left"):
@@ -80,7 +83,6 @@ def test_last_images_of_a_single_file_become_the_validation_split(tmp_path):
         ([], r"JSON files: none\); name them with --train IMAGES ANNOTATIONS"),
         (["a.json", "b.json"], "annotation files .* are ambiguous .*a.json, b.json"),
         (["annotations/train_a.json", "annotations/train_b.json"], "annotation files .* are ambiguous"),
-        (["annotations/trainval.json"], "no image folder found for trainval.json; name them"),
     ],
 )
 def test_ambiguous_layouts_are_refused(tmp_path, paths, message):

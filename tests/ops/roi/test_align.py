@@ -262,7 +262,7 @@ def test_unknown_options_are_refused(options, message):
 @pytest.mark.parametrize(
     "features, boxes, message",
     [
-        ((1, 5, 5, 3), (2, 4), r"features must have shape \[H, W, C\], not \[1, 5, 5, 3\]"),
+        ((1, 5, 5, 3), (2, 4), r"boxes must have shape \[N, 5\], not \[2, 4\]; image, x1, y1, x2, y2"),
         ((5, 5), (2, 4), r"features must have shape \[H, W, C\], not \[5, 5\]"),
         ((5, 5, 3), (2, 5), r"boxes must have shape \[N, 4\], not \[2, 5\]; x1, y1, x2, y2"),
         ((5, 5, 3), (1, 2, 4), r"boxes must have shape \[N, 4\], not \[1, 2, 4\]"),

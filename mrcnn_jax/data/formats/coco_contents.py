@@ -1,0 +1,172 @@
+"""Contents of a COCO annotation file by id: images, categories and the annotations of each image.
+
+Ids that are written as text or as whole floats are read as what they mean, other texts get numbers of their
+own, and entries that cannot be placed are left out and kept as flaws for the report.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mrcnn_jax.data.formats.coco_categories import Category, read_category, some
+from mrcnn_jax.data.formats.coco_json import load
+from mrcnn_jax.data.formats.coco_numbers import to_id
+from mrcnn_jax.data.formats.conversion_report import Label, Report
+from mrcnn_jax.errors import InputError
+
+Heading = Literal["left_out", "mended", "images_left_out", "images_mended"]
+OF_A_BAD_IMAGE = "annotation of an image that is left out"
+
+
+class Flaw(NamedTuple):
+    """An entry that was left out or mended, for the report."""
+
+    heading: Heading
+    kind: str
+    label: Label
+    image_id: int | None = None  # of an annotation whose image is used
+
+    def add_to(self, report: Report) -> None:
+        """Adds the flaw to a report."""
+        if self.heading.startswith("image"):
+            getattr(report, self.heading)[self.kind].append(str(self.label))
+        else:
+            getattr(report, self.heading)[self.kind].add(self.label)
+
+
+class Contents:
+    """Images, categories and annotations of a file.
+
+    Attributes:
+        images: usable images by id, in the order of ids.
+        categories: by id, in the order of ids.
+        annotations: of each usable image, with usable ids.
+        flaws: what was left out and mended.
+        warnings: a sentence each.
+
+    Raises:
+        InputError: the file is not in COCO format, or nothing in it can be used.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.flaws = path, list[Flaw]()
+        content, self.warnings = load(path)
+        images, self._image_ids = self._by_id("image", content["images"])
+        categories, self._category_ids = self._by_id("category", content["categories"])
+        self.images = dict(self._usable_images(images))
+        notes: dict[str, list[str]] = {}
+        self.categories = {
+            id_: read_category(id_, self._only_category(id_, group), notes)
+            for id_, group in sorted(categories.items())
+        }
+        self.warnings += [f"{some(names)}: {note}" for note, names in notes.items()]
+        if not self.categories:
+            raise InputError(f"{path}: none of its {len(content['categories'])} categories has an id")
+        self._warn_of_categories()
+        self.annotations: dict[int, list[dict]] = {id_: [] for id_ in self.images}
+        self._unusable_images = images.keys() - self.images.keys()
+        self._group(content["annotations"])
+
+    def _by_id(self, kind: str, entries: list) -> tuple[dict[int, list[dict]], dict[str, int]]:
+        """Returns the entries of each id, and the numbers given to ids that are other texts."""
+        groups: dict[int, list[dict]] = {}
+        texts: dict[str, list[dict]] = {}
+        for position, entry in enumerate(entries):
+            given = entry.get("id") if isinstance(entry, dict) else None
+            id_, name = to_id(given), _name(entry, f"number {position}, from 0")
+            if id_ is not None:
+                groups.setdefault(id_, []).append(entry)
+            elif isinstance(given, str) and given.strip():
+                texts.setdefault(given, []).append(entry)
+            elif kind == "image":
+                self.flaws.append(Flaw("images_left_out", "without an id", name))
+            else:
+                self.warnings.append(f"category {name} is left out: it has no id")
+            if isinstance(given, str | float) and kind == "image":
+                self.flaws.append(Flaw("images_mended", "whose id is written as text or float", name))
+        first = max(groups, default=0) + 1
+        numbers = {text: first + i for i, text in enumerate(texts)}
+        return groups | {numbers[text]: group for text, group in texts.items()}, numbers
+
+    def _usable_images(self, groups: dict[int, list[dict]]) -> Iterator[tuple[int, dict]]:
+        for id_, (image, *others) in sorted(groups.items()):
+            name = _name(image, f"id {id_}")
+            if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+                self.flaws.append(Flaw("images_left_out", "without a file_name", name))
+            elif any(other.get("file_name") != image["file_name"] for other in others):
+                kind = "whose id is given to several images"
+                names = [_name(one, f"id {id_}") for one in (image, *others)]
+                self.flaws += [Flaw("images_left_out", kind, name) for name in names]
+            else:
+                if others:
+                    self.flaws.append(Flaw("images_mended", "listed more than once", name))
+                yield id_, image
+
+    def _only_category(self, id_: int, group: list[dict]) -> dict:
+        names = {str(entry.get("name")) for entry in group}
+        if len(names) > 1:
+            shown = " and ".join(map(repr, sorted(names)))
+            raise InputError(f"{self.path}: category id {id_} is given more than once, to {shown}")
+        return group[0]
+
+    def _warn_of_categories(self) -> None:
+        ids: dict[str, list[int]] = {}
+        for id_, category in self.categories.items():
+            ids.setdefault(category.name, []).append(id_)
+        for name, repeated in ids.items():
+            if len(repeated) > 1:
+                given = f"{len(repeated)} categories are named {name!r} (ids {', '.join(map(str, repeated))})"
+                self.warnings.append(f"{given}: they compete as classes; merge them if they are one")
+
+    def _group(self, entries: list) -> None:
+        """Places annotations under their images and gives them ids that are unique and positive."""
+        seen, renumbered = set[int](), list[tuple[dict, int]]()
+        for position, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                label = f"number {position}, from 0"
+                self.flaws.append(Flaw("left_out", "annotation that is not an object", label))
+                continue
+            image_id, category_id, id_ = entry.get("image_id"), entry.get("category_id"), entry.get("id")
+            if not (type(image_id) is type(category_id) is type(id_) is int):
+                image_id, category_id, id_ = self._read_ids(entry)
+            if image_id not in self.annotations or category_id not in self.categories:
+                label = id_ if id_ is not None else f"number {position}, from 0"
+                self.flaws.append(Flaw("left_out", self._why_unplaced(image_id), label))
+                continue
+            self.annotations[image_id].append(entry)
+            if id_ is None or not 0 < id_ < 2**53 or id_ in seen:
+                renumbered.append((entry, image_id))
+            else:
+                seen.add(id_)
+        kind = "id missing, repeated or not a positive number: new id given"
+        for id_, (entry, image_id) in enumerate(renumbered, start=max(seen, default=0) + 1):
+            entry["id"] = id_
+            self.flaws.append(Flaw("mended", kind, id_, image_id))
+
+    def _read_ids(self, entry: dict) -> tuple[int | None, int | None, int | None]:
+        """Returns the ids of an annotation that are written as text or float, and stores them in it."""
+        found = []
+        for key, texts in (("image_id", self._image_ids), ("category_id", self._category_ids), ("id", {})):
+            given = entry.get(key)
+            number = texts.get(given) if isinstance(given, str) and given in texts else to_id(given)
+            found.append(number)
+            entry[key] = number if number is not None else given
+        image_id, category_id, id_ = found
+        if image_id in self.annotations and category_id in self.categories and id_ is not None:
+            self.flaws.append(Flaw("mended", "ids written as text or float", id_, image_id))
+        return image_id, category_id, id_
+
+    def _why_unplaced(self, image_id: int | None) -> str:
+        if image_id in self._unusable_images:
+            return OF_A_BAD_IMAGE
+        unlisted = "a category" if image_id in self.annotations else "an image"
+        return f"annotation of {unlisted} that is not listed"
+
+
+def _name(entry: Any, otherwise: str) -> str:
+    """Returns what the report calls an image or category."""
+    names = (entry.get(key) for key in ("file_name", "name")) if isinstance(entry, dict) else ()
+    return next((name for name in names if isinstance(name, str) and name), otherwise)
+
+
+__all__ = ["OF_A_BAD_IMAGE", "Category", "Contents", "Flaw"]

@@ -1,0 +1,69 @@
+"""Numbers of annotation files as tools write them: 1, 1.0, "1", "1.0"."""
+
+import json
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+MAX_COORDINATE = 1e6  # in pixels
+MAX_ID = 2**53  # JSON's readers keep whole numbers exactly up to here
+
+
+def to_number(value: Any, largest: float = MAX_COORDINATE) -> float | None:
+    """Returns a number or a text that is one; None for anything else, NaN, and what exceeds ``largest``."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if usable and -largest <= value <= largest else None
+
+
+def to_id(value: Any) -> int | None:
+    """Returns a whole number, given as such, as float or as text; None for anything else."""
+    number = to_number(value, MAX_ID - 1)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def to_vector(values: Any) -> tuple[Float[np.ndarray, "N"], float] | None:
+    """Returns a list of numbers, and the largest of their absolute values; None for anything else."""
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):  # lists of unequal lengths; whole numbers beyond float64
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
+        return None
+    array = array.astype(np.float64, copy=False)
+    largest = np.abs(array).max(initial=0)
+    return (array, largest) if largest <= MAX_COORDINATE else None
+
+
+def to_numbers(values: Any) -> tuple[list[float], bool] | None:
+    """Returns a list of numbers, and whether any was a text; None if any is neither."""
+    if not isinstance(values, list):
+        return None
+    numbers = [to_number(value) for value in values]
+    texts = any(isinstance(value, str) for value in values)
+    return None if None in numbers else (numbers, texts)
+
+
+def parse_text(value: Any) -> Any:
+    """Returns what a text holds, if it is JSON or numbers between commas or spaces; else the value itself."""
+    if not isinstance(value, str):
+        return value
+    for text in (value, f"[{','.join(value.replace(',', ' ').split())}]"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return value
+
+
+def is_empty(value: Any, depth: int = 4) -> bool:
+    """Returns whether a value is null, false, an empty text, or a list or an object of nothing but such."""
+    if isinstance(value, list | dict) and depth:
+        items = value if isinstance(value, list) else value.values()
+        return all(is_empty(item, depth - 1) for item in items)
+    return value is None or value is False or value == ""

@@ -1,0 +1,147 @@
+"""Values of COCO ground truth and results, read or refused by the name of their entry."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mrcnn_jax.data.formats.coco_masks import judge_mask
+from mrcnn_jax.data.formats.coco_numbers import is_empty, to_id
+from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.run_length_masks import decode_counts
+
+Id = int | str
+CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
+MAX_PIXELS = 2**31
+"""Pixels of a mask: pycocotools counts them in 32 bits."""
+
+
+class Image(NamedTuple):
+    """An image of the ground truth; sides are None where it does not say them."""
+
+    number: int
+    height: int | None
+    width: int | None
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: on one line, shortened."""
+    try:
+        text = printable(repr(value))
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits; deep nesting
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_entries(entries: Any, name: str) -> list[dict]:
+    """Returns a list of objects; InputError for anything else."""
+    if not isinstance(entries, list | tuple):
+        raise InputError(f"{name} must be a list of objects, not {shown(entries)}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise InputError(f"{name} must be a list of objects, but its entry {number} is {shown(entry)}")
+    return list(entries)
+
+
+def read_id(entry: dict, key: str, name: str) -> Id:
+    """Returns a whole number, which may be written as text or as float, or a text that is none."""
+    if key not in entry:
+        raise InputError(f'{name} has no "{key}"')
+    value = entry[key].item() if isinstance(entry[key], np.generic) else entry[key]
+    number = value if type(value) is int else to_id(value)
+    if number is None and not (isinstance(value, str) and value):
+        raise InputError(f"{name} has {key} {shown(value)}, which is neither a whole number nor a text")
+    return value if number is None else number
+
+
+def number_ids(ids: Sequence[Id]) -> dict[Id, int]:
+    """Numbers ids from 1 in their order, whole numbers before texts: pycocotools needs ids of one type."""
+    ordered = sorted(set(ids), key=lambda id_: (isinstance(id_, str), id_))
+    return {id_: number for number, id_ in enumerate(ordered, start=1)}
+
+
+def is_finite(value: Any) -> bool:
+    """Tests for a number, not a text, within float64."""
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def read_numbers(values: Any, length: int) -> list[float] | None:
+    """Returns a list of finite numbers of this length; None for anything else."""
+    if not isinstance(values, list | tuple | np.ndarray) or len(values) != length:
+        return None
+    return [float(value) for value in values] if all(map(is_finite, values)) else None
+
+
+def read_crowd(value: Any, name: str) -> int:
+    """Returns 0 or 1 for a flag written as number, boolean, text or null."""
+    if value is None or (is_finite(value) and value in (0, 1)):
+        return int(value or 0)
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word not in CROWD_WORDS:
+        raise InputError(f"{name} has iscrowd {shown(value)}, but it must be 0 or 1")
+    return CROWD_WORDS[word]
+
+
+def read_mask(segmentation: Any, image: Image, name: str) -> dict | None:
+    """Returns a mask given as compressed or uncompressed run-length code or polygons as compressed code.
+
+    Returns:
+        None for an object without a mask: null, {}, [], [[]].
+
+    Raises:
+        InputError: the mask is malformed, or of another size than its image.
+    """
+    if is_empty(segmentation):
+        return None
+    size = [image.height, image.width]
+    if isinstance(segmentation, dict):
+        given = segmentation.get("size")
+        own = [to_id(side) for side in given] if isinstance(given, list | tuple) else []
+        if len(own) == 2 and None not in own:
+            size = own if None in size else size
+            if own != size:
+                flaw = f"its size is {own}, but the image is {size[0]} high and {size[1]} wide"
+                raise InputError(f'{name} has an unusable "segmentation": {flaw}')
+            counts = segmentation.get("counts")
+            if isinstance(counts, str | bytes) and _is_whole(counts, *size):
+                return {"size": size, "counts": counts}
+    if None in size:
+        raise InputError(f"{name} has a mask whose size neither it nor its image says")
+    mask = judge_mask(segmentation, *size, allow_empty=True) if 0 < size[0] * size[1] < MAX_PIXELS else None
+    if mask is None or mask.part is None:
+        flaw = mask.dropped.removeprefix("mask: ") if mask and mask.dropped else "its size is impossible"
+        raise InputError(f'{name} has an unusable "segmentation": {flaw}')
+    return mask.part
+
+
+def mask_of_box(box: Sequence[float], image: Image) -> dict | None:
+    """Returns the mask of a box (x, y, width, height); None where the image does not say its size."""
+    if image.height is None or image.width is None:
+        return None
+    width, height = image.width, image.height
+    left, right = np.clip([box[0], box[0] + box[2]], 0, width)
+    top, bottom = np.clip([box[1], box[1] + box[3]], 0, height)
+    corners = [left, top, right, top, right, bottom, left, bottom]
+    return coco_mask.frPyObjects([corners], height, width)[0]
+
+
+def _is_whole(counts: str | bytes, height: int, width: int) -> bool:
+    """Tests whether a compressed code fills its image; pycocotools never returns from one that does not."""
+    try:
+        data = counts if isinstance(counts, bytes) else counts.encode("ascii")
+    except UnicodeEncodeError:
+        return False
+    digits = np.frombuffer(data, np.uint8) - 48  # those below 48 wrap around
+    if not digits.size or digits.max() >= 64 or digits[-1] & 32:
+        return False
+    ends = np.flatnonzero(digits & 32 == 0)
+    if np.diff(ends, prepend=-1).max() > 7:  # more than 35 bits
+        return False
+    runs = decode_counts(data)
+    return bool(runs.min() >= 0) and int(runs.sum()) == height * width < MAX_PIXELS

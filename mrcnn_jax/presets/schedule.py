@@ -1,0 +1,23 @@
+"""Schedules for another number of steps."""
+
+from collections.abc import Set
+from dataclasses import replace
+
+from mrcnn_jax.config import TrainConfig
+
+
+def scale_schedule(config: TrainConfig, steps_before: int, given: Set[str]) -> TrainConfig:
+    """Moves the decays of a schedule to the same fractions of another number of steps.
+
+    The warm-up is shortened to a fifth of the steps if it is longer.
+
+    Args:
+        config: the schedule with its new number of steps.
+        steps_before: the number of steps that the other fields are for.
+        given: dotted names of the fields that the user gives, which stay as they are.
+    """
+    decays = {max(1, round(step * config.steps / steps_before)) for step in config.decay_steps}
+    scaled = {
+        "decay_steps": tuple(sorted(decays)), "warmup_steps": min(config.warmup_steps, config.steps // 5)
+    }  # fmt: skip
+    return replace(config, **{name: value for name, value in scaled.items() if f"train.{name}" not in given})

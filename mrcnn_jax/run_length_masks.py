@@ -1,0 +1,84 @@
+"""Masks of an image as run-length codes, which behave like an array of full-size masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from mrcnn_jax.typing import Bool, Int
+
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
+
+
+class RunLengthMasks(NDArrayOperatorsMixin):
+    """D masks of one image in COCO's compressed run-length code; a full-size mask is decoded when it is read.
+
+    An integer index, and iteration, decode one mask, bool [H, W]; slices, index arrays and boolean masks give
+    ``RunLengthMasks``. Everything else that an array of shape [D, H, W] can do decodes all masks at once.
+
+    Attributes:
+        counts: code of each mask; "" is a mask without pixels.
+        shape: D, H, W.
+    """
+
+    dtype, ndim = np.dtype(bool), 3
+
+    def __init__(self, counts: Sequence[str], height: int, width: int):
+        self.counts, self.shape = tuple(counts), (len(counts), int(height), int(width))
+
+    def crop(self, index: int) -> tuple[Window, Bool[np.ndarray, "h w"]]:
+        """Decodes the part of a mask that holds all its pixels; returns its window in the image, and it."""
+        height = self.shape[1]
+        edges = np.cumsum(decode_counts(self.counts[index]))
+        runs = edges[: len(edges) // 2 * 2].reshape(-1, 2)  # first pixel and end, down the columns
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        if not len(runs):
+            return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), bool)
+        columns, rows = np.divmod(runs - [0, 1], height)
+        left, right = int(columns[0, 0]), int(columns[-1, 1]) + 1
+        wraps = (columns[:, 0] != columns[:, 1]).any()
+        top, bottom = (0, height) if wraps else (int(rows[:, 0].min()), int(rows[:, 1].max()) + 1)
+        lengths = np.diff(runs.ravel(), prepend=left * height, append=right * height)
+        pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(right - left, height)
+        return (slice(top, bottom), slice(left, right)), np.ascontiguousarray(pixels[:, top:bottom].T)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, index):
+        if isinstance(index, tuple):
+            return np.asarray(self)[index]
+        chosen = np.arange(len(self))[index]
+        if np.ndim(chosen):
+            return RunLengthMasks([self.counts[position] for position in chosen], *self.shape[1:])
+        return np.asarray(self[[chosen]])[0]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        decoded = np.zeros(self.shape, bool)
+        for index, mask in enumerate(decoded):
+            window, mask[window] = self.crop(index)
+        return decoded if dtype is None else decoded.astype(dtype)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        arrays = [np.asarray(each) if isinstance(each, RunLengthMasks) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):  # what copying, pickling and NumPy look for
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+
+def decode_counts(text: str | bytes) -> Int[np.ndarray, "R"]:
+    """Returns the lengths of alternating runs of zeros and ones (pycocotools' rleFrString)."""
+    data = text.encode("ascii") if isinstance(text, str) else text
+    digits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(digits & 0x20 == 0)  # of each number's digits to base 32, the lowest first
+    first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((digits & 0x1F) << (5 * place), first) if len(last) else last
+    numbers -= np.where(digits[last] & 0x10, 1 << (5 * (last - first + 1)), 0)  # the top bit is a sign
+    numbers[1::2] = np.cumsum(numbers[1::2])  # all but the first three are differences to the one before last
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

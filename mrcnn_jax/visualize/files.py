@@ -1,0 +1,58 @@
+"""Pictures as files of bounded size."""
+
+import io
+import os
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from mrcnn_jax.atomic_io import replacing
+from mrcnn_jax.visualize.draw import Picture
+
+MAX_BYTES = 3_000_000
+"""Largest file of a picture."""
+_QUALITIES = 92, 85, 75, 60, 45
+
+
+def save_picture(path: str | os.PathLike, picture: Picture, max_bytes: int = MAX_BYTES) -> epath.Path:
+    """Writes a picture as PNG or, where that would be too large, as JPEG under the same name with .jpg.
+
+    The file is written whole or not at all; folders above it are made.
+
+    Args:
+        path: file with the suffix .png.
+        picture: of any size; one that does not even fit as JPEG is reduced.
+        max_bytes: of the file.
+
+    Returns:
+        The file.
+    """
+    path, data = epath.Path(path), _encode(picture, "PNG", compress_level=4)
+    if len(data) > max_bytes:
+        path, data = path.with_suffix(".jpg"), _smaller(picture, max_bytes)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def reduced(picture: Picture, max_side: int) -> Picture:
+    """Returns a picture reduced by the whole number that makes no side longer than ``max_side`` pixels."""
+    return np.asarray(Image.fromarray(picture).reduce(-(-max(picture.shape[:2]) // max_side)))
+
+
+def _smaller(picture: Picture, max_bytes: int) -> bytes:
+    for reduction in (1, 2, 4, 8):
+        image = Image.fromarray(picture).reduce(reduction)
+        for quality in _QUALITIES:
+            data = _encode(image, "JPEG", quality=quality)
+            if len(data) <= max_bytes:
+                return data
+    return data
+
+
+def _encode(picture: Picture | Image.Image, kind: str, **options: int) -> bytes:
+    encoded = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(encoded, kind, **options)
+    return encoded.getvalue()

@@ -1,0 +1,216 @@
+"""Ids, images and classes of COCO files."""
+
+import pytest
+from converted_sets import change_first, convert, kinds
+from quirks import quirk
+from rich.console import Console
+from small_sets import write_set
+
+from mrcnn_jax.data.dataset import open_dataset, read_metadata
+from mrcnn_jax.data.formats import coco
+from mrcnn_jax.data.statistics import summary
+from mrcnn_jax.errors import InputError
+
+
+def every(kind):
+    """Returns a change of all ids."""
+
+    def change(content):
+        for image in content["images"]:
+            image["id"] = kind(image["id"])
+        for annotation in content["annotations"]:
+            annotation |= {key: kind(annotation[key]) for key in ("id", "image_id", "category_id")}
+        for category in content["categories"]:
+            category["id"] = kind(category["id"])
+
+    return change
+
+
+IDS = {
+    "text": every(str),
+    "float": every(float),
+    "float text": every(lambda id_: f"{id_}.0"),
+    "padded text": every(lambda id_: f" {id_:05} "),
+    "names": every(lambda id_: f"b7{id_}c-e1"),
+    "one image": lambda d: d["images"][0].update(id="1"),
+    "one image_id": change_first(image_id=1.0),
+    "one category_id": change_first(category_id="2"),
+    "one category": lambda d: d["categories"][0].update(id=1.0),
+}
+
+
+@quirk('ids as whole floats or text ("1", 1.0, file names, UUIDs)', "read as numbers; others get numbers")
+@pytest.mark.parametrize("change", IDS.values(), ids=IDS.keys())
+def test_ids(tmp_path, change):
+    records, report = convert(tmp_path, change)
+    assert [record.file_name for record in records] == [f"{i}.jpg" for i in range(1, 5)]
+    assert [record.objects.classes.tolist() for record in records] == [[1], [0], [1], [0]]
+    assert report.kept == 4 and all(type(record.image_id) is int for record in records)
+
+
+@quirk("annotation ids missing, repeated, 0, negative, too large or no numbers", "new ids are given")
+@pytest.mark.parametrize("id_", [None, 2, 0, -5, "b7c-e1", 1.5, True, [1], 10**400, float("inf")])
+def test_annotation_ids(tmp_path, id_):
+    records, report = convert(tmp_path, change_first(id=id_))
+    assert len({record.objects.ids.item() for record in records}) == 4 and report.kept == 4
+    assert "id missing, repeated or not a positive number: new id given" in report.mended
+
+
+def change_last(**fields):
+    return lambda content: content["annotations"][3].update(fields)
+
+
+UNPLACED = {
+    "unlisted image": (lambda d: d["images"].pop(), "annotation of an image that is not listed"),
+    "null image": (change_last(image_id=None), "annotation of an image that is not listed"),
+    "list as image": (change_last(image_id=[4]), "annotation of an image that is not listed"),
+    "unlisted category": (change_last(category_id=9), "annotation of a category that is not listed"),
+    "true as category": (change_last(category_id=True), "annotation of a category that is not listed"),
+    "null": (lambda d: d["annotations"].append(d["annotations"].clear()), "annotation that is not an object"),
+    "text": (lambda d: d["annotations"].__setitem__(3, "x"), "annotation that is not an object"),
+}
+
+
+@quirk("annotations of unlisted images or categories, or that are no objects", "left out, counted with ids")
+@pytest.mark.parametrize("change, kind", UNPLACED.values(), ids=UNPLACED.keys())
+def test_annotations_that_belong_nowhere(tmp_path, change, kind):
+    _, report = convert(tmp_path, change)
+    assert list(report.left_out) == [kind] and report.kept == report.annotations - 1
+    assert f"1 of {report.annotations} annotations are left out" in str(report)
+    assert list(report.left_out.values()) in ([{4}], [{"number 3, from 0"}], [{"number 0, from 0"}])
+
+
+@quirk("sizes of images as text or floats", "read as numbers; -1, 0, null, a word: the file's own size")
+@pytest.mark.parametrize(
+    "width, height, noted",
+    [("96", "64", True), (96.0, 64.0, False), ("96.0", 64, True), (-1, -1, True), (0, 0, False),
+     (None, None, False), ("wide", [], True), ("", "", False), (10**400, 1, True)],
+)  # fmt: skip
+def test_sizes(tmp_path, width, height, noted):
+    change = {"width": width} | ({} if height == 1 else {"height": height})
+    records, report = convert(tmp_path, lambda d: d["images"][0].update(change))
+    assert (records[0].width, records[0].height) == (96, 64) and report.kept == 4
+    assert sum(map(len, report.images_mended.values())) == noted
+
+
+BAD_IMAGES = {
+    "null": (lambda d: d["images"].__setitem__(0, None), "without an id"),
+    "no id": (lambda d: d["images"][0].pop("id"), "without an id"),
+    "no name": (lambda d: d["images"][0].pop("file_name"), "without a file_name"),
+    "number as name": (lambda d: d["images"][0].update(file_name=1), "without a file_name"),
+    "missing": (lambda d: d["images"][0].update(file_name="gone.jpg"), "missing from "),
+    "impossible name": (lambda d: d["images"][0].update(file_name="a\0\ud800"), "missing from "),
+    "other size": (lambda d: d["images"][0].update(width=95), "is 96x64"),
+}
+
+
+@quirk(
+    "a single image that is missing, damaged, of another size, without id or name",
+    "left out (`--max-bad`)",
+)
+@pytest.mark.parametrize("change, kind", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+def test_single_bad_images(tmp_path, change, kind):
+    records, report = convert(tmp_path, change)
+    assert len(records) == 3 and report.kept == 3
+    assert kinds(report.images_left_out).startswith(kind)
+    with pytest.raises(InputError, match="1 of 4 images cannot be used"):
+        convert(tmp_path, change, max_bad=0)
+
+
+@quirk("an image listed twice", "once if the entries name one file; both left out if they name two")
+def test_images_listed_twice(tmp_path):
+    records, report = convert(tmp_path, lambda d: d["images"].append(d["images"][0]))
+    assert len(records) == 4 and report.images_mended == {"listed more than once": ["1.jpg"]}
+    records, report = convert(tmp_path, lambda d: d["images"][1].update(id=1), max_bad=0.5)
+    assert [record.file_name for record in records] == ["3.jpg", "4.jpg"]
+    assert report.images_left_out == {"whose id is given to several images": ["1.jpg", "2.jpg"]}
+
+
+@quirk("one file listed under several ids", "said")
+def test_files_listed_under_two_ids(tmp_path):
+    _, report = convert(tmp_path, lambda d: d["images"].append(d["images"][0] | {"id": 9}))
+    assert "1 images are listed again under other ids (1.jpg)" in str(report)
+
+
+def add_group(content):
+    group = {"id": 0, "name": "all", "supercategory": "none"}
+    content["categories"] = [group, *(c | {"supercategory": "all"} for c in content["categories"])]
+
+
+CATEGORIES = {
+    "null": (lambda d: d["categories"].append(None), "category number 2, from 0 is left out", 2),
+    "no id": (lambda d: d["categories"].append({"name": "c"}), "category c is left out", 2),
+    "no name": (lambda d: d["categories"][0].pop("name"), "categories without a name", 2),
+    "null name": (lambda d: d["categories"][0].update(name=None), "categories without a name", 2),
+    "repeated": (lambda d: d["categories"].append(d["categories"][0]), "", 2),
+    "same name": (lambda d: d["categories"][1].update(name="a"), "2 categories are named 'a' (ids 1, 2)", 2),
+    "number": (lambda d: d["categories"][0].update(name=7), "", 2),
+    "surrogate": (lambda d: d["categories"][0].update(name="\ud800"), "", 2),
+    "brackets": (lambda d: d["categories"][0].update(name="[/red] [b]"), "", 2),
+    "line feed": (lambda d: d["categories"][0].update(name="a\nb"), "", 2),
+    "group": (add_group, "'all') without objects, which cannot be learned; 'all' is the group", 3),
+}
+
+
+@quirk(
+    "categories that are null, unnamed, repeated, of one name, or a group (Roboflow's id 0)",
+    "used and said",
+)
+@pytest.mark.parametrize("change, warning, count", CATEGORIES.values(), ids=CATEGORIES.keys())
+def test_categories(tmp_path, change, warning, count):
+    records, report = convert(tmp_path, change)
+    assert report.kept == len(records) == 4
+    assert warning in str(report) and len(str(report).splitlines()) == 1 + bool(warning)
+    info, _ = read_metadata(tmp_path / "out")
+    with (console := Console(width=200)).capture() as shown:
+        console.print(summary(tmp_path / "out"))
+    assert info.num_classes == count
+    assert ("[/red] [b]" in shown.get()) == ("[/red] [b]" in info.category_names)
+
+
+def pair(tmp_path, change):
+    write_set(tmp_path / "set", images="train", listing="annotations/train.json")
+    write_set(tmp_path / "set", change, images="val", listing="annotations/val.json")
+    reports = coco.prepare(tmp_path / "set", tmp_path / "out")
+    classes = [r.objects.classes.tolist() for r in open_dataset(tmp_path / "out", "validation")]
+    return read_metadata(tmp_path / "out")[0], str(reports["validation"]), sum(classes, [])
+
+
+def renumber(content):
+    content["categories"] = [{"id": 2, "name": "a"}, {"id": 1, "name": "b"}]
+
+
+def drop_b(content):
+    content["categories"].pop()
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1]
+
+
+def rename(function):
+    return lambda content: [c.update(name=function(c["name"])) for c in content["categories"]]
+
+
+SPLITS = {
+    "renumbered": (renumber, "ab", "2 classes have other ids than in train, matched by name", [0, 1, 0, 1]),
+    "order": (lambda d: d["categories"].reverse(), "ab", "", [1, 0, 1, 0]),
+    "lacks": (drop_b, "ab", "classes of train are not listed in validation: 'b'", [0, 0]),
+    "extra": (lambda d: d["categories"].append({"id": 3, "name": "c"}), "abc", "added", [1, 0, 1, 0]),
+    "same id": (rename({"a": "c", "b": "b"}.get), "abc", "though none can be learned: 'c'", [1, 2, 1, 2]),
+    "letter case": (rename(lambda name: name.upper() + " "), "ab", "", [1, 0, 1, 0]),
+    "text ids": (every(str), "ab", "", [1, 0, 1, 0]),
+}
+
+
+@quirk(
+    "splits that number, order or list their classes differently",
+    "matched by name; the difference is said",
+)
+@pytest.mark.parametrize("change, names, warning, classes", SPLITS.values(), ids=SPLITS.keys())
+def test_splits_are_matched_by_class_name(tmp_path, change, names, warning, classes):
+    info, report, found = pair(tmp_path, change)
+    assert "".join(info.category_names) == names and found == classes and warning in report
+
+
+@quirk("splits without a common class", "refused, naming the classes")
+def test_splits_without_a_common_class(tmp_path):
+    with pytest.raises(InputError, match=r"train \('a', 'b'\) and validation \('x', 'y'\) have no class"):
+        pair(tmp_path, rename({"a": "x", "b": "y"}.get))

@@ -1,0 +1,379 @@
+"""Prediction, evaluation and pictures."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from quirks import quirk
+
+from mrcnn_jax.cli.main import main
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.results import encode_masks
+from mrcnn_jax.inference import predict as prediction
+from mrcnn_jax.inference import result_files
+from mrcnn_jax.inference.evaluate import Evaluation, evaluate, scored_kinds
+from mrcnn_jax.inference.matching import match_dataset
+from mrcnn_jax.inference.predict import predict_files
+from mrcnn_jax.inference.result_files import Autosave, require_writable
+from mrcnn_jax.inference.settings import with_settings
+from mrcnn_jax.run_length_masks import RunLengthMasks
+from mrcnn_jax.structures import DatasetInfo, Detections
+
+INFO = DatasetInfo("pets", (1, 2), ("a", "b"))
+
+
+class OneObject:
+    """Stands in for a trained detector: an object in the corner of every image."""
+
+    info, experiment = INFO, Experiment()
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        height, width = image.shape[:2]
+        masks = np.zeros((1, height, width), bool)
+        masks[0, :8, :9] = True
+        codes = RunLengthMasks([encode_masks(masks)[0]["counts"]], height, width)
+        names = self.info.category_names
+        return Detections(np.float32([[0, 0, 9, 8]]), np.float32([0.75]), np.array([0]), codes, None, names)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        write_image(tmp_path / "images" / name)
+    return tmp_path / "images"
+
+
+def write_image(path: Path, size=(60, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (40, 60, 80)).save(path)
+    return path
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+# ---- before the work ----
+
+
+def file(place):
+    place.write_text("in the way")
+    return place
+
+
+def below_a_file(place):
+    return file(place) / "deeper" / "still"
+
+
+def link_to_nothing(place):
+    place.symlink_to("nothing")
+    return place
+
+
+def results_are_a_folder(place):
+    (place / "results.json").mkdir(parents=True)
+    return place
+
+
+def name_too_long(place):
+    return place / ("x" * 300)
+
+
+def no_such_disk(place):
+    return Path("/proc/no/such/disk")
+
+
+@quirk("`--out` is a file, below a file, or on no such disk", "refused before weights are read")
+@pytest.mark.parametrize(
+    "blocked", [file, below_a_file, link_to_nothing, results_are_a_folder, name_too_long, no_such_disk]
+)
+def test_unwritable_output_is_refused_first(tmp_path, folder, blocked, monkeypatch, capsys):
+    out = blocked(tmp_path / "out")
+    for module in ("predict", "evaluate"):
+        monkeypatch.setattr(f"mrcnn_jax.inference.{module}.load", None)  # must not be reached
+    before = sorted(tmp_path.rglob("*"))
+    for command in (["predict", "run", folder], ["evaluate", "run"]):
+        assert main([*map(str, command), "--out", str(out)]) == 2
+        assert "cannot write" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_writable_output_is_left_as_it_is(tmp_path):
+    require_writable(tmp_path / "new" / "deeper")
+    require_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@quirk("`--score 5`", "refused: 0 to 1 is allowed")
+@pytest.mark.parametrize("score", ["5", "-0.1", "nan"])
+def test_impossible_score_is_refused(score, folder, capsys):
+    assert main(["predict", "run", str(folder), "--score", score]) == 2
+    assert "must lie between 0 and 1" in capsys.readouterr().err
+
+
+# ---- while it goes on ----
+
+
+@quirk("`predict` is interrupted, crashes or fills the disk", "what was done is kept, lists and pictures")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError, MemoryError])
+def test_interrupted_prediction_keeps_what_it_had(folder, tmp_path, error):
+    class Fails(OneObject):
+        calls = 0
+
+        def __call__(self, image):
+            Fails.calls += 1
+            if Fails.calls == 3:
+                raise error("stop")
+            return super().__call__(image)
+
+    with pytest.raises(error):
+        predict_files(Fails(), [folder], tmp_path / "out")
+    assert [image["picture"] for image in read(tmp_path / "out/images.json")] == ["0001_1.png", "0002_2.png"]
+    assert [entry["image_id"] for entry in read(tmp_path / "out/results.json")] == [1, 2]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_interrupted_command_says_what_is_kept(folder, tmp_path, monkeypatch, capsys):
+    class Fails(OneObject):
+        def __call__(self, image):
+            if (tmp_path / "out/0001_1.png").exists():
+                raise KeyboardInterrupt
+            return super().__call__(image)
+
+    monkeypatch.setattr(prediction, "load", lambda *_, **__: Fails())
+    assert main(["predict", "run", str(folder), "--out", str(tmp_path / "out")]) == 130
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"mrcnn: interrupted; what was found in 1 images is in {tmp_path / 'out'}"
+
+
+def test_results_are_rewritten_while_images_are_detected(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "Autosave", lambda save: Autosave(save, seconds=0))
+    seen = []
+
+    class Looks(OneObject):
+        def __call__(self, image):
+            file = tmp_path / "out/results.json"
+            seen.append(len(read(file)) if file.exists() else None)
+            return super().__call__(image)
+
+    predict_files(Looks(), [folder], tmp_path / "out")
+    assert seen[0] is None and seen[2] in (1, 2)
+
+
+def test_autosave_takes_a_twentieth_of_the_time(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(result_files.time, "monotonic", lambda: clock.now)
+    saved = []
+
+    def save():
+        saved.append(clock.now)
+        clock.now += 2
+
+    autosave = Autosave(save, seconds=10)
+    while clock.now < 120:
+        autosave()
+        clock.now += 1
+    assert saved == [10, 52, 94]
+
+
+@quirk("`evaluate` is interrupted", "the detections so far are in results.json")
+def test_interrupted_evaluation_keeps_its_detections(tmp_path, monkeypatch):
+    def stop(detector, split, *, save, **_):
+        save([{"image_id": 1}])
+        raise KeyboardInterrupt
+
+    (tmp_path / "metrics.json").write_text("{}")  # of an earlier evaluation
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate._open", lambda *_: None)
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate.evaluate_split", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(OneObject(), out=tmp_path)
+    assert read(tmp_path / "results.json") == [{"image_id": 1}] and not (tmp_path / "metrics.json").exists()
+
+
+@quirk("a picture cannot be drawn", "a warning; metrics and results are complete")
+def test_undrawable_pictures_are_warnings(folder, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(prediction, "draw_detections", fail)
+    found = predict_files(OneObject(), [folder], tmp_path / "out")
+    assert len(read(tmp_path / "out/results.json")) == 3 and found.images[0]["picture"] is None
+    assert "cannot be drawn (ValueError: no ink)" in capsys.readouterr().err
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate._open", lambda *_: None)
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate.prediction_sheet", fail)
+    split = [SimpleNamespace(image_id=1)]
+    evaluation = Evaluation(split, {"bbox": {"AP": 1.0}}, [], {1: None}, 0.5)
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate.evaluate_split", lambda *_, **__: evaluation)
+    evaluate(OneObject(), out=tmp_path / "scores")
+    assert read(tmp_path / "scores/metrics.json") == {"bbox": {"AP": 1.0}}
+    assert "the contact sheet cannot be drawn" in capsys.readouterr().err
+
+
+# ---- files ----
+
+
+@quirk("`predict` twice into one folder", "pictures of the first prediction are removed, other files stay")
+def test_stale_pictures_are_removed(folder, tmp_path):
+    out = tmp_path / "out"
+    predict_files(OneObject(), [folder], out)
+    write_image(out / "mine.png")
+    write_image(out / "0009_mine.png")
+    predict_files(OneObject(), [folder / "3.jpg"], out)
+    expected = {"0001_3.png", "images.json", "results.json", "mine.png", "0009_mine.png"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert [image["picture"] for image in read(out / "images.json")] == ["0001_3.png"]
+
+
+@quirk("`--out` holds lists of something else than a prediction", "refused; nothing is changed")
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("results.json", "[]"), ("images.json", '{"images": []}'), ("images.json", "no JSON"),
+        ("images.json", '[{"id": 1, "file_name": "a", "picture": "../../a.png"}]'),
+        ("images.json", "[" * 9999),
+    ],
+)  # fmt: skip
+def test_foreign_lists_are_refused(folder, tmp_path, name, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(InputError, match="of something else than an earlier prediction: choose another"):
+        predict_files(OneObject(), [folder], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+@quirk("nested folders, equal names in them, endings such as jfif, ppm", "all taken, pictures numbered")
+def test_nested_folders_and_rare_endings(tmp_path):
+    names = ["a/1.jpg", "b/1.jpg", "b/c/1.PNG", "4.jfif", "5.ppm", "6.tif", "notes.txt"]
+    for name in names:
+        Image.new("RGB", (60, 40)).save(tmp_path / "in" / name, "JPEG") if name.endswith("jfif") else (
+            write_image(tmp_path / "in" / name) if not name.endswith("txt") else file(tmp_path / "in" / name)
+        )
+    found = predict_files(OneObject(), [tmp_path / "in"], tmp_path / "out")
+    pictures = {image["picture"] for image in found.images}
+    assert len(pictures) == 6 == len(list((tmp_path / "out").glob("*.png"))) and found.skipped == {".txt": 1}
+
+
+@quirk("file names of 250 bytes, of any script or of no valid Unicode", "pictures get shortened names")
+@pytest.mark.parametrize("name", ["x" * 240, "图" * 80, "line\nbreak", "[red]", os.fsdecode(b"caf\xe9")])
+def test_odd_file_names(tmp_path, name, capsys, monkeypatch):
+    monkeypatch.setattr(prediction, "load", lambda *_, **__: OneObject())
+    source, out = write_image(tmp_path / "in" / f"{name}.png"), tmp_path / "out"
+    assert main(["predict", "run", str(tmp_path / "in"), "--out", str(out)]) == 0
+    assert read(out / "images.json")[0]["file_name"] == str(source)
+    assert len(list(out.glob("0001_*.png"))) == 1
+    first = capsys.readouterr().out.encode(errors="strict").decode().splitlines()[0]
+    assert ": 1 a (" in first and ("[red]" in first) == (name == "[red]")
+
+
+def test_output_is_one_line_for_each_image(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prediction, "load", lambda *_, **__: OneObject())
+    out = str(tmp_path / "out")
+    assert main(["predict", "run", str(folder), "--out", out, "--score", "0.8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0].startswith(f"{folder}/1.jpg: nothing above 0.8 (")
+    assert lines[3].startswith("3 detections in 3 images: ")
+
+
+# ---- other data sets ----
+
+
+def matched(ids, names, known=INFO):
+    return match_dataset(known, DatasetInfo("other", ids, names), ("boxes",), "runs/x", "data/y")
+
+
+@quirk("`evaluate` on a set with the same class names under other ids, order or spelling", "matched by name")
+@pytest.mark.parametrize(
+    "ids, names, expected",
+    [
+        ((0, 1), ("a", "b"), (0, 1)), ((2, 1), ("a", "b"), (2, 1)), ((7, 9), ("b", "a"), (9, 7)),
+        ((1, 2), ("A", "B"), (1, 2)), ((5,), ("b",), (-1, 5)), ((1, 2), (" a", "b "), (1, 2)),
+    ],
+)  # fmt: skip
+def test_classes_are_matched_by_name(ids, names, expected):
+    match = matched(ids, names)
+    assert match.info.category_ids == expected and not match.warnings
+    assert match.category_ids == set(ids)
+
+
+def test_spelling_is_second_to_equal_names_and_repeated_names_need_their_ids():
+    known = DatasetInfo("pets", (1, 2, 3), ("fire hydrant", "Fire-Hydrant", "dog"))
+    assert matched((4, 5), ("Fire-Hydrant", "fire_hydrant"), known).info.category_ids == (5, 4, -1)
+    twice = DatasetInfo("pets", (1, 2, 3), ("a", "a", "b"))
+    assert matched((1, 2, 9), ("a", "a", "b"), twice).info.category_ids == (1, 2, 9)
+    assert matched((5, 6, 9), ("a", "a", "b"), twice).info.category_ids == (-1, -1, 9)
+
+
+@quirk("classes that the detector does not know", "named, and their objects not scored; refused if all are")
+def test_unknown_classes_are_left_out():
+    match = matched((1, 2, 3), ("a", "b", "c"))
+    assert match.warnings == ("runs/x does not know 'c' of data/y; their objects are not scored",)
+    truth = {"images": [1], "categories": [{"id": 1}, {"id": 2}, {"id": 3}],
+             "annotations": [{"category_id": 3}, {"category_id": 1}]}  # fmt: skip
+    kept = match.restrict(truth)
+    assert kept["annotations"] == [{"category_id": 1}] and kept["images"] == [1]
+    with pytest.raises(InputError, match="data/y and runs/x have no class in common: the set has 'x', 'y'"):
+        matched((1, 2), ("x", "y"))
+
+
+@quirk("keypoints in another order, fewer of them, other names", "by name, then by number, then not scored")
+@pytest.mark.parametrize(
+    "names, expected, said",
+    [
+        (("nose", "tail", "ear"), (0, 1, 2), None), (("tail", "nose"), (1, 0), None),
+        (("Left Ear", "nose", "tail"), (0, 1, 2), "matched by number"),
+        ((), None, "keypoints are not scored"),
+        (("x", "y"), None, "keypoints are not scored"), (("NOSE",), (0,), None),
+    ],
+)  # fmt: skip
+def test_keypoints_are_matched(names, expected, said):
+    known = INFO._replace(keypoint_names=("nose", "tail", "ear"))
+    other = INFO._replace(keypoint_names=names)
+    match = match_dataset(known, other, ("boxes", "keypoints"), "runs/x", "data/y")
+    assert match.keypoints == expected
+    assert [said in message for message in match.warnings] == ([True] if said else [])
+
+
+@quirk("`evaluate` on a set without any mask", "boxes are scored, with a warning")
+def test_sets_without_masks_are_scored_by_boxes():
+    def kinds(annotations):
+        split = SimpleNamespace(ground_truth=lambda: {"annotations": annotations}, directory="d", split="s")
+        return scored_kinds(OneObject(), split, matched((1, 2), ("a", "b")))
+
+    assert kinds([{}, {}]) == (["bbox"], ["no object of d (s) has a mask: boxes alone are scored"])
+    assert kinds([{}, {"segmentation": {}}]) == (["bbox", "segm"], []) == kinds([])
+
+
+# ---- settings ----
+
+
+@quirk("`--model.box.max-detections 300`, thresholds, image sizes, padding", "replace those of the run")
+def test_settings_replace_those_of_the_experiment(folder, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        prediction, "load", lambda directory, settings, **_: given.append(settings) or OneObject()
+    )
+    options = ["--model.box.detections", "300", "--data.padding-divisor=32", "--model.rpn.nms-iou", "0.8"]
+    assert main(["predict", "run", *options, str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert given == [
+        {"model.box.max_detections": 300, "model.rpn.nms_iou": 0.8, "data.padding_divisor": 32}
+    ]
+    changed = with_settings(Experiment(), given[0])
+    assert (changed.model.box.max_detections, changed.data.padding_divisor) == (300, 32)
+    smaller = with_settings(Experiment(), {"data.long_edge": 640, "data.short_edge_test": 480}).data
+    assert (smaller.short_edge, smaller.short_edge_test, smaller.long_edge) == ((480,), 480, 640)
+
+
+@quirk("settings that would need other parameters, or impossible values", "refused, with what is allowed")
+def test_wrong_settings_are_refused(folder, capsys):
+    for name, value in (("model.mask.layers", 3), ("model.box.score", 0.1), ("train.steps", 4)):
+        with pytest.raises(InputError, match=f"{name} cannot be set for a trained detector: .*box.nms_iou"):
+            with_settings(Experiment(), {name: value})
+    with pytest.raises(InputError, match="box.score_threshold must lie between 0 and 1, not 5"):
+        with_settings(Experiment(), {"model.box.score_threshold": 5})
+    assert main(["predict", "run", str(folder), "--model.mask.layers", "3"]) == 2
+    assert "mrcnn predict has no option --model.mask.layers" in capsys.readouterr().err
