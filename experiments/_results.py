@@ -27,8 +27,8 @@ METRICS = {
 """Kinds of metrics, with their names on pages."""
 IGNORED = {
     "train": (
-        "log_every", "checkpoint_every", "keep_checkpoints", "stall_seconds", "compilation_cache",
-        "init_from",
+        "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "stall_seconds",
+        "compilation_cache", "init_from",
     ),
     "data": ("threads",),
 }  # fmt: skip
