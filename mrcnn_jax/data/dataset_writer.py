@@ -98,7 +98,10 @@ def _write(
             if not statistics.sizes:
                 raise InputError(f"the split '{split}' has no images: a split needs at least one")
             np.save(path / f"{split}_sizes.npy", np.asarray(statistics.sizes, np.int32))
-            metadata["statistics"][split] = statistics.as_dict()
+            suspicions = getattr(records, "suspicions", None)  # of formats that look for them
+            metadata["statistics"][split] = statistics.as_dict() | {
+                "suspicions": suspicions.warnings() if suspicions else []
+            }
     writer.close_all()
     return path
 

@@ -100,7 +100,8 @@ def evaluate(
             none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
-        settings, store_programs: as for ``load``, if ``detector`` is a directory.
+        settings: as for ``load``, if ``detector`` is a directory.
+        store_programs: likewise.
         color_by: colours of the contact sheet, as in ``draw_detections``.
 
     Raises:
@@ -161,6 +162,9 @@ def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple
     if "segm" in kinds and objects and not any("segmentation" in each for each in objects):
         kinds.remove("segm")
         warnings.append(f"no object of {split.directory} ({split.split}) has a mask: boxes alone are scored")
+    elif "segm" in kinds and (without := sum("segmentation" not in each for each in objects)):
+        counts = f"{without:,} of {len(objects):,} objects of {split.directory} ({split.split})"
+        warnings.append(f"{counts} have no mask: masks are scored on the others")
     if "keypoints" in kinds and match.keypoints is None:
         kinds.remove("keypoints")
     return kinds, warnings

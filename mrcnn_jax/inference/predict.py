@@ -67,7 +67,8 @@ def predict_files(
         progress: called with the number of images done and of all images.
         report: called with a line about each image: classes and numbers of the objects above
             ``score_threshold``, and seconds.
-        settings, store_programs: as for ``load``, if ``detector`` is a directory.
+        settings: as for ``load``, if ``detector`` is a directory.
+        store_programs: likewise.
         color_by: colours of the pictures, as in ``draw_detections``.
 
     Raises:

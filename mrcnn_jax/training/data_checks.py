@@ -38,12 +38,18 @@ def data_warnings(experiment: Experiment, training: DatasetSplit, validation: Da
     found += [*_too_many_objects(experiment, splits, training.split), *_classes(training.info, splits)]
     if "keypoints" in experiment.model.tasks:
         found += _keypoints(experiment, training.info, splits[validation.split], validation.split)
+    found += [f"{one}, in the split '{name}'" for name, s in splits.items() for one in _suspicions(s)]
     return [*found, *_sizes(experiment, training)]
 
 
 def _usable(statistics: Statistics) -> int:
     """Returns the number of objects that are no crowds."""
     return statistics.get("objects", 0) - statistics.get("crowd", 0)
+
+
+def _suspicions(statistics: Statistics) -> Sequence[str]:
+    """Returns what the reader of the data set found about boxes and masks when it was prepared."""
+    return statistics.get("suspicions", ()) if _usable(statistics) else ()
 
 
 def _without_objects(splits: Mapping[str, Statistics], training: str) -> Iterator[str]:

@@ -338,14 +338,16 @@ def test_keypoints_are_matched(names, expected, said):
     assert [said in message for message in match.warnings] == ([True] if said else [])
 
 
-@quirk("`evaluate` on a set without any mask", "boxes are scored, with a warning")
+@quirk("`evaluate` on a set where objects lack a mask", "masks are scored on the others, or boxes alone")
 def test_sets_without_masks_are_scored_by_boxes():
     def kinds(annotations):
         split = SimpleNamespace(ground_truth=lambda: {"annotations": annotations}, directory="d", split="s")
         return scored_kinds(OneObject(), split, matched((1, 2), ("a", "b")))
 
     assert kinds([{}, {}]) == (["bbox"], ["no object of d (s) has a mask: boxes alone are scored"])
-    assert kinds([{}, {"segmentation": {}}]) == (["bbox", "segm"], []) == kinds([])
+    partly = ["1 of 2 objects of d (s) have no mask: masks are scored on the others"]
+    assert kinds([{}, {"segmentation": {}}]) == (["bbox", "segm"], partly)
+    assert kinds([{"segmentation": {}}]) == (["bbox", "segm"], []) == kinds([])
 
 
 # ---- settings ----

@@ -8,8 +8,10 @@ import tiny
 import tiny_run
 from quirks import quirk
 from saved_runs import Started, image, repeat, saved_run, write
+from small_sets import write_set
 
 from mrcnn_jax.config import Experiment, read_experiment
+from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.data_checks import data_warnings
@@ -51,6 +53,19 @@ def test_objects_without_mask_are_counted(tmp_path, split, verb):
     (warning,) = warnings_of(tmp_path / "data")
     assert warning == (f"2 of 4 objects of the split '{split}' have no mask, the first in 9.png: masks are "
                        f"{verb} on the others")  # fmt: skip
+
+
+@quirk("boxes and masks that looked wrong when the set was prepared", "said again before a training")
+def test_suspicions_of_the_reader_are_repeated(tmp_path):
+    def misplace(content):
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [70, 45, 10, 10]
+
+    write_set(tmp_path / "set", misplace)
+    prepare(tmp_path / "set", tmp_path / "data", validation_images=2)
+    found = [one for one in warnings_of(tmp_path / "data") if "do not fit their masks" in one]
+    splits = [one.rpartition(", ")[2] for one in found]
+    assert splits == ["in the split 'train'", "in the split 'validation'"]
 
 
 @quirk("a training split without any mask", "boxes alone are learned and predicted; the run resumes as such")

@@ -54,7 +54,7 @@ APART = {
 def test_boxes_of_another_meaning(tmp_path, meaning, box):
     _, warning = warnings(tmp_path, change_all(bbox=box))
     numbers = " ".join(map(str, box))
-    example = f"annotation 1: x, y, width, height {numbers}, but its mask's 20 10 40 30"
+    example = f"annotation 1: x, y, width, height {numbers}, but that of its mask 20 10 40 30"
     assert warning.startswith(f"4 of 4 boxes do not fit their masks ({example})")
     assert warning.endswith(f"4 of them would fit if given as {meaning}")
 

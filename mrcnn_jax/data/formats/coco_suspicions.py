@@ -86,7 +86,7 @@ def _warn_of_boxes(rows: Float[np.ndarray, "N 14"]) -> list[str]:
     def warn(chosen: Bool[np.ndarray, "N"], what: str, advice: str, mask: bool = False) -> None:
         first = int(np.argmax(chosen))
         example = f"annotation {ids[first]}: x, y, width, height {_numbers(given[first])}"
-        example += f", but its mask's {_numbers(rows[first, 8:12])}" if mask else ""
+        example += f", but that of its mask {_numbers(rows[first, 8:12])}" if mask else ""
         warnings.append(f"{int(chosen.sum()):,} of {len(rows):,} boxes {what} ({example}){advice}")
 
     relative = (given >= 0).all(axis=1) & (given <= 1).all(axis=1) & (size > 2).all(axis=1)
