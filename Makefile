@@ -23,7 +23,7 @@ install:
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mrcnn_jax needs Python 3.11 \
 	or newer, not $$($(PYTHON) -c '$(VERSION)'): make install PYTHON=python3.12 names another one" >&2; exit 1; }
-	@$(SAME_PYTHON) || { echo "Making .venv"; $(PYTHON) -m venv --clear .venv; }
+	@$(SAME_PYTHON) || { echo "Making .venv"; rm -rf .venv/bin .venv/lib .venv/lib64 .venv/pyvenv.cfg; $(PYTHON) -m venv .venv; }
 	@echo "Installing packages into .venv, about 1 GB"
 	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@
