@@ -14,7 +14,7 @@ BIN := .venv/bin
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 SAME_PYTHON = [ "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" = "$$($(PYTHON) -c '$(VERSION)')" ]
 
-# an environment of another Python is made anew: its packages are of the wrong version
+# an environment of another Python is replaced: its packages are of the wrong version
 install:
 	@$(SAME_PYTHON) || rm -f .venv/ready
 	@$(MAKE) --no-print-directory .venv/ready

@@ -1,4 +1,4 @@
-"""Files of results: written while the work goes on, so that what was done survives an interruption."""
+"""Files of results: written during the work, so that what was done survives an interruption."""
 
 import json
 import os

@@ -32,7 +32,7 @@ class PreemptionHandler:
 
     def __init__(self, own_process: bool = False, checkpoints: epath.Path | None = None):
         self.unsaved = False
-        """Whether steps would be lost if the process ended now."""
+        """True if steps would be lost if the process ended now."""
         self._checkpoints = checkpoints
         self._own_process, self._several = own_process, jax.process_count() > 1
         self._received: signal.Signals | None = None

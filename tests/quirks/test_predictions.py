@@ -116,7 +116,7 @@ def test_impossible_score_is_refused(score, folder, capsys):
     assert "must lie between 0 and 1" in capsys.readouterr().err
 
 
-# ---- while it goes on ----
+# ---- interruptions ----
 
 
 @quirk("`predict` is interrupted, crashes or fills the disk", "what was done is kept, lists and pictures")
