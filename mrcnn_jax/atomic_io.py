@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -33,14 +33,40 @@ def replacing(path: str | PathLike) -> Iterator["epath.Path"]:
         temporary.unlink(missing_ok=True)
 
 
-def require_place(path: str | PathLike) -> None:
-    """Raises InputError if a file or folder cannot be made at a path; leaves nothing there."""
-    above = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))
+def require_writable(directory: str | os.PathLike, files: Sequence[str] = ()) -> None:
+    """Checks that a directory can be made or written to, without leaving anything there.
+
+    Args:
+        directory: to be written, perhaps in a bucket, which is not checked.
+        files: names that will be written there.
+
+    Raises:
+        InputError: it is a file or below one, a name is that of a folder, or nothing can be written there.
+    """
+    if "://" in str(directory):
+        return
+    if any(len(os.fsencode(part)) > 255 for part in Path(directory).parts):
+        raise InputError(f"cannot write to {directory}: a name in it is longer than 255 bytes")
     try:
-        with tempfile.TemporaryFile(dir=above):
+        place = _nearest_existing(Path(directory))
+        if not place.is_dir():
+            raise InputError(f"cannot write to {directory}: {place} is not a folder")
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {above}: {error.strerror or error}") from error
+        raise InputError(f"cannot write to {directory}: {error.strerror or error}") from error
+    for name in files:
+        if Path(directory, name).is_dir():
+            raise InputError(f"cannot write {Path(directory, name)}: it is a folder")
+
+
+def _nearest_existing(place: Path) -> Path:
+    while True:
+        try:
+            os.lstat(place)
+            return place
+        except (FileNotFoundError, NotADirectoryError):
+            place = place.parent
 
 
 def write_text(path: str | PathLike, text: str) -> None:

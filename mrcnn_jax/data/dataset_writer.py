@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mrcnn_jax.atomic_io import require_place
+from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.dataset import Record, is_prepared
 from mrcnn_jax.data.statistics import Statistics
 from mrcnn_jax.errors import InputError
@@ -75,7 +75,7 @@ def check_destination(directory: Path, overwrite: bool = False) -> None:
         raise InputError(f"{directory} exists already: {advice}")
     if directory.exists() and not is_prepared(directory):
         raise InputError(f"{directory} exists and is not a prepared data set, so it is not overwritten")
-    require_place(directory)
+    require_writable(directory)
 
 
 def _write(

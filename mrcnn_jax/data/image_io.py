@@ -3,6 +3,7 @@
 import io
 import warnings
 from os import PathLike
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from etils import epath
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from mrcnn_jax.atomic_io import require_place
+from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.image_content import (
     describe,
     extent,
@@ -140,7 +141,7 @@ def require_picture_path(path: str | PathLike) -> None:
         given = f"unknown file extension: {place.suffix}" if place.suffix else "its name has no extension"
         raise InputError(f"cannot write image {path}: {given} (e.g. .png or .jpg)") from None
     if "://" not in str(path):
-        require_place(path)
+        require_writable(Path(path).absolute().parent)
 
 
 def require_jpeg_or_png(data: bytes, name: str | PathLike) -> None:

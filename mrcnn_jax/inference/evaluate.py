@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
@@ -33,7 +33,7 @@ from mrcnn_jax.inference.detector import (
 )
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.postprocess import to_detections
-from mrcnn_jax.inference.result_files import Autosave, require_writable
+from mrcnn_jax.inference.result_files import Autosave
 from mrcnn_jax.structures import Detections, Predictions
 from mrcnn_jax.visualize.draw import ColorBy
 from mrcnn_jax.visualize.files import save_picture

@@ -9,7 +9,7 @@ from mrcnn_jax.structures import DatasetInfo
 
 
 class Match(NamedTuple):
-    """What a detector can be scored on in a data set."""
+    """Correspondence of the classes and keypoints of a detector to those of a data set."""
 
     info: DatasetInfo  # the detector's classes in its order, with the set's ids; -1 for those that it lacks
     category_ids: frozenset[int]  # of the set's classes that the detector knows

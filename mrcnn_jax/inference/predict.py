@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.data.image_files import find_image_files
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
-from mrcnn_jax.inference.result_files import Autosave, earlier_files, require_writable
+from mrcnn_jax.inference.result_files import Autosave, earlier_files
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections
 from mrcnn_jax.visualize.files import save_picture
@@ -107,7 +107,7 @@ def predict_files(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """How pictures are drawn."""
+    """Settings of the pictures."""
 
     score_threshold: float
     skeleton: Sequence[tuple[int, int]]

@@ -2,9 +2,8 @@
 
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,42 +31,6 @@ class Autosave:
         self._save()
         end = time.monotonic()
         self._due = end + max(self._seconds, 20 * (end - begin))
-
-
-def require_writable(directory: str | os.PathLike, files: Sequence[str] = ()) -> None:
-    """Checks that a directory can be made or written to, without leaving anything there.
-
-    Args:
-        directory: to be written, perhaps in a bucket, which is not checked.
-        files: names that will be written there.
-
-    Raises:
-        InputError: it is a file or below one, a name is that of a folder, or nothing can be written there.
-    """
-    if "://" in str(directory):
-        return
-    if any(len(os.fsencode(part)) > 255 for part in Path(directory).parts):
-        raise InputError(f"cannot write to {directory}: a name in it is longer than 255 bytes")
-    try:
-        place = _nearest_existing(Path(directory))
-        if not place.is_dir():
-            raise InputError(f"cannot write to {directory}: {place} is not a folder")
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to {directory}: {error.strerror or error}") from error
-    for name in files:
-        if Path(directory, name).is_dir():
-            raise InputError(f"cannot write {Path(directory, name)}: it is a folder")
-
-
-def _nearest_existing(place: Path) -> Path:
-    while True:
-        try:
-            os.lstat(place)
-            return place
-        except (FileNotFoundError, NotADirectoryError):
-            place = place.parent
 
 
 def earlier_files(directory: str | os.PathLike) -> list[Any]:

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load
-from mrcnn_jax.inference.result_files import require_writable
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import torchvision

@@ -1,4 +1,4 @@
-"""What finished runs leave behind, written without training, and small data sets for them."""
+"""Writes directories of finished runs without training, and small data sets for them."""
 
 import json
 from pathlib import Path

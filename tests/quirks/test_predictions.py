@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from quirks import quirk
 
+from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError
@@ -19,7 +20,7 @@ from mrcnn_jax.inference import result_files
 from mrcnn_jax.inference.evaluate import Evaluation, evaluate, scored_kinds
 from mrcnn_jax.inference.matching import match_dataset
 from mrcnn_jax.inference.predict import predict_files
-from mrcnn_jax.inference.result_files import Autosave, require_writable
+from mrcnn_jax.inference.result_files import Autosave
 from mrcnn_jax.inference.settings import with_settings
 from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.structures import DatasetInfo, Detections

@@ -18,7 +18,7 @@ _MAX_AREA = MAX_COORDINATE**2
 
 
 class Judgement(NamedTuple):
-    """What is left of an annotation."""
+    """Usable parts of an annotation."""
 
     box: Box  # xyxy, as annotated: not clipped to the image
     rle: str  # counts of the compressed RLE; "" without a mask
