@@ -1,5 +1,6 @@
 """Checks of COCO ground truth and results, which pycocotools accepts malformed, or changes."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -130,7 +131,7 @@ def complete_objects(
             area = area if box else float(coco_mask.area(mask))
         elif kind == "keypoints":
             one |= _keypoints(given, name, num_keypoints)
-        given_area = to_number(given.get("area"), np.finfo(np.float64).max)
+        given_area = to_number(given.get("area"), sys.float_info.max)
         one["area"] = area if given_area is None else float(given_area)
         complete.append(one)
     if without_mask and not with_mask:

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.typing import Array, Float
 
@@ -32,7 +33,7 @@ class FPN(nn.Module):
 
         def conv(name, x, size):
             bias = self.norm == "none"
-            conv = nn.Conv(self.channels, (size, size), padding=size // 2, use_bias=bias, kernel_init=XAVIER,
+            conv = Conv(self.channels, (size, size), padding=size // 2, use_bias=bias, kernel_init=XAVIER,
                            dtype=self.dtype, name=name)  # fmt: skip
             return norm(name=f"{name}_norm")(conv(x))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from mrcnn_jax.models.fpn import XAVIER
+from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.transposed_convolution import interleave, transposed_convolution
 from mrcnn_jax.models.norm import Identity, make_norm
 from mrcnn_jax.models.resnet import MSRA
@@ -105,7 +106,7 @@ def select_class_masks(
 def _convolutions(x, valid, count, channels, norm, dtype):
     """Applies 3x3 convolutions with ReLU: conv1, conv2, ... of the calling module."""
     for index in range(1, count + 1):
-        conv = nn.Conv(channels, (3, 3), padding=1, use_bias=norm is Identity, kernel_init=MSRA, dtype=dtype,
+        conv = Conv(channels, (3, 3), padding=1, use_bias=norm is Identity, kernel_init=MSRA, dtype=dtype,
                        name=f"conv{index}")  # fmt: skip
         x = nn.relu(norm(name=f"conv{index}_norm")(conv(x), valid))
     return x

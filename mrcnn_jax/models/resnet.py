@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
-from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
+from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.typing import Array, Bool, Float
@@ -52,10 +52,10 @@ class Block(nn.Module):
 
         def conv(name, x, channels, size, stride=1, groups=1):
             dilation = self.dilation if size == 3 else 1
-            layer = nn.Conv(
+            layer = Conv(
                 channels, (size, size), (stride, stride), padding=size // 2 * dilation, use_bias=False,
                 kernel_dilation=dilation, feature_group_count=groups, kernel_init=MSRA, dtype=self.dtype,
-                conv_general_dilated=grouped_convolution, name=name,
+                name=name,
             )  # fmt: skip
             return self.norm(name=f"{name}_norm")(layer(x), valid)
 
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         """
         config = self.config
         norm = make_norm(config.norm, config.norm_epsilon, train, self.dtype)
-        stem = nn.Conv(config.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=MSRA,
+        stem = Conv(config.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=MSRA,
                        dtype=self.dtype, name="stem")  # fmt: skip
         x = nn.relu(norm(name="stem_norm")(stem(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

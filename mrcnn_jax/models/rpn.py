@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax import ops
+from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.structures import Proposals
 from mrcnn_jax.typing import Array, Float, Int
 
@@ -32,11 +33,11 @@ class RPNHead(nn.Module):
         """Computes logits and deltas of each level's anchors, in float32."""
         channels = pyramid[0].shape[-1]
         hidden = [
-            nn.Conv(channels, (3, 3), padding=1, kernel_init=NORMAL, dtype=self.dtype, name=f"conv{index}")
+            Conv(channels, (3, 3), padding=1, kernel_init=NORMAL, dtype=self.dtype, name=f"conv{index}")
             for index in range(1, self.convolutions + 1)
         ]
         objectness, shift = (
-            nn.Conv(outputs * self.anchors_per_cell, (1, 1), kernel_init=NORMAL, dtype=self.dtype, name=name)
+            Conv(outputs * self.anchors_per_cell, (1, 1), kernel_init=NORMAL, dtype=self.dtype, name=name)
             for outputs, name in ((1, "objectness"), (4, "deltas"))
         )
         logits, deltas = [], []

@@ -120,6 +120,13 @@ def test_masks_are_sized_by_their_own_area():
     assert metrics["AP"] == pytest.approx(50)
 
 
+def test_area_beyond_float64_is_replaced_by_the_box():
+    truth = ground_truth((7, 3, 0, 0, 30))
+    truth["annotations"][0]["area"] = 10**400
+    metrics = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 30)), INFO), ["bbox"])["bbox"]
+    assert metrics["APs"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("kinds", [("bbox", "segm"), ("keypoints",)])
 def test_no_detections_score_zero_or_are_undefined(golden, kinds):
     metrics = evaluate_coco(golden["gt"], [], kinds)
