@@ -1,122 +1,151 @@
-"""python -m benchmarks.model.measure [EXPERIMENT] [--steps N] [--objects N]: times the training step.
+"""python -m benchmarks.model.measure: speed of whole detectors, inference and training, beside torchvision.
 
-Runs on synthetic images, without a data set. Prints one JSON object: compilation time, median step time after
-warm-up, images per second, and the compiler's memory figures.
+On a CPU ten minutes suffice; on an accelerator --budget 600 measures what fits into ten minutes, the most
+important first. Results are written after every round, and --resume continues with them. torchvision has the
+same weights, images and frozen stages; rounds are interleaved: one run of ours, one of each variant of
+torchvision, and a large matrix product, which gives the peak.
+
+torchvision runs in a process of its own, by the Python in MRCNN_TORCHVISION_PYTHON if it is not in this one.
+Its weights are random, with batch norm frozen to the statistics of the images; the score threshold lets 1,000
+pairs of box and class through in every image, of which 100 are detected. Images are photos if
+MRCNN_TEST_DATA is set, stretched to the size before, so that they are only padded.
 """
 
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU must also hold torch's arrays
+
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import tyro
 
+from benchmarks import _torchvision
+from benchmarks._program import RESULTS, command_line, processor, versions, write_files
+from benchmarks.model import report
+from benchmarks.model._cases import Case, Models, Row, is_complete, measure, new_row
+from benchmarks.roi import measure as roi
 from mrcnn_jax import presets
-from mrcnn_jax.config import Experiment
-from mrcnn_jax.data.transforms import padded_size
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
-from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.sharding import Sharding
-from mrcnn_jax.training.step import TrainState, create_state, make_train_step
+from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.runtime import enable_compilation_cache
+
+PROGRAM = "python -m benchmarks.model.measure"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Time the training step of an experiment on synthetic landscape images."""
+    """Measure whole detectors, in inference and training, beside torchvision."""
 
-    experiment: tyro.conf.Positional[str] = "demo"
-    """Name of a preset."""
-    steps: int = 10
-    """Number of timed steps."""
+    model: tuple[Literal[*presets.PRESETS], ...] = ("mask_rcnn_r50_fpn",)
+    """Presets."""
+    work: tuple[Literal["inference", "training"], ...] = ("inference", "training")
+    """What is measured."""
+    batch: tuple[int, ...] = ()
+    """Images of a batch; by default 1, on accelerators also 8."""
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = ()
+    """Precision; by default float32, on accelerators first bfloat16."""
+    size: tuple[int, int] = (800, 1333)
+    """Height and width of the images."""
     objects: int = 8
-    """Objects per image."""
+    """Objects of a training image."""
+    rounds: int = 5
+    """Interleaved runs of which medians are taken."""
+    stages: bool = True
+    """Measure the stages, too."""
+    torchvision: bool = True
+    """Measure torchvision, where it is installed."""
+    roi_minutes: float = 0
+    """Minutes for the RoI operations (benchmarks.roi.measure), after the cases of the first batch size."""
+    budget: float = 3600
+    """Seconds after which nothing new begins."""
+    resume: bool = False
+    """Continue with the result file of the same machine, versions and images."""
+    out: Path = RESULTS
+    """Folder of the result file, model_PLATFORM.json, and of its page."""
 
 
-def standalone(experiment: Experiment, classes: int = 8, keypoints: int = 7) -> Experiment:
-    """Returns the experiment with the numbers of classes and keypoints that its data set would give it."""
-    model = experiment.model
-    keypoint = replace(model.keypoint, num_keypoints=model.keypoint.num_keypoints or keypoints)
-    model = replace(model, num_classes=model.num_classes or classes, keypoint=keypoint)
-    return replace(experiment, model=model)
+def plan(options: Options) -> list[Case]:
+    """Returns the cases, the most important first."""
+    is_cpu = jax.default_backend() == "cpu"
+    batches = options.batch or ((1,) if is_cpu else (1, 8))
+    dtypes = options.dtype or (("float32",) if is_cpu else ("bfloat16", "float32"))
+    return [Case(*values) for values in product(batches, dtypes, options.model, options.work)]
 
 
-def make_step(
-    experiment: Experiment, devices: Sequence[jax.Device] | None = None
-) -> tuple[Any, Callable[[], TrainState]]:
-    """Returns the training step for devices, all by default, and a function that makes its first state."""
-    config = experiment.train
-    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
-    images = config.images_per_device * len(devices or jax.devices())
-    optimizer = make_optimizer(config, experiment.model, images)
-    step = make_train_step(model, optimizer, experiment, devices=devices)
-    return step, lambda: create_state(init_variables(model, jax.random.key(0)), optimizer)
-
-
-def synthetic_batch(
-    experiment: Experiment, devices: int, objects: int | Sequence[int], seed: int = 0, portrait: bool = False
-) -> Batch:
-    """Returns noise images with random boxes and keypoints, of shape [devices, images_per_device, ...].
-
-    The experiment has numbers of classes and keypoints; ``objects`` is the number of all or of each image.
-    """
-    random, data = np.random.default_rng(seed), experiment.data
-    lead = (devices, experiment.train.images_per_device)
-    height, width = padded_size(data, portrait)
-    slots, side = data.max_objects, data.mask_size
-    corner = random.uniform(0, 0.7, (*lead, slots, 2))
-    boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, corner.shape)], axis=-1)
-    boxes *= [width, height, width, height]
-    return Batch(
-        images=random.integers(0, 256, (*lead, height, width, 3), dtype=np.uint8),
-        sizes=np.broadcast_to(np.array([height, width], np.int32), (*lead, 2)),
-        boxes=boxes.astype(np.float32),
-        classes=random.integers(0, experiment.model.num_classes, (*lead, slots)).astype(np.int32),
-        valid=np.broadcast_to(np.arange(slots) < np.asarray(objects)[..., None], (*lead, slots)),
-        crowd=np.zeros((*lead, slots), bool),
-        masks=np.ones((*lead, slots, side, side), np.uint8),
-        has_mask=np.ones((*lead, slots), bool),
-        keypoints=_keypoints(random, boxes, experiment.model.keypoint.num_keypoints),
-    )
-
-
-def _keypoints(random: np.random.Generator, boxes: np.ndarray, number: int) -> np.ndarray:
-    """Returns visible keypoints at random places in their boxes, [..., number, 3]."""
-    place = random.uniform(size=(*boxes.shape[:-1], number, 2))
-    points = boxes[..., None, :2] + place * (boxes[..., None, 2:] - boxes[..., None, :2])
-    return np.concatenate([points, np.full_like(points[..., :1], 2)], axis=-1).astype(np.float32)
-
-
-def measure(options: Options) -> dict[str, object]:
-    """Compiles and times the step; returns the figures."""
-    experiment, devices = standalone(presets.get(options.experiment)), jax.local_device_count()
-    images = devices * experiment.train.images_per_device
-    step, make_state = make_step(experiment)
-    state = Sharding(experiment.train.parallel).replicate(make_state())
-    batch = synthetic_batch(experiment, devices, options.objects)
-    begin = time.perf_counter()
-    memory = step.lower(state, batch).compile().memory_analysis()
-    compile_seconds, seconds = time.perf_counter() - begin, []
-    for _ in range(2 + options.steps):  # the first two warm up
-        start = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, batch))
-        seconds.append(time.perf_counter() - start)
-    step_seconds = float(np.median(seconds[2:]))
+def describe(options: Options, torchvision: _torchvision.Torchvision | None) -> dict[str, Any]:
+    """Describes the machine, the versions and the images."""
+    device = jax.devices()[0]
+    log = ["git", "log", "-1", "--format=%h", "--", "mrcnn_jax"]
+    commit = subprocess.run(log, capture_output=True, text=True, cwd=Path(__file__).parent.parent.parent)
     return {
-        "experiment": options.experiment,
-        "device": f"{devices} x {jax.devices()[0].device_kind}",
-        "images_per_step": images,
-        "compile_seconds": round(compile_seconds, 2),
-        "step_seconds": round(step_seconds, 4),
-        "images_per_second": round(images / step_seconds, 2),
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "loss": float(metrics["loss"]),
-    }
+        "platform": device.platform, "device_kind": device.device_kind, "processor": processor(),
+        "cores": os.cpu_count(), **versions("jax"), **(torchvision("versions") if torchvision else {}),
+        "commit": commit.stdout.strip(), "images": "photos" if "MRCNN_TEST_DATA" in os.environ else "noise",
+        "size": list(options.size), "objects": options.objects,
+    }  # fmt: skip
+
+
+def measure_all(options: Options, models: Models, rows: list[Row]) -> Iterator[str]:
+    """Measures all cases within the budget, yielding after each round what was done."""
+    begin, longest, cases = time.monotonic(), 0.0, plan(options)
+    for number, case in enumerate(cases):
+        if options.roi_minutes and number and case.batch != cases[number - 1].batch == cases[0].batch:
+            roi.run(roi.Options(minutes=options.roi_minutes, out=options.out))
+        row = next((row for row in rows if vars(case).items() <= row.items()), None)
+        if row is None:
+            rows.append(row := new_row(case))
+        start = time.monotonic()
+        if is_complete(row, options.rounds, options.stages):
+            continue
+        if start + longest - begin > options.budget:
+            yield f"{case}: skipped, as it would exceed the budget"
+            continue
+        for _ in measure(case, row, models, options.objects, options.rounds, options.stages):
+            done = len(row["seconds"].get("ours", [])), len(row["stages"].get("ours", []))
+            yield f"{case}: {done[0]} rounds, {done[1]} of the stages"
+            if time.monotonic() - begin > options.budget:
+                break
+        longest = max(longest, time.monotonic() - start)
+
+
+def run(options: Options) -> list[Path]:
+    """Measures, writing the result file after every round, and renders it; returns the files."""
+    for name, bound in {"batch": 1, "size": 64, "objects": 1, "rounds": 1}.items():
+        given = getattr(options, name)
+        if min(given if isinstance(given, tuple) else (given,), default=bound) < bound:
+            raise InputError(f"--{name} is {given}, but must be {bound} or more")
+    out, use = options.out / f"model_{jax.default_backend()}.json", options.torchvision
+    torchvision = _torchvision.start("benchmarks.model._torchvision") if use else None
+    machine, rows = describe(options, torchvision), []
+    if options.resume and out.exists():
+        content = json.loads(out.read_text())
+        if content["machine"] != machine:
+            raise InputError(f"{out} is of {content['machine']}, not {machine}: measure without --resume")
+        rows = content["rows"]
+    enable_compilation_cache()
+    models = Models(max(case.batch for case in plan(options)), options.size, torchvision)
+    content = {"machine": machine, "command": command_line(PROGRAM, options, ["resume"]), "rows": rows}
+    for done in measure_all(options, models, rows):
+        print(done, flush=True)
+        write_json(out, content)
+    if torchvision:
+        torchvision.close()
+    write_json(out, content)
+    return [out, *report.render(options.out)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns the exit status."""
+    return write_files(PROGRAM, Options, run, arguments)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Options, prog="python -m benchmarks.model.measure")), indent=1))
+    sys.exit(main())

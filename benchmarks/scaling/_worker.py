@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from flax.traverse_util import flatten_dict
 
-from benchmarks.model.measure import make_step, standalone, synthetic_batch
+from benchmarks.model._synthetic import make_step, standalone, synthetic_batch
 from benchmarks.tpu._hlo import all_reduces
 from mrcnn_jax import distributed, presets
 from mrcnn_jax.config import Experiment

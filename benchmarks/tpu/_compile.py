@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.model.measure import standalone
+from benchmarks.model._synthetic import standalone
 from benchmarks.tpu._hlo import all_reduces, estimated_cycles
 from benchmarks.tpu._programs import compile_for, figures, first_sentence, topology
 from benchmarks.tpu._step_flops import step_and_arguments, step_flops

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.model.measure import make_step, synthetic_batch
+from benchmarks.model._synthetic import make_step, synthetic_batch
 from benchmarks.roi._workloads import Workload
 from benchmarks.tpu._product_flops import product_flops, static_flops
 from mrcnn_jax import ops

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.model.measure import standalone, synthetic_batch
+from benchmarks.model._synthetic import standalone, synthetic_batch
 from mrcnn_jax import presets
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.training.optimizer import make_optimizer
