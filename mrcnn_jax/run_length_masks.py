@@ -9,6 +9,7 @@ from mrcnn_jax.typing import Bool, Int
 
 Window = tuple[slice, slice]
 """Rows and columns of an image."""
+_LIMITS = 2 ** np.arange(4, 60, 5)  # from which a number needs one more digit to base 32
 
 
 class RunLengthMasks(NDArrayOperatorsMixin):
@@ -82,3 +83,27 @@ def decode_counts(text: str | bytes) -> Int[np.ndarray, "R"]:
     numbers[1::2] = np.cumsum(numbers[1::2])  # all but the first three are differences to the one before last
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
+
+
+def encode_counts(lengths: Int[np.ndarray, "R"], runs: Int[np.ndarray, "D"]) -> list[str]:
+    """Compresses run lengths of masks, one after the other (pycocotools' rleToString).
+
+    Args:
+        lengths: of alternating runs of zeros and ones, down the columns of an image.
+        runs: number of runs of each mask.
+    """
+    first = np.cumsum(runs) - runs
+    place = np.arange(len(lengths)) - np.repeat(first, runs)
+    numbers = lengths.astype(np.int64)
+    # all but the first three are differences to the one before last
+    numbers[2:] -= np.where(place[2:] > 2, lengths[:-2], 0)
+    digits = 1 + np.searchsorted(_LIMITS, np.where(numbers < 0, ~numbers, numbers), side="right")
+    begins = np.cumsum(digits) - digits
+    codes = np.empty(digits.sum(), np.uint8)
+    for digit in range(digits.max(initial=0)):
+        has = digits > digit
+        more = digits[has] > digit + 1
+        codes[begins[has] + digit] = 48 + ((numbers[has] >> 5 * digit) & 0x1F) + 0x20 * more
+    text = codes.tobytes().decode("ascii")
+    stops = np.cumsum(digits)[first + runs - 1].tolist()
+    return [text[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]

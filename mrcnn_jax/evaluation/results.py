@@ -1,6 +1,5 @@
 """Detections as entries of a COCO results file (cocodataset.org, "Results Format")."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,12 +48,6 @@ def encode_masks(masks: Masks) -> list[dict]:
     if isinstance(masks, RunLengthMasks):
         return [{"size": list(masks.shape[1:]), "counts": counts} for counts in masks.counts]
     return [_as_text(coco_mask.encode(np.asfortranarray(mask, np.uint8))) for mask in masks]
-
-
-def encode_runs(runs: Sequence[list[int]], height: int, width: int) -> list[str]:
-    """Compresses masks given as lengths of alternating runs of zeros and ones, down an image's columns."""
-    rles = [{"size": [height, width], "counts": counts} for counts in runs]
-    return [_as_text(rle)["counts"] for rle in coco_mask.frPyObjects(rles, height, width)] if rles else []
 
 
 def _as_text(rle: dict) -> dict:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.inference.paste import paste_rles
+from mrcnn_jax.inference.paste_rles import paste_rles
 from mrcnn_jax.ops.keypoints import decode_keypoints
 from mrcnn_jax.structures import Detections, Predictions
 from mrcnn_jax.typing import Float

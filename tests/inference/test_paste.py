@@ -1,14 +1,16 @@
 """Pasting masks: against torchvision and Detectron2, against the rule pixel by pixel, and at the edges."""
 
-
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paths import GOLDEN
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import encode_masks
-from mrcnn_jax.inference.paste import paste_masks, paste_probabilities, paste_rles
+from mrcnn_jax.inference.paste import paste_masks, paste_probabilities
+from mrcnn_jax.inference.paste_rles import paste_rles
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +158,44 @@ def test_masks_pasted_in_parts_are_the_same(monkeypatch):
     boxes = np.float32(np.concatenate([corners, corners + rng.uniform(5, 90, (20, 2))], axis=1))
     masks = np.round(rng.random((20, 7, 7), np.float32), 2)
     whole = paste_rles(masks, boxes, 60, 80).counts
-    monkeypatch.setattr("mrcnn_jax.inference.paste._TILE_PIXELS", 200)
+    monkeypatch.setattr("mrcnn_jax.inference.paste_rles._TILE_PIXELS", 200)
     assert paste_rles(masks, boxes, 60, 80).counts == whole
+
+
+numbers = st.floats(-30, 60, width=32)
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(
+    boxes=st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=4),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    cells=st.sampled_from([1, 2, 7, 28]),
+    steps=st.sampled_from([1, 2, 10, 256, 2**23]),
+    threshold=st.sampled_from([0.5, 0.5, 0.3, 0.0, 1.0]),
+    convention=st.sampled_from(["exact", "integer"]),
+    whole=st.booleans(),
+)
+def test_run_lengths_of_any_boxes_equal_those_of_the_pasted_masks(
+    boxes, size, cells, steps, threshold, convention, whole
+):
+    """Also where cells or pixels lie exactly on the threshold."""
+    boxes = np.float32([(0, 0, *size[::-1])] * whole + boxes).reshape(-1, 4)
+    masks = np.random.default_rng(0).integers(0, steps + 1, (len(boxes), cells, cells)) / np.float32(steps)
+    arguments = masks, boxes, *size, threshold, convention
+    pasted = paste_masks(*arguments)
+    assert encode_masks(paste_rles(*arguments)) == encode_masks(pasted)
+
+
+@pytest.mark.parametrize("convention", ["exact", "integer"])
+def test_run_lengths_of_large_boxes_equal_those_of_the_pasted_masks(convention):
+    rng = np.random.default_rng(8)
+    masks = rng.random((4, 28, 28), np.float32)
+    masks[1], masks[2, 3, 4] = 0.5, np.nan
+    boxes = np.float32([[0, 0, 640, 480]] * 3 + [[-100, 20.5, 700.25, 470]])
+    found = paste_rles(masks, boxes, 480, 640, convention=convention)
+    pasted = paste_masks(masks[[0, 1, 3]], boxes[[0, 1, 3]], 480, 640, convention=convention)
+    assert encode_masks(found[[0, 1, 3]]) == encode_masks(pasted)
+    assert not found[2].any()  # a value that is not finite leaves nothing
 
 
 @pytest.mark.parametrize("paste", [paste_masks, paste_probabilities, paste_rles])
