@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ class StoredFunction:
     Tracing is most of a warm start, and the compilation cache does not avoid it. A stored program is reused
     for the same source files of this package, versions of JAX and its libraries, flags, devices, ``key`` and
     types of arguments. Functions that are replaced at run time go unnoticed, so it is for the command line.
+    Threads may call it at once; one compiles while the others wait.
     A program that cannot be stored or read is compiled as if none were kept.
 
     Args:
@@ -41,19 +43,23 @@ class StoredFunction:
     ):  # fmt: skip
         self._make_function, self._directory = make_function, directory
         self._key, self._limit = key, limit
+        self._lock = threading.Lock()
         self._programs: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         signature = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-        if signature not in self._programs:
-            if self._limit and len(self._programs) >= self._limit:
-                self._programs.popitem(last=False)
-            stored = self._directory is not None
-            program = self._load_or_compile(arguments, str(signature)) if stored else self._make_function()
-            self._programs[signature] = program
-        self._programs.move_to_end(signature)
-        return self._programs[signature](*arguments)
+        with self._lock:
+            if signature not in self._programs:
+                if self._limit and len(self._programs) >= self._limit:
+                    self._programs.popitem(last=False)
+                stored = self._directory is not None
+                self._programs[signature] = (
+                    self._load_or_compile(arguments, str(signature)) if stored else self._make_function()
+                )
+            self._programs.move_to_end(signature)
+            program = self._programs[signature]
+        return program(*arguments)
 
     def _load_or_compile(self, arguments, signature):
         identity = f"{_environment()}{self._key}{signature}"

@@ -6,7 +6,8 @@ Boxes are float32 (x1, y1, x2, y2) in pixels of the resized image, in continuous
 [i, i + 1), its centre is i + 0.5 and the width of a box is x2 - x1. Classes inside the model are 0..K-1.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -167,6 +168,79 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def areas(self) -> Float[np.ndarray, "D"]:
+        """The area of each box, in square pixels."""
+        boxes = np.asarray(self.boxes)
+        return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+    def filter(
+        self, score: float = 0.0, classes: Collection[int | str] | None = None, min_area: float = 0.0,
+        max_area: float = math.inf,
+    ) -> "Detections":  # fmt: skip
+        """Returns the detections that meet all conditions.
+
+        Args:
+            score: minimum score.
+            classes: names or ids; None takes all.
+            min_area: of the boxes, in square pixels.
+            max_area: likewise.
+
+        Raises:
+            ValueError: for a name that is none of ``class_names``.
+        """
+        areas = self.areas
+        chosen = (np.asarray(self.scores) >= score) & (areas >= min_area) & (areas <= max_area)
+        if classes is not None:
+            if unknown := {one for one in classes if isinstance(one, str)} - set(self.class_names):
+                named = ", ".join(self.class_names) or "not known: give ids"
+                raise ValueError(f"there is no class {sorted(unknown)[0]!r}; the classes are {named}")
+            ids = [index for index, name in enumerate(self.class_names) if name in classes]
+            chosen &= np.isin(self.class_ids, ids + [one for one in classes if not isinstance(one, str)])
+        return self[chosen]
+
+    def crops(self, image: UInt8[np.ndarray, "H W 3"]) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+        """Cuts the objects' boxes, enlarged to whole pixels, out of the image; they share its memory."""
+        height, width = image.shape[:2]
+        first = np.floor(self.boxes[:, :2]).clip(0, [width - 1, height - 1]).astype(int)
+        last = np.maximum(np.ceil(self.boxes[:, 2:]).clip(1, [width, height]).astype(int), first + 1)
+        return [image[y1:y2, x1:x2] for (x1, y1), (x2, y2) in zip(first, last, strict=True)]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Returns the objects as dictionaries of JSON's types.
+
+        Each has box (x1, y1, x2, y2), score, class_id, class_name if it is known, keypoints (x, y, score of
+        each) if there are any, and mask if it is a run-length code: size and counts, as COCO has them.
+        """
+        codes = getattr(self.masks, "counts", None)
+        entries = []
+        for index, one in enumerate(self):
+            entry = {"box": one.box.tolist(), "score": one.score, "class_id": one.class_id}
+            if one.class_name is not None:
+                entry["class_name"] = one.class_name
+            if codes is not None:
+                entry["mask"] = {"size": list(self.masks.shape[1:]), "counts": codes[index]}
+            if one.keypoints is not None:
+                entry["keypoints"] = one.keypoints.tolist()
+            entries.append(entry)
+        return entries
+
+    def to_supervision(self) -> Any:
+        """Returns ``supervision.Detections`` with class names in its data; decodes all masks.
+
+        Raises:
+            ImportError: the package ``supervision`` is not installed.
+        """
+        from supervision import Detections as SupervisionDetections  # ty: ignore[import-not-found]
+
+        names = np.array([self.class_names[one] for one in self.class_ids]) if self.class_names else None
+        data = {} if names is None else {"class_name": names}
+        masks = None if self.masks is None else np.asarray(self.masks)
+        return SupervisionDetections(
+            xyxy=np.asarray(self.boxes, np.float32).reshape(-1, 4), mask=masks, data=data,
+            confidence=np.asarray(self.scores), class_id=np.asarray(self.class_ids, int),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         shown = [f"\n  {detection!r}" for detection in self[:10]] + ["\n  ..."] * (len(self) > 10)

@@ -1,10 +1,14 @@
 """Detections as a sequence of objects."""
 
 import dataclasses
+import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.structures import Detection, Detections
 
 FOUND = Detections(
@@ -59,3 +63,39 @@ def test_repr_is_readable():
 def test_arrays_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="the same number of objects, not boxes 3, scores 2, class_ids 3"):
         dataclasses.replace(FOUND, scores=FOUND.scores[:2])
+
+
+def test_filter_by_score_class_and_area():
+    assert FOUND.areas.tolist() == [25, 64, 4]
+    assert FOUND.filter(score=0.5).scores.tolist() == FOUND.scores[:2].tolist()
+    assert len(FOUND.filter(classes=["dog"])) == len(FOUND.filter(classes={1})) == 2
+    assert len(FOUND.filter(classes=["dog", 0])) == 3 and len(FOUND.filter(classes=[])) == 0
+    assert FOUND.filter(min_area=5, max_area=30).areas.tolist() == [25]
+    with pytest.raises(ValueError, match="there is no class 'cow'; the classes are cat, dog"):
+        FOUND.filter(classes=["cow"])
+
+
+def test_crops_are_the_boxes_in_whole_pixels():
+    image = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
+    boxes = np.float32([[1.2, 2.7, 3.4, 5.1], [-5, -5, 2, 2], [11.5, 9.5, 30, 30], [4, 4, 4, 4]])
+    crops = Detections(boxes, np.ones(4, np.float32), np.zeros(4, np.int32)).crops(image)
+    expected = [image[2:6, 1:4], image[0:2, 0:2], image[9:10, 11:12], image[4:5, 4:5]]
+    for crop, one in zip(crops, expected, strict=True):
+        np.testing.assert_array_equal(crop, one)
+
+
+def test_to_json_holds_plain_types():
+    codes = RunLengthMasks(["0`0", "0`0", "0`0"], 4, 4)
+    found = dataclasses.replace(FOUND, masks=codes, keypoints=None)
+    entries = json.loads(json.dumps(found.to_json()))
+    assert entries[0]["box"] == [0, 0, 5, 5] and entries[0]["class_name"] == "dog"
+    assert entries[2]["mask"] == {"size": [4, 4], "counts": "0`0"} and "keypoints" not in entries[0]
+    assert len(FOUND.to_json()[0]["keypoints"]) == 2 and "mask" not in FOUND.to_json()[0]
+
+
+def test_to_supervision_passes_arrays_and_names(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **fields: fields))
+    fields = FOUND.to_supervision()
+    assert fields["data"]["class_name"].tolist() == ["dog", "cat", "dog"]
+    np.testing.assert_array_equal(fields["xyxy"], FOUND.boxes)
+    np.testing.assert_array_equal(fields["mask"], FOUND.masks)

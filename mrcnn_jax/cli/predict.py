@@ -29,6 +29,8 @@ class Options:
     prediction are replaced."""
     score: float = 0.5
     """Minimum score of detections that are drawn; results.json has all of them."""
+    batch_size: int = 1
+    """Images of equal padded size that are computed at once."""
     color_by: Literal["object", "class"] = "object"
     """Colours of the pictures: one for each object, or one for each class."""
 
@@ -38,6 +40,8 @@ def main(arguments: list[str]) -> int:
     options = parse_with_settings(Options, "predict", arguments, _SETTINGS)
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, not {options.batch_size}")
     from mrcnn_jax.inference.predict import predict_files
 
     lines, print_line = 0, line_printer()
@@ -52,7 +56,7 @@ def main(arguments: list[str]) -> int:
             found = predict_files(
                 options.directory, options.images, options.out, score_threshold=options.score,
                 progress=progress, report=report, settings=given_settings(options),
-                color_by=options.color_by, store_programs=True,
+                color_by=options.color_by, batch_size=options.batch_size, store_programs=True,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what was found in {lines} images is in {options.out}" if lines else "nothing is written"

@@ -111,7 +111,14 @@ class BoxHeadConfig:
     score_threshold: Fraction = 0.05
     """Minimum score of a detection."""
     nms_iou: Fraction = 0.5
-    """IoU threshold of NMS within each class."""
+    """IoU threshold of NMS."""
+    class_agnostic_nms: bool = False
+    """NMS over all classes at once, instead of within each: one detection for each object."""
+    soft_nms: Literal["none", "linear", "gaussian"] = "none"
+    """Soft-NMS (Bodla et al., 2017) lowers the scores of overlapping detections instead of dropping them:
+    linear by IoUs above nms_iou, gaussian by all."""
+    soft_nms_sigma: PositiveFloat = 0.5
+    """Sigma of gaussian Soft-NMS: scores are multiplied by exp(-IoU^2 / sigma)."""
     min_size: NonNegativeFloat = 0.0
     """Minimum side of a detection, in pixels of the resized image; detections without area are always
     dropped."""

@@ -1,36 +1,26 @@
-"""A trained model as a function from an image to its detections."""
+"""A trained model as a function from images to their detections."""
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh, PartitionSpec
 
 from mrcnn_jax.checkpoint import CheckpointStore, edited_experiment, run_directory
-from mrcnn_jax.compiled_programs import StoredFunction
 from mrcnn_jax.config import Experiment, ModelConfig
-from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
-from mrcnn_jax.distributed import DEVICE_AXIS
+from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError, printable
-from mrcnn_jax.inference.postprocess import to_detections
-from mrcnn_jax.inference.settings import with_settings
+from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_images
+from mrcnn_jax.inference.settings import full_names, with_settings
+from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.structures import DatasetInfo, Detections
-from mrcnn_jax.typing import UInt8
-
-MAX_PROGRAMS = 16
-"""Compiled programs in memory, one for each padded size: each takes tens of megabytes and hundreds of memory
-maps, of which a process has 65,530."""
 
 
 class Detector:
@@ -57,41 +47,87 @@ class Detector:
         """Name of each class id; a region proposal network alone finds objects of class 0, "object"."""
         return self.info.category_names if self.experiment.model.tasks else ("object",)
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
-        """Detects objects in an RGB image.
+    @overload
+    def __call__(self, images: ImageLike, *, batch_size: int = 1) -> Detections: ...
+
+    @overload
+    def __call__(self, images: Iterable[ImageLike], *, batch_size: int = 1) -> Iterator[Detections]: ...
+
+    def __call__(self, images, *, batch_size=1):
+        """Detects objects in one image, or in many.
+
+        Args:
+            images: an image: a uint8 RGB array [H, W, 3], a Pillow image or a file; or many: a folder (with
+                the folders below), or an iterable of images, which is read as far as it is needed. Files and
+                Pillow images are turned upright as their EXIF orientation says.
+            batch_size: images of equal padded size that are computed at once, where there are many.
 
         Returns:
-            Detections in the image's own pixels, best first.
+            The detections of one image in its own pixels, best first; of many images an iterator over the
+            detections of each, in their order.
 
         Raises:
-            InputError: the image is not a uint8 array of shape [H, W, 3].
+            InputError: an image cannot be read, or an array is not uint8 of shape [H, W, 3].
         """
-        image = np.asarray(image)
-        _check_image(image)
-        model, dtype = self.experiment.model, self.experiment.train.dtype
-        size, padded_size = inference_sizes(*image.shape[:2], self.experiment.data, model.conventions)
-        padded = resize_and_pad(image, size, padded_size, model.conventions)
-        predict = compiled(model, dtype, directory=self.programs)
-        with explaining_exhaustion():
-            predictions = predict(self.variables, padded[None], np.array([size], np.int32))
-            predictions = jax.device_get(predictions).image(0)
-        return to_detections(predictions, size, image.shape[:2], model, self.class_names)
+        if not is_one_image(images):
+            return self._each(images, batch_size)
+        pipeline = self._pipeline(1)
+        return pipeline.start([pipeline.prepare(images)])()[0]
 
+    def stream(
+        self, images: Iterable[ImageLike] | str | os.PathLike, *, batch_size: int = 1
+    ) -> Iterator[StreamResult]:
+        """Detects objects in many images; those that cannot be read do not stop the others.
 
-def _check_image(image: np.ndarray) -> None:
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return
-    hints = {
-        "read the file with mrcnn_jax.data.image_io.read_image": image.dtype.kind in "US",
-        "pass the images of a batch one at a time": image.ndim == 4,
-        "repeat the channel of a gray image": image.ndim == 2 or image.shape[2:] == (1,),
-        "drop the alpha channel": image.ndim == 3 and image.shape[2] == 4,
-        "move the channels last": image.ndim == 3 and image.shape[0] in (1, 3, 4),
-        "levels are 0 to 255": image.dtype != np.uint8,
-    }
-    hint = next((f" ({hint})" for hint, applies in hints.items() if applies), "")
-    given = f"{image.dtype} of shape {list(image.shape)}"
-    raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {given}{hint}")
+        The next images are decoded while the device computes.
+
+        Args:
+            images: a folder or an iterable, as for a call.
+            batch_size: images of equal padded size that are computed at once. A batch that does not fill up
+                is completed with empty images, so that nothing is compiled again.
+
+        Returns:
+            An iterator over, for each image in order, what was given, its pixels, and its detections or an
+            InputError.
+
+        Raises:
+            InputError: for a batch size below 1, or a folder without images.
+        """
+        if batch_size < 1:
+            raise InputError(f"the batch size must be at least 1, not {batch_size}")
+        return stream_results(self._pipeline(batch_size), list_images(images))
+
+    def with_settings(self, **settings: Any) -> "Detector":
+        """Returns this detector with other settings; it shares the weights.
+
+        Args:
+            **settings: ``score_threshold``, ``max_detections``, ``nms_iou``, ``class_agnostic_nms`` and
+                ``soft_nms`` (as in ``config.BoxHeadConfig``), ``short_edge`` and ``long_edge`` in pixels, and
+                ``dtype``. ``load`` takes further ones.
+
+        Raises:
+            InputError: a setting does not exist, or a value is not allowed.
+        """
+        experiment = with_settings(self.experiment, full_names(settings))
+        return Detector(experiment, self.info, self.variables, self.programs)
+
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Compiles the programs for landscape and portrait images, so that the first image is not slow.
+
+        With ``data.padding_divisor``, images of other sizes still compile programs of their own.
+        """
+        for portrait in (False, True):
+            size = padded_size(self.experiment.data, portrait)
+            list(self.stream([np.zeros((*size, 3), np.uint8)], batch_size=batch_size))
+
+    def _each(self, images: Any, batch_size: int) -> Iterator[Detections]:
+        for result in self.stream(images, batch_size=batch_size):
+            if result.error is not None:
+                raise result.error
+            yield result.detections  # ty: ignore[invalid-yield]
+
+    def _pipeline(self, batch_size: int) -> Pipeline:
+        return Pipeline(self.experiment, self.variables, self.class_names, batch_size, self.programs)
 
 
 def load(
@@ -137,19 +173,6 @@ def print_warning(message: object) -> None:
     print(f"Warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def explaining_exhaustion() -> Iterator[None]:
-    """Turns the end of the device's memory into an InputError that says what helps."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        if "RESOURCE_EXHAUSTED" not in reason:
-            raise
-        advice = "lower --data.short-edge-test and --data.long-edge, or --evaluation.images-per-device"
-        raise InputError(f"out of device memory: {advice} ({reason})") from error
-
-
 class Weights(NamedTuple):
     """Content of a directory of weights: all of a model, or a part such as a backbone."""
 
@@ -179,40 +202,3 @@ def expected_arrays(model: ModelConfig) -> set[str]:
     """Returns the paths of all arrays of a model's variables, such as "params/backbone/stem/kernel"."""
     variables = jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0)))
     return set(flatten_dict(variables, sep="/"))
-
-
-@lru_cache(maxsize=8)
-def compiled(
-    model: ModelConfig, dtype: str, all_devices: bool = False, directory: Any = None
-) -> StoredFunction:  # fmt: skip
-    """Returns the model as a compiled function (variables, images, sizes) -> Predictions.
-
-    Args:
-        model: configuration of the model.
-        dtype: precision of the computation, "float32" or "bfloat16".
-        all_devices: map it over all devices of this process; images and sizes have a leading axis of devices.
-        directory: of stored programs, if any.
-    """
-
-    def make_function() -> jax.stages.Wrapped:
-        def apply(variables, images, sizes):
-            return MaskRCNN(model, jnp.dtype(dtype)).apply(variables, images, sizes)
-
-        def apply_row(variables, images, sizes):
-            return jax.tree.map(lambda leaf: leaf[None], apply(variables, images[0], sizes[0]))
-
-        if not all_devices:
-            return jax.jit(apply)
-        # not pmap, which never frees the programs of a function
-        rows = PartitionSpec(DEVICE_AXIS)
-        in_specs = PartitionSpec(), rows, rows
-        return jax.jit(jax.shard_map(apply_row, mesh=local_mesh(), in_specs=in_specs, out_specs=rows,
-                                     check_vma=False))  # fmt: skip
-
-    key = f"inference {all_devices} {dtype} {model}"
-    return StoredFunction(make_function, directory, key, limit=MAX_PROGRAMS)
-
-
-def local_mesh() -> Mesh:
-    """Returns the devices of this process as a mesh of one axis."""
-    return Mesh(np.array(jax.local_devices()), (DEVICE_AXIS,))

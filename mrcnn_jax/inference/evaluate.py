@@ -23,16 +23,10 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
 from mrcnn_jax.evaluation.results import coco_results
-from mrcnn_jax.inference.detector import (
-    Detector,
-    compiled,
-    explaining_exhaustion,
-    load,
-    local_mesh,
-    print_warning,
-)
+from mrcnn_jax.inference.detector import Detector, load, print_warning
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.postprocess import to_detections
+from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
 from mrcnn_jax.inference.result_files import Autosave
 from mrcnn_jax.structures import Detections, Predictions
 from mrcnn_jax.visualize.draw import ColorBy

@@ -14,12 +14,12 @@ from etils import epath
 
 from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.data.image_files import find_image_files
-from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
 from mrcnn_jax.inference.result_files import Autosave, earlier_files
-from mrcnn_jax.structures import Detections
+from mrcnn_jax.inference.stream import StreamResult
+from mrcnn_jax.structures import DatasetInfo, Detections
 from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections
 from mrcnn_jax.visualize.files import save_picture
 
@@ -51,7 +51,7 @@ def predict_files(
     out: str | os.PathLike | None = None, *, score_threshold: float = 0.5,
     progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
-    store_programs: bool = False,
+    batch_size: int = 1, store_programs: bool = False,
 ) -> FilePredictions:  # fmt: skip
     """Detects objects in image files. Those that cannot be read are listed and do not stop the others.
 
@@ -70,6 +70,7 @@ def predict_files(
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the pictures, as in ``draw_detections``.
+        batch_size: images of equal padded size that are computed at once.
 
     Raises:
         InputError: there is no such file or folder, no image in them, no detector in the directory, or
@@ -81,27 +82,25 @@ def predict_files(
     earlier = _prepare(out) if out else []
     if isinstance(detector, str | os.PathLike):
         detector = load(detector, settings, store_programs=store_programs)
-    found, folder = FilePredictions([], [], [], skipped), epath.Path(out) if out else None
-
-    def save() -> None:
-        if folder and found.images:
-            write_json(folder / "images.json", found.images)
-            write_json(folder / "results.json", found.results, indent=None)
-
     for file in earlier:
         file.unlink(missing_ok=True)
-    autosave, drawing = Autosave(save), _Drawing(score_threshold, detector.info.skeleton, color_by)
+    found = FilePredictions([], [], [], skipped)
+    drawing = _Drawing(score_threshold, detector.info.skeleton, color_by)
+    writer = _Writer(found, epath.Path(out) if out else None, detector.info, drawing)
+    autosave, begin = Autosave(writer.save), time.perf_counter()
     try:
-        for number, file in enumerate(files, start=1):
-            if progress:
-                progress(number - 1, len(files))
-            if line := _predict_file(detector, number, file, found, drawing, folder):
-                report(line)
-            autosave()
         if progress:
-            progress(len(files), len(files))
+            progress(0, len(files))
+        for number, result in enumerate(detector.stream(files, batch_size=batch_size), start=1):
+            if line := writer.add(number, result):
+                end = time.perf_counter()
+                report(f"{line} ({end - begin:.2f} s)")
+                begin = end
+            autosave()
+            if progress:
+                progress(number, len(files))
     finally:
-        save()
+        writer.save()
     return found
 
 
@@ -114,25 +113,35 @@ class _Drawing:
     color_by: ColorBy
 
 
-def _predict_file(
-    detector: Detector, number: int, file: Path, found: FilePredictions, drawing: _Drawing, out: Any
-) -> str | None:
-    """Detects in a file, adds what it finds and draws it; returns a line about it, None if unreadable."""
-    begin = time.perf_counter()
-    try:
-        image = read_image(file, upright=True)
-    except InputError as error:
-        found.unreadable.append(str(error))
-        print_warning(error)
-        return None
-    detections, (height, width) = detector(image), image.shape[:2]
-    entry = {"id": number, "file_name": str(file), "height": height, "width": width}
-    if out:
-        entry["picture"] = _save_picture(image, detections, drawing, out, number, file)
-    found.images.append(entry)
-    found.results.extend(coco_results(number, detections, detector.info))
-    seconds = time.perf_counter() - begin
-    return f"{file}: {summarize(detections, drawing.score_threshold)} ({seconds:.2f} s)"
+@dataclass(frozen=True)
+class _Writer:
+    """Collects what is found, and writes it to a directory unless that is None."""
+
+    found: FilePredictions
+    out: Any
+    info: DatasetInfo
+    drawing: _Drawing
+
+    def add(self, number: int, result: StreamResult) -> str | None:
+        """Adds what was found in a file and draws it; returns a line about it, None if it is unreadable."""
+        file, image, detections, error = result
+        if error is not None:
+            self.found.unreadable.append(str(error))
+            print_warning(error)
+            return None
+        height, width = image.shape[:2]
+        entry = {"id": number, "file_name": str(file), "height": height, "width": width}
+        if self.out:
+            entry["picture"] = _save_picture(image, detections, self.drawing, self.out, number, file)
+        self.found.images.append(entry)
+        self.found.results.extend(coco_results(number, detections, self.info))
+        return f"{file}: {summarize(detections, self.drawing.score_threshold)}"
+
+    def save(self) -> None:
+        """Writes the lists of images and results so far, if there are any."""
+        if self.out and self.found.images:
+            write_json(self.out / "images.json", self.found.images)
+            write_json(self.out / "results.json", self.found.results, indent=None)
 
 
 def summarize(detections: Detections, score_threshold: float) -> str:

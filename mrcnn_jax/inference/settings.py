@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 from mrcnn_jax.config import Experiment, with_changes
@@ -9,7 +10,8 @@ from mrcnn_jax.errors import InputError
 
 SETTINGS = (
     "model.box.score_threshold", "model.box.nms_iou", "model.box.max_detections", "model.box.max_candidates",
-    "model.box.min_size", "model.rpn.pre_nms_test", "model.rpn.post_nms_test", "model.rpn.nms_iou",
+    "model.box.min_size", "model.box.class_agnostic_nms", "model.box.soft_nms",
+    "model.box.soft_nms_sigma", "model.rpn.pre_nms_test", "model.rpn.post_nms_test", "model.rpn.nms_iou",
     "model.rpn.min_size", "data.short_edge_test", "data.long_edge", "data.padding_divisor", "data.threads",
     "evaluation.images_per_device", "evaluation.max_detections", "evaluation.pictures",
     "evaluation.picture_score", "train.dtype", "model.channel_order", "model.pixel_mean", "model.pixel_std",
@@ -21,6 +23,21 @@ SETTINGS = (
     "model.conventions.keypoint_score",
 )  # fmt: skip
 """Fields of an experiment, by dotted name."""
+SHORT_NAMES = MappingProxyType({
+    "score_threshold": "model.box.score_threshold", "max_detections": "model.box.max_detections",
+    "nms_iou": "model.box.nms_iou", "class_agnostic_nms": "model.box.class_agnostic_nms",
+    "soft_nms": "model.box.soft_nms", "short_edge": "data.short_edge_test", "long_edge": "data.long_edge",
+    "dtype": "train.dtype",
+})  # fmt: skip
+"""Settings of ``Detector.with_settings`` and their fields."""
+
+
+def full_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings given by short name by dotted name; InputError for other names."""
+    for name in settings:
+        if name not in SHORT_NAMES:
+            raise InputError(f"a detector has no setting {name!r}: choose from {', '.join(SHORT_NAMES)}")
+    return {SHORT_NAMES[name]: value for name, value in settings.items()}
 
 
 def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:

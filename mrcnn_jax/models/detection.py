@@ -18,7 +18,7 @@ def select_detections(
     config: BoxHeadConfig,
     max_box_scale: float = 1000 / 16,
 ) -> Predictions:
-    """Selects the best boxes of each image after a score threshold and NMS within each class.
+    """Selects the best boxes of each image after a score threshold and NMS.
 
     NMS sees the ``max_candidates`` best (box, class) pairs; the result is exact if ``max_detections`` of them
     survive it.
@@ -44,14 +44,28 @@ def select_detections(
         boxes = ops.decode(deltas[roi, classes], proposals.boxes[roi], config.delta_weights, max_box_scale)
         boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
         valid &= ops.is_nonempty(boxes, config.min_size)
-        keep = ops.nms(boxes, scores, config.nms_iou, valid, classes, config.max_detections)
-
-        best, valid = ops.masked_top_k(keep, scores, config.max_detections)
+        best, scores, valid = _suppress(boxes, scores, valid, classes, config)
         return Predictions(
             boxes=jnp.where(valid[:, None], boxes[best], 0),
-            scores=jnp.where(valid, scores[best], 0),
+            scores=jnp.where(valid, scores, 0),
             classes=jnp.where(valid, classes[best], 0),
             valid=valid,
         )
 
     return jax.vmap(image)(logits, deltas, proposals, sizes)
+
+
+def _suppress(boxes, scores, valid, classes, config):
+    """Applies NMS or Soft-NMS; returns indices, scores and validity of the detections, best first."""
+    groups = None if config.class_agnostic_nms else classes
+    if config.soft_nms == "none":
+        keep = ops.nms(boxes, scores, config.nms_iou, valid, groups, config.max_detections)
+        best, valid = ops.masked_top_k(keep, scores, config.max_detections)
+        return best, scores[best], valid
+    best, scores, valid = ops.soft_nms(
+        boxes, scores, config.max_detections, valid, groups, config.soft_nms, config.nms_iou,
+        config.soft_nms_sigma,
+    )  # fmt: skip
+    missing = config.max_detections - len(best)
+    best, scores, valid = (jnp.pad(each, (0, missing)) for each in (best, scores, valid))
+    return best, scores, valid & (scores > config.score_threshold)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_inputs import HEIGHT, WIDTH, listing, write_image
+from stand_in_detector import StandInDetector
 
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import DataConfig, Experiment
@@ -16,7 +17,7 @@ from mrcnn_jax.structures import DatasetInfo, Detections
 INFO = DatasetInfo("things", (3, 90), ("cat", "dog"))
 
 
-class OneCat:
+class OneCat(StandInDetector):
     """Stands in for a trained detector: detects a cat in the upper left corner of every image."""
 
     info = INFO

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 import mrcnn_jax
 from mrcnn_jax.checkpoint import CheckpointStore
@@ -109,9 +110,10 @@ def test_detections_are_in_pixels_of_the_image_as_given(detector):
         (noise(8, 8)[..., :1], "uint8 of shape [8, 8, 1] (repeat the channel of a gray image)"),
         (noise(8, 8).repeat(2, axis=2)[..., :4], "uint8 of shape [8, 8, 4] (drop the alpha channel)"),
         (noise(8, 9).transpose(2, 0, 1), "uint8 of shape [3, 8, 9] (move the channels last)"),
-        (noise(8, 8)[None], "uint8 of shape [1, 8, 8, 3] (pass the images of a batch one at a time)"),
+        (noise(8, 8)[None], "uint8 of shape [1, 8, 8, 3] (pass the images of a batch as a list)"),
         (noise(8, 8)[:0], "uint8 of shape [0, 8, 3]"),
-        ("image.png", "<U9 of shape [] (read the file with mrcnn_jax.data.image_io.read_image)"),
+        (7, "int64 of shape [] (levels are 0 to 255)"),
+        (Image.new("F", (4, 5)), "float32 of shape [5, 4] (repeat the channel of a gray image)"),
     ],
 )
 def test_wrong_images_are_refused(detector, image, given):

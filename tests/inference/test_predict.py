@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from stand_in_detector import StandInDetector
 
 from mrcnn_jax.data.image_files import find_image_files
 from mrcnn_jax.data.image_io import read_image
@@ -18,7 +19,7 @@ from mrcnn_jax.inference.predict import predict_files
 from mrcnn_jax.structures import DatasetInfo, Detections
 
 
-class CatDetector:
+class CatDetector(StandInDetector):
     """Stands in for a trained detector: finds two cats, in the corners of every image."""
 
     info = DatasetInfo("pets", (3, 90), ("cat", "dog"))

@@ -171,3 +171,32 @@ def test_small_detections_are_dropped(outputs, detect, min_size, found):
     deltas, four = np.zeros_like(outputs[1]), np.arange(80) < 4
     _, _, classes, valid = detect(logits, deltas, proposals, four, min_size=min_size)
     assert sorted(classes[valid].tolist()) == found
+
+
+@pytest.mark.parametrize(
+    "settings, scores, classes",
+    [
+        ({}, [0.8, 0.6, 0.4], [0, 1, 0]),
+        ({"class_agnostic_nms": True}, [0.8, 0.4], [0, 0]),
+        ({"class_agnostic_nms": True, "soft_nms": "linear"}, [0.8, 0.4, 0.6 * (1 - 0.8)], [0, 0, 1]),
+        (
+            {"class_agnostic_nms": True, "soft_nms": "gaussian"},
+            [0.8, 0.4, 0.6 * np.exp(-(0.8**2) / 0.5)],
+            [0, 0, 1],
+        ),
+        ({"soft_nms": "linear"}, [0.8, 0.6, 0.4], [0, 1, 0]),
+    ],
+)
+def test_suppression_of_an_overlapping_object_of_another_class(settings, scores, classes):
+    """Two boxes of IoU 0.8, of classes 0 and 1, and a third far away."""
+    boxes = jnp.float32([[0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]])
+    probabilities = jnp.float32([[0.8, 0.01, 0.19], [0.01, 0.6, 0.39], [0.4, 0.01, 0.59]])
+    proposals = Proposals(boxes=boxes[None], scores=jnp.zeros((1, 3)), valid=jnp.ones((1, 3), bool))
+    config = BoxHeadConfig(max_detections=5, score_threshold=0.05, **settings)
+    found = select_detections(
+        jnp.log(probabilities)[None], jnp.zeros((1, 3, 2, 4)), proposals, jnp.int32([[100, 100]]), config
+    )
+    count = len(scores)
+    assert found.valid[0].tolist() == [True] * count + [False] * (5 - count)
+    np.testing.assert_allclose(found.scores[0, :count], scores, rtol=1e-5)
+    assert found.classes[0, :count].tolist() == classes

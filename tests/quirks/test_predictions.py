@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from quirks import quirk
+from stand_in_detector import StandInDetector
 
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.cli.main import main
@@ -28,7 +29,7 @@ from mrcnn_jax.structures import DatasetInfo, Detections
 INFO = DatasetInfo("pets", (1, 2), ("a", "b"))
 
 
-class OneObject:
+class OneObject(StandInDetector):
     """Stands in for a trained detector: an object in the corner of every image."""
 
     info, experiment = INFO, Experiment()
