@@ -30,7 +30,12 @@ class Options:
     score: float = 0.5
     """Minimum score of detections that are drawn; results.json has all of them."""
     batch_size: int = 1
-    """Images of equal padded size that are computed at once."""
+    """Images (or tiles) of equal padded size that are computed at once."""
+    tile: int = 0
+    """Side in pixels of the tiles in which images are seen, for small objects in large images; objects that
+    several tiles see are joined. 0 takes images whole."""
+    tile_overlap: float = 0.25
+    """Share of its side that a tile has in common with the next; small objects should fit into it."""
     color_by: Literal["object", "class"] = "object"
     """Colours of the pictures: one for each object, or one for each class."""
 
@@ -56,7 +61,8 @@ def main(arguments: list[str]) -> int:
             found = predict_files(
                 options.directory, options.images, options.out, score_threshold=options.score,
                 progress=progress, report=report, settings=given_settings(options),
-                color_by=options.color_by, batch_size=options.batch_size, store_programs=True,
+                color_by=options.color_by, batch_size=options.batch_size, tile=options.tile,
+                tile_overlap=options.tile_overlap, store_programs=True,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what was found in {lines} images is in {options.out}" if lines else "nothing is written"

@@ -17,6 +17,7 @@ from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_images
 from mrcnn_jax.inference.settings import full_names, with_settings
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
+from mrcnn_jax.inference.tiles import stream_tiles
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
@@ -75,27 +76,35 @@ class Detector:
         return pipeline.start([pipeline.prepare(images)])()[0]
 
     def stream(
-        self, images: Iterable[ImageLike] | str | os.PathLike, *, batch_size: int = 1
-    ) -> Iterator[StreamResult]:
+        self, images: Iterable[ImageLike] | str | os.PathLike, *, batch_size: int = 1, tile: int = 0,
+        tile_overlap: float = 0.25,
+    ) -> Iterator[StreamResult]:  # fmt: skip
         """Detects objects in many images; those that cannot be read do not stop the others.
 
         The next images are decoded while the device computes.
 
         Args:
             images: a folder or an iterable, as for a call.
-            batch_size: images of equal padded size that are computed at once. A batch that does not fill up
-                is completed with empty images, so that nothing is compiled again.
+            batch_size: images (or tiles) of equal padded size that are computed at once. A batch that does
+                not fill up is completed with empty images, so that nothing is compiled again.
+            tile: side in pixels of the tiles in which images are seen (``inference.tiles``), for small
+                objects in large images; 0 takes images whole.
+            tile_overlap: share of its side that a tile has in common with the next.
 
         Returns:
             An iterator over, for each image in order, what was given, its pixels, and its detections or an
             InputError.
 
         Raises:
-            InputError: for a batch size below 1, or a folder without images.
+            InputError: for a batch size below 1, tiles or an overlap that are impossible, or a folder without
+                images.
         """
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
-        return stream_results(self._pipeline(batch_size), list_images(images))
+        pipeline, images = self._pipeline(batch_size), list_images(images)
+        if tile:
+            return stream_tiles(pipeline, images, tile, tile_overlap)
+        return stream_results(pipeline, images)
 
     def with_settings(self, **settings: Any) -> "Detector":
         """Returns this detector with other settings; it shares the weights.

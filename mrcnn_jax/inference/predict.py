@@ -51,7 +51,7 @@ def predict_files(
     out: str | os.PathLike | None = None, *, score_threshold: float = 0.5,
     progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
-    batch_size: int = 1, store_programs: bool = False,
+    batch_size: int = 1, tile: int = 0, tile_overlap: float = 0.25, store_programs: bool = False,
 ) -> FilePredictions:  # fmt: skip
     """Detects objects in image files. Those that cannot be read are listed and do not stop the others.
 
@@ -70,7 +70,7 @@ def predict_files(
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the pictures, as in ``draw_detections``.
-        batch_size: images of equal padded size that are computed at once.
+        batch_size, tile, tile_overlap: as in ``Detector.stream``.
 
     Raises:
         InputError: there is no such file or folder, no image in them, no detector in the directory, or
@@ -87,11 +87,12 @@ def predict_files(
     found = FilePredictions([], [], [], skipped)
     drawing = _Drawing(score_threshold, detector.info.skeleton, color_by)
     writer = _Writer(found, epath.Path(out) if out else None, detector.info, drawing)
+    results = detector.stream(files, batch_size=batch_size, tile=tile, tile_overlap=tile_overlap)
     autosave, begin = Autosave(writer.save), time.perf_counter()
     try:
         if progress:
             progress(0, len(files))
-        for number, result in enumerate(detector.stream(files, batch_size=batch_size), start=1):
+        for number, result in enumerate(results, start=1):
             if line := writer.add(number, result):
                 end = time.perf_counter()
                 report(f"{line} ({end - begin:.2f} s)")

@@ -17,7 +17,7 @@ class StandInDetector:
     def __call__(self, image: np.ndarray) -> Detections:
         raise NotImplementedError
 
-    def stream(self, images: Iterable[Path], batch_size: int = 1) -> Iterator[StreamResult]:
+    def stream(self, images: Iterable[Path], **options: object) -> Iterator[StreamResult]:
         for source in images:
             try:
                 image = read_image(source, upright=True)
