@@ -19,7 +19,7 @@ def measure(count: int = len(SIZES)) -> dict:
     import numpy as np
     import tiny
 
-    from mrcnn_jax.inference.detector import MAX_PROGRAMS, compiled
+    from mrcnn_jax.inference.program import MAX_PROGRAMS, compiled
 
     model = tiny.model_config()
     variables, predict, figures = tiny.variables(model), compiled(model, "float32"), []
