@@ -22,13 +22,15 @@ class Options:
     split: str | None = None
     """Split to evaluate on; by default the validation split."""
     out: Path | None = None
-    """Directory of metrics.json, results.json and a contact sheet; by default DIR/evaluation."""
+    """Directory of metrics.json, results.json, a contact sheet and a report; by default DIR/evaluation."""
     pictures: int | None = None
     """Images of the contact sheet; 0 draws none; by default evaluation.pictures."""
     cityscapes: Path | None = None
     """Root of Cityscapes, to compute its official metrics too (needs the extra mrcnn_jax[cityscapes])."""
     color_by: Literal["object", "class"] = "object"
     """Colours of the contact sheet: one for each object, or one for each class."""
+    report: bool = True
+    """Write report.html, with kinds of errors, curves, classes, worst images and doubtful annotations."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
     options = parse_with_settings(Options, "evaluate", arguments)
     from etils import epath
 
+    from mrcnn_jax.evaluation.report.files import REPORT
     from mrcnn_jax.inference.evaluate import evaluate
 
     console, out = Console(), epath.Path(options.out or epath.Path(options.directory) / "evaluation")
@@ -51,11 +54,13 @@ def main(arguments: list[str]) -> int:
             evaluation = evaluate(
                 options.directory, options.dataset, options.split, out, pictures=options.pictures,
                 cityscapes=options.cityscapes, progress=count, settings=given_settings(options),
-                color_by=options.color_by, store_programs=True,
+                color_by=options.color_by, store_programs=True, report=options.report,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"detections in {done} images are in {out}/results.json" if done else "nothing is written"
         raise KeyboardInterrupted(f"interrupted; {kept}") from None
     console.print(*evaluation.tables())
     print(f"Metrics, results and pictures are in {printable(out)}.")
+    if (out / REPORT).exists():
+        print(f"What they mean: {printable(out / REPORT)}")
     return OK

@@ -18,6 +18,7 @@ from mrcnn_jax.runtime import check_xla_flags
 COMMANDS = {
     "train": "Train an experiment, or fine-tune trained weights, and evaluate the result.",
     "evaluate": "Evaluate a trained detector on a data set.",
+    "compare": "Compare two evaluations on the same images.",
     "predict": "Detect objects in image files.",
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
     "import-weights": "Import weights of torchvision, Detectron2 or Detectron.",

@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -30,13 +30,21 @@ from mrcnn_jax.evaluation.coco_checks import (
     check_sigmas,
     complete_objects,
 )
-from mrcnn_jax.evaluation.coco_values import shown
+from mrcnn_jax.evaluation.coco_values import Id, shown
 
 Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
 
 DEFAULT_SIGMA = 0.067
 """Tolerance of a keypoint for which none was ever measured: the mean of COCO's 17."""
+
+
+class Evaluated(NamedTuple):
+    """pycocotools' evaluator of one kind, with its matches, and the names behind its numbers."""
+
+    evaluator: COCOeval
+    image_ids: list[Id]  # of its images 1, 2, ...
+    class_names: list[str]  # of its categories, in the order of params.catIds; no two are equal
 
 
 def evaluate_coco(
@@ -48,6 +56,7 @@ def evaluate_coco(
     keypoint_sigmas: Sequence[float] | None = None,
     proposal_limits: Sequence[int] = (10, 100, 1000),
     notices: list[str] | None = None,
+    evaluated: dict[str, Evaluated] | None = None,
 ) -> Metrics:
     """Computes the COCO metrics of a list of results.
 
@@ -71,6 +80,7 @@ def evaluate_coco(
             for 17 keypoints.
         proposal_limits: max_detections of "proposals".
         notices: list that gets a sentence about objects without a mask, if there are any.
+        evaluated: dictionary that gets the evaluator of each kind but "proposals", for an analysis.
 
     Returns:
         {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}},
@@ -87,18 +97,25 @@ def evaluate_coco(
     sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else keypoint_sigmas
     truth, metrics = check_ground_truth(ground_truth), {}
     for kind in kinds:
-        if kind not in RESULT_FIELDS:
-            choices = ", ".join(RESULT_FIELDS)
-            raise InputError(f"unknown kind of evaluation {shown(kind)}: choose from {choices}")
+        _check_kind(kind)
         limits = proposal_limits if kind == "proposals" else max_detections
         evaluator, without_mask = _evaluator(truth, results, kind, sorted(set(limits)), sigmas)
         if without_mask and notices is not None:
             notices.append(f"{without_mask} objects have no mask: segm ignores detections in their boxes")
         own = {"keypoints": _keypoint_metrics, "proposals": _recalls}
         metrics[kind] = own.get(kind, _detection_metrics)(evaluator)
-        if per_class and kind != "proposals":
+        if kind != "proposals" and per_class:
             metrics[kind]["per_class"] = _class_metrics(evaluator, truth)
+        if kind != "proposals" and evaluated is not None:
+            evaluated[kind] = _named(evaluator, truth)
     return metrics
+
+
+def _check_kind(kind: Any) -> None:
+    if kind not in RESULT_FIELDS:
+        raise InputError(
+            f"unknown kind of evaluation {shown(kind)}: choose from {', '.join(RESULT_FIELDS)}"
+        )
 
 
 def evaluate_files(
@@ -109,7 +126,7 @@ def evaluate_files(
     Raises:
         InputError: also if a file cannot be read.
     """
-    ground_truth, results = _read_json(ground_truth_json), _read_json(results_json)
+    ground_truth, results = read_json(ground_truth_json), read_json(results_json)
     if not isinstance(ground_truth, dict):
         raise InputError(f"{ground_truth_json} is not a COCO data set: it must hold a JSON object")
     if not isinstance(results, list):
@@ -183,14 +200,14 @@ def _quiet() -> Iterator[None]:
 
 def _detection_metrics(evaluator: COCOeval) -> dict[str, float | None]:
     precision = evaluator.eval["precision"][..., -1]
-    sizes = {f"AP{size}": _percent(precision[..., area]) for area, size in enumerate("sml", start=1)}
+    sizes = {f"AP{size}": percent(precision[..., area]) for area, size in enumerate("sml", start=1)}
     return _average_precisions(precision[..., 0]) | sizes | _recalls(evaluator)
 
 
 def _recalls(evaluator: COCOeval) -> dict[str, float | None]:
     recall, limits = evaluator.eval["recall"], evaluator.params.maxDets
-    limits = {f"AR{limit}": _percent(recall[..., 0, position]) for position, limit in enumerate(limits)}
-    return limits | {f"AR{size}": _percent(recall[..., area, -1]) for area, size in enumerate("sml", start=1)}
+    limits = {f"AR{limit}": percent(recall[..., 0, position]) for position, limit in enumerate(limits)}
+    return limits | {f"AR{size}": percent(recall[..., area, -1]) for area, size in enumerate("sml", start=1)}
 
 
 def _keypoint_metrics(evaluator: COCOeval) -> dict[str, float | None]:
@@ -198,38 +215,49 @@ def _keypoint_metrics(evaluator: COCOeval) -> dict[str, float | None]:
     everything, medium, large = range(3)
     return {
         **_average_precisions(precision[..., everything]),
-        "APm": _percent(precision[..., medium]),
-        "APl": _percent(precision[..., large]),
-        "AR": _percent(recall[..., everything]),
-        "AR50": _percent(recall[0, ..., everything]),
-        "AR75": _percent(recall[5, ..., everything]),
-        "ARm": _percent(recall[..., medium]),
-        "ARl": _percent(recall[..., large]),
+        "APm": percent(precision[..., medium]),
+        "APl": percent(precision[..., large]),
+        "AR": percent(recall[..., everything]),
+        "AR50": percent(recall[0, ..., everything]),
+        "AR75": percent(recall[5, ..., everything]),
+        "ARm": percent(recall[..., medium]),
+        "ARl": percent(recall[..., large]),
     }
 
 
 def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
     # the IoU thresholds are 0.50, 0.55, ..., 0.95
-    return {"AP": _percent(precision), "AP50": _percent(precision[0]), "AP75": _percent(precision[5])}
+    return {"AP": percent(precision), "AP50": percent(precision[0]), "AP75": percent(precision[5])}
 
 
-def _class_metrics(evaluator: COCOeval, truth: GroundTruth) -> dict[str, float | None]:
-    precision = evaluator.eval["precision"][..., 0, -1]
+def _class_names(truth: GroundTruth, numbers: Sequence[int]) -> list[str]:
     repeated = Counter(category.name for category in truth.categories.values())
     names = {
         category.number: category.name if repeated[category.name] == 1 else f"{category.name} (id {id_})"
         for id_, category in truth.categories.items()
     }
-    positions = enumerate(evaluator.params.catIds)
-    return {names[number]: _percent(precision[..., position]) for position, number in positions}
+    return [names[number] for number in numbers]
 
 
-def _percent(values: np.ndarray) -> float | None:
+def _class_metrics(evaluator: COCOeval, truth: GroundTruth) -> dict[str, float | None]:
+    precision = evaluator.eval["precision"][..., 0, -1]
+    names = enumerate(_class_names(truth, evaluator.params.catIds))
+    return {name: percent(precision[..., position]) for position, name in names}
+
+
+def _named(evaluator: COCOeval, truth: GroundTruth) -> Evaluated:
+    image_ids = sorted(truth.images, key=lambda id_: truth.images[id_].number)
+    return Evaluated(evaluator, image_ids, _class_names(truth, evaluator.params.catIds))
+
+
+def percent(values: np.ndarray) -> float | None:
+    """Returns the mean of what is not -1, in percent; None if everything is."""
     defined = values[values > -1]
     return float(100 * defined.mean()) if defined.size else None
 
 
-def _read_json(path: str | Path) -> Any:
+def read_json(path: str | Path) -> Any:
+    """Returns the content of a JSON file; InputError if it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:

@@ -43,6 +43,34 @@ def coco_results(image_id: int, detections: Detections, info: DatasetInfo) -> li
     return entries
 
 
+def read_detections(
+    entries: Sequence[dict[str, Any]], info: DatasetInfo, height: int, width: int
+) -> Detections:
+    """Converts entries of one image back, up to their rounding: the inverse of ``coco_results``.
+
+    Args:
+        entries: as ``coco_results`` makes them; those of other categories than the set's are left out.
+        info: of the data set.
+        height: of the image.
+        width: of the image.
+    """
+    classes = {id_: class_id for class_id, id_ in enumerate(info.category_ids)}
+    entries = [entry for entry in entries if entry["category_id"] in classes]
+    boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
+    masks = [entry.get("segmentation", {}).get("counts", "") for entry in entries]
+    keypoints = np.zeros((len(entries), 3 * len(info.keypoint_names)), np.float32)
+    for row, entry in zip(keypoints, entries, strict=True):
+        row[:] = entry.get("keypoints", 0)
+    return Detections(
+        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        scores=np.array([entry["score"] for entry in entries], np.float32),
+        class_ids=np.array([classes[entry["category_id"]] for entry in entries], np.int32),
+        masks=RunLengthMasks(masks, height, width) if any(masks) else None,
+        keypoints=keypoints.reshape(len(entries), -1, 3) if info.keypoint_names else None,
+        class_names=info.category_names,
+    )
+
+
 def encode_masks(masks: Masks) -> list[dict]:
     """Returns full-size masks as COCO's compressed run-length codes, {"size": [H, W], "counts": text}."""
     if isinstance(masks, RunLengthMasks):

@@ -21,20 +21,18 @@ from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
 from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
-from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
+from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Evaluated, Metrics, evaluate_coco, metrics_table
 from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
+from mrcnn_jax.inference.evaluation_files import FILES, write_pictures, write_results
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
 from mrcnn_jax.inference.result_files import Autosave
 from mrcnn_jax.structures import Detections, Predictions
 from mrcnn_jax.visualize.draw import ColorBy
-from mrcnn_jax.visualize.files import save_picture
 from mrcnn_jax.visualize.sheets import prediction_sheet, sheet_records
 
-FILES = "results.json", "metrics.json", "predictions.png", "predictions.jpg"
-"""Files that an evaluation writes; of the pictures one."""
 KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 """COCO's name for the evaluation of each task."""
 
@@ -53,6 +51,7 @@ class Evaluation:
     results: list[dict[str, Any]]  # entries of a COCO results file, in the order of image ids
     examples: dict[int, Detections]  # detections in the images of the contact sheet, by image id
     picture_score: float  # minimum score of detections that are drawn
+    evaluated: dict[str, Evaluated] = field(default_factory=dict, repr=False)  # by kind, if asked for
     _sheets: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def sheet(self, color_by: ColorBy = "object") -> np.ndarray:
@@ -75,7 +74,7 @@ def evaluate(
     split: str | None = None, out: str | os.PathLike | None = None, *, pictures: int | None = None,
     cityscapes: str | os.PathLike | None = None, progress: Progress | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
-    store_programs: bool = False,
+    store_programs: bool = False, report: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Evaluates a detector on a split of a prepared data set with the COCO metrics.
 
@@ -97,6 +96,7 @@ def evaluate(
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the contact sheet, as in ``draw_detections``.
+        report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
 
     Raises:
         InputError: the detector knows none of the set's classes, something cannot be read, or ``out`` cannot
@@ -112,21 +112,19 @@ def evaluate(
         raise InputError(f"{name} predicts no masks, but Cityscapes evaluates masks")
     official = CityscapesEvaluator(source, cityscapes) if cityscapes else None
     pictures = detector.experiment.evaluation.pictures if pictures is None else pictures
-    save = partial(_save_results, epath.Path(out)) if out else None
+    save = partial(write_results, epath.Path(out)) if out else None
     evaluation = evaluate_split(
-        detector, source, pictures=pictures if out else 0, progress=progress, save=save
-    )
+        detector, source, pictures=pictures if out else 0, progress=progress, save=save,
+        keep_evaluated=bool(out) and report,
+    )  # fmt: skip
     if out:
         write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
     if official:
         evaluation.metrics["cityscapes"] = official(evaluation.results)
         if out:
             write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
-    if evaluation.examples:
-        try:
-            save_picture(epath.Path(out) / "predictions.png", evaluation.sheet(color_by))
-        except Exception as error:  # the metrics are complete
-            print_warning(f"the contact sheet cannot be drawn ({type(error).__name__}: {error})")
+    if out:
+        write_pictures(epath.Path(out), f"Evaluation of {name}", evaluation, color_by)
     return evaluation
 
 
@@ -138,12 +136,6 @@ def _open(detector: Detector, name: Any, dataset: Any, split: str | None) -> Dat
     for message in [*match.warnings, *scored_kinds(detector, source, match)[1]]:
         print_warning(message)
     return source
-
-
-def _save_results(out: Any, results: list[dict[str, Any]]) -> None:
-    for name in FILES[1:]:  # of an earlier evaluation
-        (out / name).unlink(missing_ok=True)
-    write_json(out / FILES[0], results, indent=None)
 
 
 def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple[list[str], list[str]]:
@@ -166,7 +158,7 @@ def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple
 
 def evaluate_split(
     detector: Detector, split: DatasetSplit, *, pictures: int = 0, progress: Progress | None = None,
-    per_class: bool = False, save: Save | None = None,
+    per_class: bool = False, save: Save | None = None, keep_evaluated: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Detects in every image of a split and computes the COCO metrics of all that the model predicts.
 
@@ -180,6 +172,7 @@ def evaluate_split(
         per_class: add the AP of each class.
         save: called with the results so far now and then, when something ends the detection, and with all
             results before the metrics are computed.
+        keep_evaluated: return pycocotools' evaluators too, for an analysis.
     """
     config, info, tasks = detector.experiment.evaluation, split.info, detector.experiment.model.tasks
     match = match_dataset(detector.info, info, tasks, "the detector", split.directory)
@@ -190,8 +183,11 @@ def evaluate_split(
     kinds, _ = scored_kinds(detector, split, match)
     sigmas = info.keypoint_sigmas or (DEFAULT_SIGMA,) * len(info.keypoint_names)
     truth = match.restrict(split.ground_truth())
-    metrics = evaluate_coco(truth, results, kinds, config.max_detections, per_class, sigmas)
-    return Evaluation(split, metrics, results, examples, config.picture_score)
+    kept: dict[str, Evaluated] | None = {} if keep_evaluated else None
+    metrics = evaluate_coco(
+        truth, results, kinds, config.max_detections, per_class, sigmas, evaluated=kept
+    )
+    return Evaluation(split, metrics, results, examples, config.picture_score, kept or {})
 
 
 def detect_split(

@@ -30,7 +30,7 @@ def save_picture(path: str | os.PathLike, picture: Picture, max_bytes: int = MAX
     """
     path, data = epath.Path(path), _encode(picture, "PNG", compress_level=4)
     if len(data) > max_bytes:
-        path, data = path.with_suffix(".jpg"), _smaller(picture, max_bytes)
+        path, data = path.with_suffix(".jpg"), jpeg_within(picture, max_bytes)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
@@ -41,7 +41,8 @@ def reduced(picture: Picture, max_side: int) -> Picture:
     return np.asarray(Image.fromarray(picture).reduce(-(-max(picture.shape[:2]) // max_side)))
 
 
-def _smaller(picture: Picture, max_bytes: int) -> bytes:
+def jpeg_within(picture: Picture, max_bytes: int) -> bytes:
+    """Returns a picture as the content of a JPEG file within a size, reduced if no quality is low enough."""
     for reduction in (1, 2, 4, 8):
         image = Image.fromarray(picture).reduce(reduction)
         for quality in _QUALITIES:

@@ -47,7 +47,8 @@ def prediction_sheet(
             image, found, score_threshold=score_threshold, skeleton=split.info.skeleton, max_side=TILE,
             color_by=color_by,
         )  # fmt: skip
-        pairs.append(contact_sheet([_annotated(split, record, image, color_by), detected], 2, pad=2))
+        annotated = annotated_picture(split, record, image, color_by=color_by)
+        pairs.append(contact_sheet([annotated, detected], 2, pad=2))
         count = int((np.asarray(found.scores) >= score_threshold).sum())
         above = f"{count or 'nothing'} detected above {score_threshold:g}"
         titles.append(f"{record.file_name}: {len(record.objects.ids)} annotated, {above}")
@@ -57,17 +58,22 @@ def prediction_sheet(
 def ground_truth_sheet(split: DatasetSplit, count: int, color_by: ColorBy = "object") -> Picture:
     """Draws ``count`` images of a split with their annotated objects."""
     records = sheet_records(split, count)
-    pictures = [_annotated(split, record, decode_record(record), color_by) for record in records]
+    pictures = [
+        annotated_picture(split, record, decode_record(record), color_by=color_by) for record in records
+    ]
     titles = [f"{record.file_name}: {len(record.objects.ids)} annotated" for record in records]
     return contact_sheet(pictures, COLUMNS, titles)
 
 
-def _annotated(split: DatasetSplit, record: Record, image: Picture, color_by: ColorBy) -> Picture:
+def annotated_picture(
+    split: DatasetSplit, record: Record, image: Picture, max_side: int = TILE, color_by: ColorBy = "object"
+) -> Picture:
+    """Draws the annotated objects of a record of a split over its decoded image."""
     objects, info = record.objects, split.info
     return draw_ground_truth(
         image, objects.boxes, objects.classes, RunLengthMasks(objects.rles, record.height, record.width),
         info.category_names, keypoints=objects.keypoints if info.keypoint_names else None,
-        skeleton=info.skeleton, max_side=TILE, color_by=color_by,
+        skeleton=info.skeleton, max_side=max_side, color_by=color_by,
     )  # fmt: skip
 
 

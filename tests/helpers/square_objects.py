@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
+from mrcnn_jax.evaluation.coco import evaluate_coco
 from mrcnn_jax.evaluation.results import encode_masks
 from mrcnn_jax.structures import DatasetInfo, Detections
 
@@ -45,3 +47,10 @@ def detections(*objects):
         class_ids=np.int32([class_id for class_id, *_ in objects]),
         masks=np.array(masks, bool).reshape(-1, 60, 80),
     )
+
+
+def matches_of(truth, results, kind="bbox", **options) -> Matches:
+    """Evaluates results, and returns their matches."""
+    evaluated = {}
+    evaluate_coco(truth, results, [kind], evaluated=evaluated, **options)
+    return read_matches(evaluated[kind])
