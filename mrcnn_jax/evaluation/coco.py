@@ -48,16 +48,11 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_coco(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    kinds: Iterable[Kind] = ("bbox", "segm"),
-    max_detections: Sequence[int] = (1, 10, 100),
-    per_class: bool = False,
-    keypoint_sigmas: Sequence[float] | None = None,
-    proposal_limits: Sequence[int] = (10, 100, 1000),
-    notices: list[str] | None = None,
-    evaluated: dict[str, Evaluated] | None = None,
-) -> Metrics:
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], kinds: Iterable[Kind] = ("bbox", "segm"),
+    max_detections: Sequence[int] = (1, 10, 100), per_class: bool = False,
+    keypoint_sigmas: Sequence[float] | None = None, proposal_limits: Sequence[int] = (10, 100, 1000),
+    notices: list[str] | None = None, evaluated: dict[str, Evaluated] | None = None,
+) -> Metrics:  # fmt: skip
     """Computes the COCO metrics of a list of results.
 
     Ids may be whole numbers, also as text or float, or other texts. Objects of images or categories that are
@@ -96,8 +91,7 @@ def evaluate_coco(
     check_limits("proposal_limits", proposal_limits)
     sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else keypoint_sigmas
     truth, metrics = check_ground_truth(ground_truth), {}
-    for kind in kinds:
-        _check_kind(kind)
+    for kind in map(_check_kind, kinds):
         limits = proposal_limits if kind == "proposals" else max_detections
         evaluator, without_mask = _evaluator(truth, results, kind, sorted(set(limits)), sigmas)
         if without_mask and notices is not None:
@@ -111,11 +105,11 @@ def evaluate_coco(
     return metrics
 
 
-def _check_kind(kind: Any) -> None:
+def _check_kind(kind: Any) -> Kind:
     if kind not in RESULT_FIELDS:
-        raise InputError(
-            f"unknown kind of evaluation {shown(kind)}: choose from {', '.join(RESULT_FIELDS)}"
-        )
+        choices = ", ".join(RESULT_FIELDS)
+        raise InputError(f"unknown kind of evaluation {shown(kind)}: choose from {choices}")
+    return kind
 
 
 def evaluate_files(

@@ -53,7 +53,8 @@ def test_evaluate_repeats_the_metrics_of_training(tmp_path, tmp_path_factory):
 
     run = tiny_run.trained_run(tmp_path_factory.getbasetemp())
     evaluation = mrcnn_jax.evaluate(run, out=tmp_path, pictures=2)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "results.json", "predictions.png"}
+    names = {"metrics.json", "results.json", "predictions.png", "analysis.json", "report.html", "figures"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     written, trained = (json.loads((directory / "metrics.json").read_text()) for directory in (tmp_path, run))
     assert evaluation.metrics == written == trained and list(written) == ["bbox", "segm"]
     assert json.loads((tmp_path / "results.json").read_text()) == evaluation.results

@@ -31,12 +31,7 @@ def write_report(
         metrics: of ``evaluate_coco``.
         evaluated: from ``evaluate_coco``, one or more kinds.
     """
-    folder = epath.Path(out)
-    analyses = {kind: analyze(each) for kind, each in evaluated.items()}
-    origin = {"dataset": str(split.directory), "split": split.split}
-    evaluator = next(iter(evaluated.values())).evaluator
-    protocol = {"max_detections": list(map(int, evaluator.params.maxDets))}
-    write_json(folder / ANALYSIS, origin | protocol | {"kinds": analyses}, indent=None)
+    folder, analyses = epath.Path(out), write_analysis(out, split, evaluated)
     sections = [_metrics_table({kind: metrics[kind] for kind in evaluated})]
     for kind, analysis in analyses.items():
         figures = draw_figures(analysis)
@@ -50,6 +45,18 @@ def write_report(
     counts = f"{len(split):,} images, {analyses[kind]['objects']:,} objects, {len(results):,} detections"
     subtitle = f"{split.directory}, {split.split}: {counts}. Errors are judged at IoU 0.5."
     write_text(folder / REPORT, page(title, subtitle, "".join(sections)))
+
+
+def write_analysis(
+    out: str | os.PathLike, split: DatasetSplit, evaluated: Mapping[str, Evaluated]
+) -> dict[str, dict[str, Any]]:
+    """Writes analysis.json; returns the analyses by kind."""
+    analyses = {kind: analyze(each) for kind, each in evaluated.items()}
+    evaluator = next(iter(evaluated.values())).evaluator
+    origin = {"dataset": str(split.directory), "split": split.split}
+    limits = {"max_detections": list(map(int, evaluator.params.maxDets))}
+    write_json(epath.Path(out) / ANALYSIS, origin | limits | {"kinds": analyses}, indent=None)
+    return analyses
 
 
 def _metrics_table(metrics: Metrics) -> str:

@@ -1,0 +1,48 @@
+"""`mrcnn compare`: its table, files and refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_inputs import table_rows
+from square_objects import INFO, detections, ground_truth
+
+from mrcnn_jax.evaluation.results import coco_results
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+OBJECTS = (7, 3, 0, 0, 20), (9, 3, 0, 0, 20)
+
+
+@pytest.fixture(autouse=True)
+def files():
+    """truth.json, none.json without detections, and all.json with every object."""
+    found = [entry for image in (7, 9) for entry in coco_results(image, detections((0, 0.9, 0, 0, 20)), INFO)]
+    for name, content in (("truth", ground_truth(*OBJECTS)), ("none", []), ("all", found)):
+        Path(f"{name}.json").write_text(json.dumps(content))
+
+
+def test_compare_prints_and_writes_the_difference(mrcnn):
+    arguments = "none.json", "all.json", "--truth", "truth.json", "--out", "compared", "--resamples", "20"
+    status, out, err = mrcnn("compare", *arguments)
+    assert status == 0 and err == ""
+    assert table_rows(out)["AP"] == ["0.0", "100.0", "+100.0", "+100.0 to +100.0"]
+    assert "Masks: the second is better; AP differs by +100.0" in out
+    written = json.loads(Path("compared/comparison.json").read_text())
+    assert (written["first"], written["second"]) == ("none.json", "all.json")
+    assert written["kinds"]["bbox"]["errors"]["missed"]["first"] == pytest.approx(100)
+    assert Path("compared/comparison.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["none.json", "all.json"], "nothing says what none.json was evaluated on: give --truth"),
+        (["none.json", "gone.json", "--truth", "truth.json"], "cannot read gone.json: No such file"),
+        (["none.json", "all.json", "--resamples", "0"], "--resamples must be at least 1, not 0"),
+        (["none.json", "all.json", "--seed", "-1"], "--seed must be 0 or more, not -1"),
+        (["none.json", "all.json", "--out", "truth.json"], "cannot write to truth.json"),
+        (["truth.json", "all.json", "--truth", "truth.json"], "truth.json is not a COCO results file"),
+    ],
+)
+def test_what_compare_refuses(rejected, arguments, message):
+    assert message in rejected("compare", *arguments)
