@@ -17,8 +17,8 @@ from benchmarks.tpu._product_flops import static_flops
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.distributed import DEVICE_AXIS
-from mrcnn_jax.inference.program import compiled
 from mrcnn_jax.inference.postprocess import to_detections
+from mrcnn_jax.inference.program import compiled
 from mrcnn_jax.models.detection import select_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Detections, Predictions, TrainState

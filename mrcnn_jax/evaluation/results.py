@@ -1,5 +1,6 @@
 """Detections as entries of a COCO results file (cocodataset.org, "Results Format")."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
