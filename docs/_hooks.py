@@ -1,10 +1,11 @@
-"""mkdocs hooks: adds generated result pages and the configuration reference, and rewrites links to them."""
+"""mkdocs hooks: adds generated pages and tables, and rewrites links to them."""
 
 import posixpath
 import re
 from pathlib import Path
 
 from _config_reference import configuration_reference
+from _published_weights import MARKER, published_weights
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -27,7 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites links between files of the repository to links between pages of the site."""
+    """Inserts the table of published weights; rewrites links between files to links between pages."""
+    if MARKER in markdown:
+        markdown = markdown.replace(MARKER, published_weights())
     sources = {target: source for source, target in PAGES.items()}
     here = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 

@@ -22,7 +22,8 @@ class Options:
     split: str | None = None
     """Split to evaluate on; by default the validation split."""
     out: Path | None = None
-    """Directory of metrics.json, results.json, a contact sheet and a report; by default DIR/evaluation."""
+    """Directory of metrics.json, results.json, a contact sheet and a report; by default DIR/evaluation, and
+    evaluation/NAME for weights by name."""
     pictures: int | None = None
     """Images of the contact sheet; 0 draws none; by default evaluation.pictures."""
     cityscapes: Path | None = None
@@ -40,8 +41,11 @@ def main(arguments: list[str]) -> int:
 
     from mrcnn_jax.evaluation.report.files import REPORT
     from mrcnn_jax.inference.evaluate import evaluate
+    from mrcnn_jax.weights.locate import is_local, short_name
 
-    console, out = Console(), epath.Path(options.out or epath.Path(options.directory) / "evaluation")
+    name = options.directory
+    default = epath.Path(name) / "evaluation" if is_local(name) else Path("evaluation") / short_name(name)
+    console, out = Console(), epath.Path(options.out or default)
     done = 0
 
     def count(images: int, total: int) -> None:

@@ -27,10 +27,11 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, "export-weights", arguments)
     from mrcnn_jax.config import read_experiment
     from mrcnn_jax.weights.import_export import export_weights
+    from mrcnn_jax.weights.locate import locate
     from mrcnn_jax.weights.summary import torchvision_loading_code
 
     differences = export_weights(options.target, options.directory, options.file)
-    model = read_experiment(Path(options.directory) / "experiment.json").model
+    model = read_experiment(Path(locate(options.directory)) / "experiment.json").model
     loading, handled = torchvision_loading_code(model, options.file)
     differences = [line for line in differences if not line.startswith(handled)]
     lines = [f"The weights are in {options.file}. In torchvision:", *(f"  {line}" for line in loading)]

@@ -31,7 +31,7 @@ _OURS = {
     "weights pretrained ckpt checkpoint model-path load-from init-weights load finetune fine-tune": {
         "train": "the directory of the weights in place of the experiment, `mrcnn train DIR`, or "
         "--train.init-from DIR",
-        "": "the directory of a run or of imported weights, which comes first",
+        "": "the directory of a run, or a name of `mrcnn zoo`, which comes first",
     },
     "resume resume-from continue auto-resume": {
         "train": "the same command again, or `mrcnn train DIR` with the directory of the run"
@@ -57,7 +57,7 @@ _OURS = {
     "amp fp16 bf16 half precision mixed-precision dtype": {"train": "--train.dtype bfloat16"},
     "backbone arch model m": {
         "train": "--model.backbone.name, or an experiment that has it (`mrcnn train --help`)",
-        "": "the directory of a run or of imported weights, which comes first",
+        "": "the directory of a run, or a name of `mrcnn zoo`, which comes first",
     },
     "save-period save-every save-interval save-freq checkpoint-interval checkpoint-every": {
         "train": "--train.checkpoint-every and --train.checkpoint-minutes"

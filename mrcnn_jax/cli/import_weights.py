@@ -32,9 +32,10 @@ class Options:
     ImageNet weights with an unchanged FrozenBatchNorm2d need `--model.backbone.norm-epsilon 1e-5`.
     """
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[str]
     """State dict or checkpoint of PyTorch, .safetensors, .npz, or .pkl of a model zoo, recognised by its
-    content. No code in it is executed. The name of the library may precede it."""
+    content; its address; or a name of published weights (`mrcnn zoo`). No code in it is executed. The name of
+    the library may precede it."""
     out: Path
     """New directory of the imported weights."""
     source: Literal["torchvision", "detectron2"] | None = None
@@ -58,19 +59,17 @@ def main(arguments: list[str]) -> int:
         arguments = [*arguments[1:], "--source", arguments[0]]
     options, fields = parse_known(Options, "import-weights", arguments)
     from mrcnn_jax.config import Experiment
-    from mrcnn_jax.weights.identify import identify_model
-    from mrcnn_jax.weights.import_export import check_out, save_imported
-    from mrcnn_jax.weights.readers import read_weights
+    from mrcnn_jax.weights.import_export import check_out, read_source, save_imported
     from mrcnn_jax.weights.summary import describe_assumptions, describe_conventions, summarize_model
 
     check_out(options.out)
-    weights = read_weights(options.file, options.key)
-    source = identify_model(options.source, weights.tensors, str(options.file), options.config)
+    found = read_source(options.file, source=options.source, key=options.key, config=options.config)
+    source, classes = found.model, options.classes or found.classes
     experiment = parse(Experiment, "import-weights", fields, source.experiment)
-    missing = save_imported(source, experiment, options.out, options.classes, options.partial)
+    missing = save_imported(source, experiment, options.out, classes, options.partial, found.provenance)
     lines = [summarize_model(source, experiment.model)]
     lines += [f"  {line}" for line in describe_conventions(experiment.model, experiment.data)]
-    notes = [describe_assumptions(source, experiment), *weights.notes]
+    notes = [describe_assumptions(source, experiment), *found.notes]
     lines += [f"{note[:1].upper()}{note[1:]}." for note in notes if note]
     if missing:
         lines.append(f"Missing, {len(missing)} tensors: {', '.join(missing)}")

@@ -21,8 +21,10 @@ COMMANDS = {
     "compare": "Compare two evaluations on the same images.",
     "predict": "Detect objects in image files.",
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
+    "zoo": "List published weights, which other commands take by name.",
     "import-weights": "Import weights of torchvision, Detectron2 or Detectron.",
     "export-weights": "Export weights to torchvision.",
+    "push": "Share a detector on the Hugging Face Hub, or as a folder.",
 }
 """Subcommands and their summaries; each is the function ``main`` of the module of its name."""
 _COMPLAINED = threading.Event()  # a sentence says already why the command ends
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise InputError(f"there is no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}")
-        if arguments[0] != "dataset":  # which does without XLA
+        if arguments[0] not in ("dataset", "zoo"):  # which do without XLA
             check_xla_flags()
         return import_module(f"mrcnn_jax.cli.{arguments[0].replace('-', '_')}").main(arguments[1:])
     except BrokenPipeError:

@@ -33,7 +33,8 @@ Options = TypeVar("Options")
 TrainedDirectory = Annotated[
     str,
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="DIR", help="Directory of a training run, or of imported weights."),
+    tyro.conf.arg(metavar="DIR|NAME", help="Directory of a training run or of imported weights; or a name of "
+                  "published weights (`mrcnn zoo`), an address https://..., or hf://owner/name."),
 ]
 _REPHRASED = {
     r"^Error parsing (\S+): ": r"\1 ",

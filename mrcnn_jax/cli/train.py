@@ -1,4 +1,4 @@
-"""`mrcnn train`: trains a preset, continues a run, or fine-tunes the weights in a directory."""
+"""`mrcnn train`: trains a preset, continues a run, or fine-tunes trained weights."""
 
 import sys
 from collections.abc import Sequence, Set
@@ -19,7 +19,7 @@ from mrcnn_jax.presets.schedule import scale_schedule
 
 DESCRIPTION = "Train an experiment, continue a run or fine-tune trained weights; evaluate the result."
 USAGE = f"""\
-usage: {PROGRAM} train EXPERIMENT|DIR [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...
+usage: {PROGRAM} train EXPERIMENT|DIR|NAME [--directory DIR] [--data.FIELD ...] [--train.FIELD ...] ...
 
 {DESCRIPTION}
 
@@ -29,6 +29,7 @@ experiments:
 DIR is a directory of imported weights (`{PROGRAM} import-weights`), whose weights are fine-tuned on the data
 set --data.dataset: number of steps, image sizes and schedule fit its images and this machine, unless options
 give them. The run is kept in runs/<name of DIR>_tuned unless --directory names another place.
+NAME is that of published weights (`{PROGRAM} zoo`), an address or hf://owner/name, to be fine-tuned likewise.
 DIR may also be that of a run: an unfinished one is continued, as by repeating its command. With another
 --data.dataset or --directory, its weights are fine-tuned.
 A backbone without a detector is passed to an experiment with --train.init-from DIR.

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.weights.folder import Weights, is_model_folder, read_model_folder
+from mrcnn_jax.weights.locate import locate
 
 
 class Detector:
@@ -143,12 +145,16 @@ def load(
     directory: str | os.PathLike, settings: Mapping[str, Any] = MappingProxyType({}), *,
     store_programs: bool = False,
 ) -> Detector:  # fmt: skip
-    """Loads the detector of a training run, from its newest checkpoint, or of imported weights.
+    """Loads the detector of a training run, from its newest checkpoint, or of other weights.
+
+        detector = load("torchvision/maskrcnn_resnet50_fpn_v2")
 
     Compiled programs are kept on disk for later processes (``runtime.enable_compilation_cache``).
 
     Args:
-        directory: of the run or of the imported weights.
+        directory: of the run, of imported weights or of a pushed model; or a name of published weights
+            (`mrcnn zoo` lists them), the address of a file of weights, or hf://owner/name. Those are
+            downloaded once.
         settings: values by name that replace those of the experiment, such as
             ``{"model.box.score_threshold": 0.3, "data.short_edge_test": 640}``; those of
             ``inference.settings.SETTINGS`` may change.
@@ -159,6 +165,7 @@ def load(
         InputError: the directory holds no weights, or only a part of a model, such as a backbone; or a
             setting is not allowed.
     """
+    directory = locate(directory)
     if described := newest_description(directory):  # mistakes are found before arrays are read
         with_settings(described[1].experiment, settings)
     cache = enable_compilation_cache()
@@ -182,23 +189,18 @@ def print_warning(message: object) -> None:
     print(f"Warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-class Weights(NamedTuple):
-    """Content of a directory of weights: all of a model, or a part such as a backbone."""
-
-    experiment: Experiment
-    info: DatasetInfo
-    variables: dict[str, Any]
-
-
 def read_weights(directory: str | os.PathLike) -> Weights:
-    """Reads the newest checkpoint of a training run, or imported weights.
+    """Reads the newest checkpoint of a training run, or other weights that ``load`` accepts.
 
     Raises:
-        InputError: the directory holds neither.
+        InputError: the directory holds none.
     """
+    directory = locate(directory)
     path = run_directory(directory) / "checkpoints"
+    if is_model_folder(directory):
+        return read_model_folder(directory)
     if not path.is_dir():
-        needed = "give the directory of a training run or of imported weights"
+        needed = "give the directory of a training run, or weights by name (`mrcnn zoo` lists them)"
         raise InputError(f"{directory} holds no checkpoints: {needed}")
     with CheckpointStore(path, read_only=True) as checkpoints:
         saved = checkpoints.restore_latest(print_warning)

@@ -37,19 +37,23 @@ def resolve(name: str) -> tuple[Experiment, str]:
     """Returns an experiment and the default name of its run.
 
     Args:
-        name: a preset, or a directory of imported weights or of a run, whose weights are then fine-tuned (see
-            ``fine_tune``).
+        name: a preset, or a directory of imported weights or of a run, or another name of weights that
+            ``load`` accepts, which are then fine-tuned (see ``fine_tune``).
 
     Raises:
         InputError: there is neither a preset nor such a directory.
     """
+    if name in PRESETS:
+        return get(name), name
     from etils import epath
 
-    directory = epath.Path(name)
-    if name in PRESETS or not directory.exists():
+    from mrcnn_jax.weights.locate import locate, short_name
+
+    directory = epath.Path(locate(name))
+    if not directory.exists():
         return get(name), name
     if (directory / "experiment.json").exists():
-        return fine_tune(name), f"{directory.absolute().name}_tuned"
+        return fine_tune(name), f"{short_name(name)}_tuned"
     if (directory / "metadata.json").exists():
         command = f"mrcnn train small --data.dataset {name}"
         raise InputError(f"{name} is a data set, not an experiment: `{command}` trains on it")
@@ -59,14 +63,18 @@ def resolve(name: str) -> tuple[Experiment, str]:
 
 
 def stored_run(directory: str | os.PathLike) -> Experiment | None:
-    """Returns the experiment of the training run in a directory; None for imported weights or without one.
+    """Returns the experiment of the training run in a directory; None for other weights or without one.
 
     It is that of the newest checkpoint; before the first one, that of experiment.json.
     """
     from etils import epath
 
     from mrcnn_jax.run_description import newest_description
+    from mrcnn_jax.weights.folder import is_model_folder
+    from mrcnn_jax.weights.locate import is_local
 
+    if not is_local(directory) or is_model_folder(directory):
+        return None
     path = epath.Path(directory)
     if newest := newest_description(path):
         step, description = newest
@@ -79,7 +87,7 @@ def fine_tune(directory: str | os.PathLike) -> Experiment:
     set.
 
     Args:
-        directory: imported weights, or a training run.
+        directory: imported weights, a training run, or another name of weights that ``load`` accepts.
 
     Raises:
         InputError: the directory is not readable, or holds a backbone without any detector.
@@ -87,8 +95,9 @@ def fine_tune(directory: str | os.PathLike) -> Experiment:
     from etils import epath
 
     from mrcnn_jax.inference.detector import read_weights
+    from mrcnn_jax.weights.locate import locate
 
-    experiment = read_experiment(epath.Path(directory) / "experiment.json")
+    experiment = read_experiment(epath.Path(locate(directory)) / "experiment.json")
     model = experiment.model
     if not model.tasks and "rpn" not in read_weights(directory).variables["params"]:
         raise InputError(f"{directory} holds a backbone without a detector: name an experiment that has this "

@@ -1,8 +1,9 @@
 """Identifies the model of another library that tensors belong to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.errors import InputError
@@ -37,7 +38,7 @@ class SourceModel:
 
 
 def identify_model(
-    source: str | None, tensors: Tensors, origin: str, config: Path | None = None
+    source: str | None, tensors: Tensors, origin: str, config: Path | Mapping[str, Any] | None = None
 ) -> SourceModel:
     """Identifies the model of another library that tensors belong to.
 
@@ -46,8 +47,8 @@ def identify_model(
             and MSRA's backbones), or None.
         tensors: of a file, as ``read_tensors`` returns them.
         origin: name of the file, for messages.
-        config: Detectron2's configuration file; without one the model zoo's values for such a model are
-            assumed.
+        config: Detectron2's configuration file, or some of its settings; for others the model zoo's values
+            for such a model are assumed.
 
     Raises:
         InputError: the tensors, or the configuration, are not those of a supported model.
@@ -73,7 +74,9 @@ def _identify_torchvision(tensors: Tensors, origin: str) -> SourceModel:
     return SourceModel(weights, counters, experiment, torchvision.make_param_map, origin)
 
 
-def _identify_detectron2(tensors: Tensors, origin: str, config: Path | None) -> SourceModel:
+def _identify_detectron2(
+    tensors: Tensors, origin: str, config: Path | Mapping[str, Any] | None
+) -> SourceModel:
     is_detectron = caffe2.is_caffe2(tensors)
     try:
         convert = caffe2.convert_to_detectron2 if is_detectron else detectron2.select_weights
@@ -89,6 +92,7 @@ def _identify_detectron2(tensors: Tensors, origin: str, config: Path | None) -> 
         settings = detectron2_settings.infer_settings(weights, is_detectron, origin)
         stored = detectron2_settings.read_stored_anchors(tensors)
         known = ("model", "data") if config else ("model.rpn",) if stored else ()
-        settings |= stored | (detectron2_yaml.read_settings(config) if config else {})
-        experiment = detectron2_experiment.make_experiment(settings, is_detectron, str(config or origin))
+        given = detectron2_yaml.read_settings(config) if isinstance(config, Path) else config or {}
+        where = str(config) if isinstance(config, Path) else origin
+        experiment = detectron2_experiment.make_experiment(settings | stored | given, is_detectron, where)
     return SourceModel(weights, {}, experiment, detectron2.make_param_map, origin, known)

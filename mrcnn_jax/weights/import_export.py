@@ -1,8 +1,10 @@
 """Imports weights of other libraries into a directory, for detection and training; exports to torchvision."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import torchvision
 from mrcnn_jax.weights.identify import SourceModel, identify_model
+from mrcnn_jax.weights.locate import find_file, locate
 from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
 from mrcnn_jax.weights.readers import read_weights, write_tensors
 from mrcnn_jax.weights.summary import describe_assumptions
@@ -48,7 +51,8 @@ def import_weights(
         detections = mrcnn_jax.load("weights/tv")(image)
 
     Args:
-        file: of PyTorch (.pth, .pt, .ckpt, ...), .safetensors, .npz or .pkl. Nothing in it is executed.
+        file: of PyTorch (.pth, .pt, .ckpt, ...), .safetensors, .npz or .pkl, its address, or a name of
+            published weights (`mrcnn zoo` lists them). Nothing in it is executed.
         out: directory for experiment.json, with the source's conventions, a checkpoint, and import.json,
             which says what was assumed.
         source: "torchvision" or "detectron2" (also for the original Detectron and MSRA's backbones), to
@@ -68,9 +72,41 @@ def import_weights(
             then.
     """
     check_out(Path(out))
-    weights = read_weights(file, key)
-    model = identify_model(source, weights.tensors, str(file), Path(config) if config else None)
-    return save_imported(model, change(model.experiment), Path(out), classes, partial)
+    found = read_source(file, source=source, key=key, config=Path(config) if config else None)
+    experiment = change(found.model.experiment)
+    classes = classes or found.classes
+    return save_imported(found.model, experiment, Path(out), classes, partial, found.provenance)
+
+
+class Source(NamedTuple):
+    """A file of weights, read and identified."""
+
+    model: SourceModel
+    notes: list[str]
+    """Sentences on what else the file holds."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, where the catalogue of published weights knows them."""
+    provenance: Mapping[str, str] = MappingProxyType({})
+    """Address and digest of a file that was downloaded."""
+
+
+def read_source(
+    file: str | Path, *, source: str | None = None, key: str | None = None, config: Path | None = None
+) -> Source:
+    """Reads a file of weights, which is downloaded if need be, and identifies its model.
+
+    The arguments are those of ``import_weights``.
+    """
+    path, entry = find_file(file)
+    weights = read_weights(path, key)
+    settings = config or (entry.settings if entry else None)
+    model = identify_model(source, weights.tensors, str(file), settings)
+    if entry is None:
+        return Source(model, weights.notes)
+    if not entry.inferred:  # nothing is assumed
+        model = replace(model, known=("model", "data"))
+    digest = path.with_name(f"{path.name}.sha256").read_text().strip()
+    return Source(model, weights.notes, entry.classes, {"url": entry.url, "sha256": digest})
 
 
 def check_out(out: Path) -> None:
@@ -81,8 +117,9 @@ def check_out(out: Path) -> None:
 
 
 def save_imported(
-    model: SourceModel, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False
-) -> list[str]:
+    model: SourceModel, experiment: Experiment, out: Path, classes: Sequence[str] = (), partial: bool = False,
+    provenance: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:  # fmt: skip
     """Writes identified weights as the given experiment; see ``import_weights``."""
     check_out(out)
     param_map = model.make_param_map(experiment.model)
@@ -95,6 +132,7 @@ def save_imported(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "experiment.json", to_dict(experiment))
     record = {"file": Path(model.origin).name, "tensors": len(model.tensors), "missing": missing}
+    record |= provenance
     if assumed := describe_assumptions(model, experiment):
         record["note"] = assumed
     write_json(out / RECORD_FILE, record)
@@ -144,7 +182,7 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     """
     if target != "torchvision":
         raise InputError(f"weights can be exported to torchvision only, not to {target!r}")
-    directory, file = Path(directory), Path(file)
+    directory, file = Path(locate(directory)), Path(file)
     detector = load(directory)
     model = detector.experiment.model
     if unsupported := _unsupported_by_torchvision(model):

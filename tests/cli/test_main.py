@@ -16,7 +16,7 @@ from mrcnn_jax.cli.main import COMMANDS, main
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 
-POSITIONAL = {"first", "second", "directory", "images", "folder", "source", "file", "target"}
+POSITIONAL = {"first", "second", "directory", "images", "folder", "source", "file", "target", "model", "words"}
 
 
 def options_of(config, prefix: str) -> list[str]:
@@ -39,7 +39,7 @@ def test_help_of_train_lists_every_preset(mrcnn):
     status, out, err = mrcnn("train", "--help")
     assert status == 0 and err == ""
     assert all(f"\n  {name} " in out and presets.describe(name) in out for name in presets.PRESETS)
-    assert "usage: mrcnn train EXPERIMENT|DIR " in out and "--train.init-from DIR" in out
+    assert "usage: mrcnn train EXPERIMENT|DIR|NAME " in out and "--train.init-from DIR" in out
 
 
 def test_help_of_every_command_lists_its_options(mrcnn, capsys):

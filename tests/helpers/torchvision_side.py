@@ -45,6 +45,23 @@ def make(folder, images, seed, **model):
     np.savez(Path(folder) / "outputs.npz", **detect_all(model, images))
 
 
+def list_weights(file):
+    """Writes the published weights of detectors and ResNets: address, size, AP, and the shapes of tensors."""
+    names = torchvision.models.list_models(detection)
+    names += [name for name in torchvision.models.list_models(torchvision.models) if "resne" in name]
+    listed = []
+    for name in names:
+        with torch.device("meta"):
+            kind = {"weights_backbone": None} if name in torchvision.models.list_models(detection) else {}
+            state = torchvision.models.get_model(name, weights=None, **kind).state_dict()
+        for weights in torchvision.models.get_model_weights(name):
+            figures = weights.meta["_metrics"].get("COCO-val2017", {})
+            shapes = {key: list(tensor.shape) for key, tensor in state.items()}
+            listed.append({"model": name, "url": weights.url, "size": weights.meta["_file_size"],
+                           "figures": figures, "shapes": shapes})  # fmt: skip
+    Path(file).write_text(json.dumps(listed))
+
+
 def take(file, out, seed, image, **model):
     """Loads all weights of ``file`` into a model, and writes its detections in the first image to ``out``."""
     model = build(**model)
@@ -235,7 +252,7 @@ def detect_all(model, images):
     return {f"{name}{number}": value for number, arrays in found for name, value in arrays.items()}
 
 
-COMMANDS = {function.__name__: function for function in (make, take, make_backbone)}
+COMMANDS = {function.__name__: function for function in (make, take, make_backbone, list_weights)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # the same bits every time, and faster beside other processes

@@ -1,0 +1,56 @@
+"""A model as a folder to share: model.safetensors, experiment.json and dataset.json."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.config import Experiment, read_experiment, structure, to_dict
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.weights.readers import read_tensors, write_tensors
+
+TENSORS, EXPERIMENT, DATASET = "model.safetensors", "experiment.json", "dataset.json"
+
+
+class Weights(NamedTuple):
+    """Content of a directory of weights: all of a model, or a part such as a backbone."""
+
+    experiment: Experiment
+    info: DatasetInfo
+    variables: dict[str, Any]
+
+
+def is_model_folder(directory: str | os.PathLike) -> bool:
+    """Returns whether a directory is such a folder, and not a run."""
+    path = epath.Path(directory)
+    return (path / TENSORS).exists() and not (path / "checkpoints").exists()
+
+
+def write_model_folder(directory: Path, weights: Weights) -> None:
+    """Writes a model to a folder, which is made."""
+    arrays = flatten_dict(weights.variables, sep="/")
+    write_tensors(directory / TENSORS, {name: np.asarray(array) for name, array in arrays.items()})
+    write_json(directory / EXPERIMENT, to_dict(weights.experiment))
+    write_json(directory / DATASET, weights.info._asdict())
+
+
+def read_model_folder(directory: str | os.PathLike) -> Weights:
+    """Reads a folder that ``write_model_folder`` has written.
+
+    Raises:
+        InputError: a file is missing, damaged or does not fit.
+    """
+    folder = Path(directory)
+    experiment = read_experiment(folder / EXPERIMENT)
+    try:
+        info = structure(json.loads((folder / DATASET).read_bytes()), DatasetInfo, str(folder / DATASET))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / DATASET} cannot be read: {error}") from error
+    arrays = read_tensors(folder / TENSORS)
+    return Weights(experiment, info, unflatten_dict(arrays, sep="/"))

@@ -1,0 +1,164 @@
+"""Models on the Hugging Face Hub, hf://owner/name: loads and pushes them, with a model card."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from mrcnn_jax.atomic_io import write_text
+from mrcnn_jax.config import Experiment
+from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.inference.detector import Detector, load
+from mrcnn_jax.weights import folder
+from mrcnn_jax.weights.locate import HUB, is_local
+
+_NAME = rf"{HUB}(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
+_PIPELINES = {"keypoints": "keypoint-detection", "masks": "image-segmentation", "boxes": "object-detection"}
+"""The Hub's name of what a model with a task does; the first task counts."""
+
+
+def parse_name(model: str) -> tuple[str, str | None]:
+    """Returns the repository, "owner/name", and the revision of hf://owner/name[@revision]."""
+    match = re.fullmatch(_NAME, model)
+    if not match:
+        raise InputError(f"a model on the Hub is named hf://owner/name[@revision], not {model!r}")
+    return match["repository"], match["revision"]
+
+
+def load_snapshot(model: str) -> Path:
+    """Returns the folder of a model on the Hub, which is downloaded to the Hub's own cache once.
+
+    Raises:
+        InputError: the package or the model is missing, or it is another library's.
+    """
+    repository, revision = parse_name(model)
+    with _explaining(model) as library:
+        path = library.snapshot_download(
+            repository, revision=revision, allow_patterns=[folder.TENSORS, folder.EXPERIMENT, folder.DATASET]
+        )
+    missing = [name for name in (folder.TENSORS, folder.EXPERIMENT, folder.DATASET)
+               if not (Path(path) / name).exists()]  # fmt: skip
+    if missing:
+        raise InputError(f"{model} is no model that `mrcnn push` has written: it has no {missing[0]}")
+    return Path(path)
+
+
+@contextmanager
+def _explaining(model: str) -> Iterator[Any]:
+    """Yields the package of the Hub, and turns what it raises into an InputError."""
+    try:
+        library = import_module("huggingface_hub")
+    except ImportError as error:
+        package = 'pip install "mrcnn_jax[hub]"'
+        raise InputError(f"{model} is on the Hugging Face Hub, which needs a package: {package}") from error
+    try:
+        yield library
+    except (OSError, ValueError) as error:  # among them its own, and those of the network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{model}: {printable(reason)}") from error
+
+
+def write_shared_model(directory: str, out: Path, licence: str = "", model: str = "") -> None:
+    """Writes a detector and its model card to a folder, which ``load`` accepts.
+
+    Paths of this machine are left out.
+
+    Args:
+        directory: of the run, or another model that ``load`` accepts.
+        out: new or empty folder.
+        licence: identifier for the card, such as "apache-2.0"; without one the card has none.
+        model: name on the Hub, for the card's example.
+
+    Raises:
+        InputError: the directory holds no detector, or the folder is not empty or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder: choose another --out")
+    detector = load(directory)
+    experiment = _without_paths(detector.experiment)
+    variables = jax.device_get(detector.variables)
+    folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))
+    card = _model_card(detector, _read_metrics(directory), licence, model or str(out))
+    write_text(out / "README.md", card)
+
+
+def push(directory: str, model: str, *, out: Path, licence: str = "", private: bool = False) -> str:
+    """Uploads a detector with its model card; returns its address.
+
+    Args:
+        directory: of the run, or another model that ``load`` accepts.
+        model: hf://owner/name, which is made if it does not exist.
+        out: folder of what is uploaded.
+        licence: as for ``write_shared_model``.
+        private: make it a private one.
+
+    Raises:
+        InputError: the package is missing, the Hub refuses, or what ``write_shared_model`` raises.
+    """
+    repository, revision = parse_name(model)
+    if revision:
+        raise InputError(f"a model is pushed to its newest revision: leave @{revision} out")
+    with _explaining(model):  # before long work
+        pass
+    write_shared_model(directory, out, licence, model)
+    with _explaining(model) as library:
+        hub = library.HfApi(library_name="mrcnn_jax")
+        hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=out, commit_message="Model of mrcnn_jax")
+    return f"https://huggingface.co/{repository}"
+
+
+def _without_paths(experiment: Experiment) -> Experiment:
+    """Returns the experiment with the last parts of paths, as the folders above are of no use elsewhere."""
+    model, train = experiment.model, experiment.train
+    rpn = replace(model.rpn, proposals_from=Path(model.rpn.proposals_from).name)
+    return replace(
+        experiment,
+        model=replace(model, rpn=rpn),
+        data=replace(experiment.data, dataset=Path(experiment.data.dataset).name),
+        train=replace(train, init_from=Path(train.init_from).name),
+    )
+
+
+def _read_metrics(directory: str) -> dict[str, dict[str, Any]]:
+    """Returns the metrics of a run, or of its later evaluation; nothing without any."""
+    if is_local(directory):
+        for file in (epath.Path(directory) / name for name in ("metrics.json", "evaluation/metrics.json")):
+            if file.exists():
+                return {kind: each for kind, each in json.loads(file.read_text()).items() if "AP" in each}
+    return {}
+
+
+def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence: str, model: str) -> str:
+    """Returns a model card: the Hub's fields, what the model finds, metrics and an example."""
+    experiment, names = detector.experiment, detector.class_names
+    pipeline = next((name for task, name in _PIPELINES.items() if task in experiment.model.tasks), "other")
+    fields = [f"license: {licence}"] if licence else []
+    fields += ["library_name: mrcnn_jax", f"pipeline_tag: {pipeline}", "tags:", "- mask-rcnn", "- jax"]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    size = experiment.data.short_edge_test, experiment.data.long_edge
+    lines = [
+        "---", *fields, "---", "", f"# {experiment.name}", "",
+        f"Finds {', '.join(experiment.model.tasks)} of {len(names)} classes: {shown}.", "",
+        f"Backbone {experiment.model.backbone.name} ({experiment.model.backbone.features}); images of "
+        f"{size[0]} x {size[1]} pixels; trained on {detector.info.name}.", "",
+    ]  # fmt: skip
+    if metrics:
+        lines += ["| | AP | AP50 | AP75 |", "|---|---|---|---|"]
+        for kind, values in metrics.items():
+            cells = (f"{values[name]:.1f}" if values.get(name) is not None else "-"
+                     for name in ("AP", "AP50", "AP75"))  # fmt: skip
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+        lines += ["", "COCO metrics, in percent, on the validation split.", ""]
+    code = [
+        "import mrcnn_jax", "", f'detector = mrcnn_jax.load("{model}")',
+        "detections = detector(image)  # uint8 RGB [H, W, 3]",
+    ]  # fmt: skip
+    return "\n".join([*lines, "```python", *code, "```", ""])

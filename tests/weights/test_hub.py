@@ -1,0 +1,144 @@
+"""Models as folders and on the Hugging Face Hub, with a stand-in for its package."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import saved_runs
+from cli_inputs import call_cli
+
+from mrcnn_jax import presets
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.detector import load, read_weights
+from mrcnn_jax.weights import hub
+from mrcnn_jax.weights.locate import is_local, locate, short_name
+
+FILES = ["README.md", "dataset.json", "experiment.json", "model.safetensors"]
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """What a finished run leaves, with metrics."""
+    base = tmp_path_factory.mktemp("hub")
+    data = saved_runs.write(base / "set")
+    saved_runs.saved_run(base / "run", data)
+    (base / "run" / "metrics.json").write_text(json.dumps(saved_runs.METRICS | {"segm": {"AP": 2.25}}))
+    return base / "run"
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("shared") / "model"
+    status, printed = call_cli("push", run, "--out", out, "--licence", "apache-2.0")
+    assert (status, printed) == (0, f"The model and its card are in {out}.\n")
+    return out
+
+
+@pytest.fixture
+def package(monkeypatch, folder):
+    """Stands in for huggingface_hub; what is asked of it is in ``calls``."""
+    calls = []
+
+    class HfApi:
+        def __init__(self, library_name):
+            assert library_name == "mrcnn_jax"
+
+        def create_repo(self, repository, *, private, exist_ok):
+            calls.append(("create_repo", repository, private, exist_ok))
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            calls.append(("upload_folder", repo_id, names(folder_path)))
+
+    def snapshot_download(repository, *, revision, allow_patterns):
+        calls.append(("snapshot_download", repository, revision))
+        if repository == "someone/private":
+            raise OSError("401 Client Error: log in\nmore lines")
+        return str(folder if repository == "me/letters" else folder.parent)
+
+    stand_in = SimpleNamespace(HfApi=HfApi, snapshot_download=snapshot_download, calls=calls)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
+    return stand_in
+
+
+def test_a_folder_holds_the_same_model(run, folder):
+    ours, theirs = read_weights(run), read_weights(folder)
+    assert names(folder) == FILES
+    assert theirs.info == ours.info and theirs.experiment.model == ours.experiment.model
+    assert jax.tree.structure(theirs.variables) == jax.tree.structure(ours.variables)
+    assert all(map(np.array_equal, jax.tree.leaves(theirs.variables), jax.tree.leaves(ours.variables)))
+    assert load(folder).class_names == ("a", "b")
+    assert str(run.parent) not in (folder / "experiment.json").read_text()
+
+
+def test_a_folder_is_fine_tuned_not_continued(folder):
+    assert presets.stored_run(folder) is None
+    experiment, name = presets.resolve(str(folder))
+    assert name == "model_tuned" and experiment.train.init_from == str(folder)
+
+
+def test_the_card_has_metrics_classes_and_an_example(folder):
+    card = (folder / "README.md").read_text()
+    fields = "license: apache-2.0\nlibrary_name: mrcnn_jax\npipeline_tag: image-segmentation\n"
+    assert card.startswith(f"---\n{fields}")
+    assert "of 2 classes: a, b." in card and "trained on set." in card
+    assert "| bbox | 1.0 | 2.0 | - |\n| segm | 2.2 | - | - |\n" in card
+    assert f'detector = mrcnn_jax.load("{folder}")\ndetections = detector(image)' in card
+
+
+def test_a_run_is_pushed(run, package):
+    status, printed = call_cli("push", run, "hf://me/letters", "--private")
+    assert status == 0, printed
+    assert printed == "The model is at https://huggingface.co/me/letters; its name is hf://me/letters.\n"
+    created, uploaded = package.calls
+    assert created == ("create_repo", "me/letters", True, True)
+    assert uploaded == ("upload_folder", "me/letters", FILES)
+
+
+def test_a_model_of_the_hub_is_loaded_by_name(package, folder):
+    assert load("hf://me/letters@v1").class_names == ("a", "b")
+    assert ("snapshot_download", "me/letters", "v1") in package.calls
+    assert not is_local("hf://me/letters") and short_name("hf://me/letters@v1") == "letters"
+    assert presets.stored_run("hf://me/letters") is None
+    assert presets.resolve("hf://me/letters")[1] == "letters_tuned"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("hf://me/other", "hf://me/other is no model that `mrcnn push` has written: it has no model"),
+        ("hf://someone/private", "hf://someone/private: 401 Client Error: log in$"),
+        ("hf://letters", r"is named hf://owner/name\[@revision\], not 'hf://letters'"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(package, name, message):
+    with pytest.raises(InputError, match=message):
+        locate(name)
+
+
+def test_the_missing_package_is_named(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r'needs a package: pip install "mrcnn_jax\[hub\]"$'):
+        locate("hf://me/letters")
+    with pytest.raises(InputError, match="needs a package"):
+        hub.push(str(run), "hf://me/letters", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_found_before_work(run, folder, tmp_path):
+    message = "mrcnn: give a name on the Hub, hf://owner/name, or a folder, --out DIR\n"
+    assert call_cli("push", run) == (2, message)
+    with pytest.raises(InputError, match="is not an empty folder: choose another --out"):
+        hub.write_shared_model(str(run), folder)
+    (tmp_path / "dataset.json").write_text("{")
+    for name in ("experiment.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(InputError, match="dataset.json cannot be read: Expecting"):
+        load(tmp_path)
