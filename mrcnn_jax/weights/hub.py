@@ -110,9 +110,9 @@ def push(directory: str, model: str, *, out: Path, licence: str = "", private: b
     write_shared_model(directory, out, licence, model)
     with _explaining(model) as library:
         hub = library.HfApi(library_name="mrcnn_jax")
-        hub.create_repo(repository, private=private, exist_ok=True)
+        address = str(hub.create_repo(repository, private=private, exist_ok=True))
         hub.upload_folder(repo_id=repository, folder_path=out, commit_message="Model of mrcnn_jax")
-    return f"https://huggingface.co/{repository}"
+    return address
 
 
 def _without_paths(experiment: Experiment) -> Experiment:
@@ -132,7 +132,8 @@ def _read_metrics(directory: str) -> dict[str, dict[str, Any]]:
     if is_local(directory):
         for file in (epath.Path(directory) / name for name in ("metrics.json", "evaluation/metrics.json")):
             if file.exists():
-                return {kind: each for kind, each in json.loads(file.read_text()).items() if "AP" in each}
+                metrics = json.loads(file.read_text()).items()
+                return {kind: each for kind, each in metrics if isinstance(each, dict) and "AP" in each}
     return {}
 
 

@@ -16,7 +16,7 @@ from mrcnn_jax.cli.main import COMMANDS, main
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 
-POSITIONAL = {"first", "second", "directory", "images", "folder", "source", "file", "target", "model", "words"}
+POSITIONAL = set("first second directory images folder source file target model words".split())
 
 
 def options_of(config, prefix: str) -> list[str]:

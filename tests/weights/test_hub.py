@@ -53,6 +53,7 @@ def package(monkeypatch, folder):
 
         def create_repo(self, repository, *, private, exist_ok):
             calls.append(("create_repo", repository, private, exist_ok))
+            return f"https://hub.example/{repository}"
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             calls.append(("upload_folder", repo_id, names(folder_path)))
@@ -96,7 +97,7 @@ def test_the_card_has_metrics_classes_and_an_example(folder):
 def test_a_run_is_pushed(run, package):
     status, printed = call_cli("push", run, "hf://me/letters", "--private")
     assert status == 0, printed
-    assert printed == "The model is at https://huggingface.co/me/letters; its name is hf://me/letters.\n"
+    assert printed == "The model is at https://hub.example/me/letters; its name is hf://me/letters.\n"
     created, uploaded = package.calls
     assert created == ("create_repo", "me/letters", True, True)
     assert uploaded == ("upload_folder", "me/letters", FILES)
