@@ -228,7 +228,7 @@ def _free_name(path):
 
 
 def _digest(leaf):
-    return zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
 
 
 def _first_line(error):

@@ -1,4 +1,4 @@
-"""Compiled programs of a function: a bounded number in memory, and stored on disk for later processes."""
+"""Compiled programs of a function, and values that take long: stored on disk for later processes."""
 
 import hashlib
 import os
@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from mrcnn_jax.atomic_io import replacing
+
+Value = TypeVar("Value")
 
 
 class StoredFunction:
@@ -62,8 +64,7 @@ class StoredFunction:
         return program(*arguments)
 
     def _load_or_compile(self, arguments, signature):
-        identity = f"{_environment()}{self._key}{signature}"
-        file = self._directory / hashlib.sha256(identity.encode()).hexdigest()
+        file = _file(self._directory, f"{self._key}{signature}")
         try:
             ids, parts = pickle.loads(file.read_bytes())
             by_id = {device.id: device for device in jax.local_devices()}
@@ -73,12 +74,40 @@ class StoredFunction:
         with _without_compilation_cache():  # a program that comes from it cannot be serialized
             program = self._make_function().lower(*arguments).compile()
         ids = [device.id for device in program.runtime_executable().local_devices()]
-        try:
-            with replacing(file) as temporary:
-                temporary.write_bytes(pickle.dumps((ids, serialize(program))))
-        except OSError:  # a full disk, or a home that cannot be written
-            pass
+        _write(file, (ids, serialize(program)))
         return program
+
+
+def stored(directory: Any, key: str, compute: Callable[[], Value]) -> Value:
+    """Returns ``compute()``, or what it returned to an earlier process that equals this one.
+
+    It is reused under the same conditions as a program of ``StoredFunction``.
+
+    Args:
+        directory: of stored programs; None stores nothing.
+        key: text of all that the value depends on besides the source files.
+        compute: returns the value, which pickle must know.
+    """
+    if directory is None:
+        return compute()
+    file = _file(directory, key)
+    try:
+        return pickle.loads(file.read_bytes())
+    except Exception:  # absent or truncated
+        _write(file, value := compute())
+        return value
+
+
+def _file(directory: Any, key: str) -> Any:
+    return directory / hashlib.sha256(f"{_environment()}{key}".encode()).hexdigest()
+
+
+def _write(file: Any, value: object) -> None:
+    try:
+        with replacing(file) as temporary:
+            temporary.write_bytes(pickle.dumps(value))
+    except OSError:  # a full disk, or a home that cannot be written
+        pass
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def enable_compilation_cache(directory: str = DEFAULT_COMPILATION_CACHE) -> Any:
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Makes Python collect garbage rarely inside: tracing makes millions of objects that stay alive."""
+    """Makes Python collect garbage rarely inside: imports and tracing make millions of objects that stay."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 100)
     try:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mrcnn_jax.compiled_programs import StoredFunction
+from mrcnn_jax.compiled_programs import StoredFunction, stored
 
 
 @pytest.fixture
@@ -79,7 +79,26 @@ def test_least_recently_used_programs_are_discarded():
     assert traces == [1, 2, 3, 2]
 
 
+def test_stored_value_is_computed_once_for_each_key(tmp_path):
+    calls = []
+
+    def shapes(key):
+        def compute():
+            calls.append(key)
+            return {"kernel": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
+
+        return stored(tmp_path, key, compute)
+
+    assert shapes("one") == shapes("one") == shapes("two")
+    assert calls == ["one", "two"]
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    assert shapes("one") == {"kernel": jax.ShapeDtypeStruct((3, 3), jnp.float32)} and len(calls) == 3
+    assert stored(None, "one", lambda: 5) == 5
+
+
 def test_unwritable_directory_stores_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     function = StoredFunction(lambda: jax.jit(lambda x: x + 1), tmp_path / "file" / "programs", "more")
     assert function(jnp.ones(3)).sum() == 6
+    assert stored(tmp_path / "file" / "programs", "more", lambda: 6) == 6

@@ -13,7 +13,7 @@ from mrcnn_jax import signals
 from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import FAILED, INVALID_INPUT, KEYBOARD_INTERRUPT, OK, RETRY, exit_status
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError, printable
-from mrcnn_jax.runtime import check_xla_flags
+from mrcnn_jax.runtime import check_xla_flags, fewer_collections
 
 COMMANDS = {
     "train": "Train an experiment, or fine-tune trained weights, and evaluate the result.",
@@ -96,7 +96,7 @@ def console() -> None:
     """Runs the installed command `mrcnn` and ends the process."""
     interruption = Interruption(ends_at_once=sys.argv[1:2] == ["train"])
     _prepare_process()
-    with signals.receiving(interruption.receive, interruption.in_main_thread):
+    with signals.receiving(interruption.receive, interruption.in_main_thread), fewer_collections():
         status = _run()
         if status == KEYBOARD_INTERRUPT and interruption.received not in (None, signal.SIGINT):
             status = RETRY

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 
 from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
@@ -61,6 +60,8 @@ class DatasetSplit:
     """
 
     def __init__(self, directory: str | os.PathLike, split: str):
+        import tensorflow_datasets as tfds  # a tenth of a second that prediction saves
+
         self.directory, self.split = Path(directory).absolute(), split
         self.info, _ = read_metadata(self.directory)
         builder = tfds.builder_from_directory(self.directory)

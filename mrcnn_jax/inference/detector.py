@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from mrcnn_jax.checkpoint import CheckpointStore, edited_experiment, run_directory
+from mrcnn_jax.compiled_programs import stored
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError, printable
@@ -173,14 +174,14 @@ def load(
     experiment = with_settings(weights.experiment, settings)
     if edited := edited_experiment(directory):
         print_warning(edited)
-    held = flatten_dict(weights.variables, sep="/").keys()
-    missing = sorted(expected_arrays(weights.experiment.model) - held)
+    programs = cache / "programs" if cache and store_programs and jax.process_count() == 1 else None
+    held, model = flatten_dict(weights.variables, sep="/").keys(), weights.experiment.model
+    missing = sorted(stored(programs, f"arrays {model}", lambda: expected_arrays(model)) - held)
     if missing:
         raise InputError(
             f"{directory} holds a part of a model only, such as a backbone, that training can start from "
             f"(--train.init-from); {len(missing)} arrays are missing, the first is {missing[0]}"
         )
-    programs = cache / "programs" if cache and store_programs and jax.process_count() == 1 else None
     return Detector(experiment, weights.info, jax.device_put(weights.variables), programs)
 
 

@@ -236,11 +236,12 @@ class MaskRCNN(nn.Module):
 
 def init_variables(model: MaskRCNN, key: PRNGKeyArray) -> dict[str, Any]:
     """Returns new variables: "params" and, by the kind of normalisation, "frozen" or "batch_stats"."""
-    return _compiled_init(model)(key)
+    return jitted_init(model)(key)
 
 
 @lru_cache(maxsize=16)
-def _compiled_init(model):
+def jitted_init(model: MaskRCNN) -> jax.stages.Wrapped:
+    """Returns ``init_variables`` of a model as a jitted function of the key, the same for equal models."""
     return jax.jit(nn.init(MaskRCNN.init_layers, model))
 
 

@@ -211,7 +211,7 @@ class _Loop:
         """Evaluates the current state on the validation images."""
         run, sources = self.run, self.run.sources
         variables = run.sharding.to_local({"params": run.state.params, **run.state.model_state})
-        detector = Detector(self.experiment, sources.training.info, variables)
+        detector = Detector(self.experiment, sources.training.info, variables, run.programs)
 
         def progress(done: int, _: int) -> None:
             show(done)

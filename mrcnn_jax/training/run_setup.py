@@ -15,7 +15,7 @@ from rich.console import Console
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore, edited_experiment
-from mrcnn_jax.compiled_programs import StoredFunction
+from mrcnn_jax.compiled_programs import StoredFunction, stored
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.contents import Contents
@@ -23,7 +23,7 @@ from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables, jitted_init
 from mrcnn_jax.run_description import differing_fields
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.training.data_checks import data_warnings
@@ -74,6 +74,7 @@ class Run:
     sharding: Sharding
     state: TrainState
     train_step: Any  # (state, batch) -> (state, metrics)
+    programs: Any  # directory of stored programs, if any
     batches: Iterator[tuple[Any, list[int]]]  # batches on the devices, and the ids of their images
     schedule: optax.Schedule
     images_per_step: int
@@ -130,7 +131,8 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     images_per_step = jax.device_count() * config.images_per_device
     model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer = make_optimizer(config, experiment.model, images_per_step)
-    state, messages = _initial_state(sources, directory, model, optimizer)
+    programs = cache / "programs" if cache and store_programs and jax.process_count() == 1 else None
+    state, messages = _initial_state(sources, directory, model, optimizer, programs)
     console.print(_describe(sources, state, images_per_step), highlight=False, markup=False, soft_wrap=True)
     for message in messages:
         console.print(message, highlight=False, markup=False, soft_wrap=True)
@@ -152,15 +154,15 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
         unreadable=unreadable, conventions=experiment.model.conventions,
     )  # fmt: skip
     train_step = make_train_step(model, optimizer, experiment)
-    if cache and store_programs and jax.process_count() == 1:
-        settings = {part: to_dict(experiment)[part] for part in ("model", "train")}
+    if programs:
         make_step = partial(make_train_step, model, optimizer, experiment)
-        train_step = StoredFunction(make_step, cache / "programs", str(settings))
+        train_step = StoredFunction(make_step, programs, f"step {_model_and_train(experiment)}")
     return Run(
         sources=sources,
         sharding=sharding,
         state=sharding.replicate(state),
         train_step=train_step,
+        programs=programs,
         batches=prefetch(batches, lambda item: (sharding.shard(item[0]), item[1].image_ids.tolist())),
         schedule=make_schedule(config, images_per_step),
         images_per_step=images_per_step,
@@ -168,15 +170,19 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     )
 
 
-def _initial_state(sources, directory, model, optimizer) -> tuple[TrainState, list[str]]:
+def _initial_state(sources, directory, model, optimizer, programs) -> tuple[TrainState, list[str]]:
     """Returns the state on the host, and messages about where it comes from."""
     experiment, config = sources.experiment, sources.experiment.train
     key = jax.random.key(config.seed)
     if sources.checkpoint:
-        template = jax.eval_shape(lambda: create_state(init_variables(model, key), optimizer))
+        template = stored(
+            programs, f"state {_model_and_train(experiment)}",
+            lambda: jax.eval_shape(lambda: create_state(init_variables(model, key), optimizer)),
+        )  # fmt: skip
         message = f"Resumed {directory} at step {sources.step:,} of {config.steps:,}."
         return sources.checkpoint.restore_state(template), [message]
-    variables, messages = init_variables(model, key), []
+    init = StoredFunction(lambda: jitted_init(model), programs, f"init {_model_and_train(experiment)}")
+    variables, messages = init(key), []
     if sources.pretrained:
         info, origin = sources.training.info, config.init_from
         loaded = load_pretrained(variables, sources.pretrained, experiment.model, info, origin)
@@ -186,6 +192,12 @@ def _initial_state(sources, directory, model, optimizer) -> tuple[TrainState, li
     if experiment.model.rpn.proposals_from:
         variables = load_frozen_rpn(variables, experiment)
     return jax.jit(create_state, static_argnums=1)(variables, optimizer), messages
+
+
+def _model_and_train(experiment: Experiment) -> dict[str, Any]:
+    """Returns what the compiled programs of a run depend on."""
+    settings = to_dict(experiment)
+    return {part: settings[part] for part in ("model", "train")}
 
 
 def _check_same_run(checkpoint: Checkpoint, experiment: Experiment, directory: epath.Path) -> None:

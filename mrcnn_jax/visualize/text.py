@@ -2,15 +2,14 @@
 
 import functools
 import unicodedata
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-DEFAULT_FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+DEFAULT_FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
 """The font that Matplotlib brings along: Latin, Greek, Cyrillic, Arabic, Hebrew and more, but not Chinese."""
+_ASCII = frozenset(range(128))  # which the default font has
 _USELESS = "emoji", "lastresort", "blank"  # fonts of pictures, or of a box for every character
 
 
@@ -26,7 +25,7 @@ def legible(text: str, longest: int = 40) -> str:
     """
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if c == "\xa0" else c for c in text if unicodedata.category(c) != "Cf")
-    known = _characters(_font_file(text))
+    known = _ASCII if text.isascii() else _characters(_font_file(text))
     shown = "".join(c if c.isprintable() and ord(c) in known else ascii(c)[1:-1] for c in text)
     if len(shown) <= longest:
         return shown
@@ -50,19 +49,23 @@ def fit(text: str, size: int, width: float) -> str:
 @functools.lru_cache(maxsize=1000)
 def _font_file(text: str) -> Path:
     needed = {ord(character) for character in text if character.isprintable()}
-    if needed <= _characters(DEFAULT_FONT):
+    if needed <= _ASCII or needed <= _characters(DEFAULT_FONT):
         return DEFAULT_FONT
     return next((file for file in _system_fonts() if needed <= _characters(file)), DEFAULT_FONT)
 
 
 @functools.cache
 def _system_fonts() -> list[Path]:
+    from matplotlib import font_manager
+
     files = sorted(map(Path, font_manager.findSystemFonts()))
     return [file for file in files if not any(word in file.name.lower() for word in _USELESS)]
 
 
 @functools.cache
 def _characters(file: Path) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font  # an import that English labels save
+
     try:
         _load(file, 12)
         return frozenset(FT2Font(str(file)).get_charmap())
