@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from mrcnn_jax.typing import Bool, Int
+from mrcnn_jax.typing import Bool, Int, UInt8
 
 Window = tuple[slice, slice]
 """Rows and columns of an image."""
+_CODES = 4096  # that are measured at once
+_LONGEST = 2**34  # more than any run, and little enough that sums of runs fit into 64 bits
 _LIMITS = 2 ** np.arange(4, 60, 5)  # from which a number needs one more digit to base 32
 
 
@@ -107,3 +109,62 @@ def encode_counts(lengths: Int[np.ndarray, "R"], runs: Int[np.ndarray, "D"]) -> 
     text = codes.tobytes().decode("ascii")
     stops = np.cumsum(digits)[first + runs - 1].tolist()
     return [text[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def measure_counts(codes: Sequence[str]) -> tuple[Int[np.ndarray, "D"], Int[np.ndarray, "D"]] | None:
+    """Measures compressed codes, many at once.
+
+    Returns:
+        The pixels of each image, and of each mask; None if any code is malformed.
+    """
+    pixels, areas = np.zeros((2, len(codes)), np.int64)
+    for start in range(0, len(codes), _CODES):
+        part = slice(start, start + _CODES)
+        lengths = np.fromiter(map(len, codes[part]), int)
+        text = "".join(codes[part])
+        if not lengths.all() or not text.isascii():
+            return None
+        digits, ends = np.frombuffer(text.encode(), np.uint8) - 48, np.cumsum(lengths)
+        last = np.flatnonzero(digits & 32 == 0)  # of each number's digits
+        widths = np.diff(last, prepend=-1)
+        # characters below 48 wrap around
+        if digits.max() >= 64 or (digits[ends - 1] & 32).any() or widths.max() > 7:  # more than 35 bits
+            return None
+        runs = np.searchsorted(last, ends) - np.searchsorted(last, ends - lengths)
+        sums = _sum_runs(_join_digits(digits, last, widths), runs)
+        if sums is None:
+            return None
+        pixels[part], areas[part] = sums
+    return pixels, areas
+
+
+def _join_digits(
+    digits: UInt8[np.ndarray, "n"], last: Int[np.ndarray, "R"], widths: Int[np.ndarray, "R"]
+) -> Int[np.ndarray, "R"]:
+    """Computes signed numbers from their digits to base 32, the lowest first."""
+    numbers = digits[last].astype(np.int64) & 0x1F
+    numbers -= (numbers & 0x10) << 1  # the top bit is a sign
+    for place in range(1, widths.max()):
+        longer = np.flatnonzero(widths > place)
+        numbers[longer] = numbers[longer] << 5 | digits[last[longer] - place] & 0x1F
+    return numbers
+
+
+def _sum_runs(
+    numbers: Int[np.ndarray, "R"], runs: Int[np.ndarray, "D"]
+) -> tuple[Int[np.ndarray, "D"], Int[np.ndarray, "D"]] | None:
+    """Sums all runs of each code, and its runs of ones; None if one is negative or longer than any mask."""
+    first = np.cumsum(runs) - runs
+    place = np.arange(len(numbers)) - np.repeat(first, runs)
+    odd = place % 2 == 1
+    total = numbers[first]
+    for chosen, counts in ((~odd & (place > 0), (runs - 1) // 2), (odd, runs // 2)):
+        # differences to the run before the last, but for the first of each code
+        begins, chain = np.cumsum(counts) - counts, np.cumsum(numbers[chosen])
+        chain -= np.repeat(np.append(0, chain)[begins], counts)
+        if chain.min(initial=0) < 0 or chain.max(initial=0) > _LONGEST:
+            return None
+        sums = np.append(0, np.cumsum(chain))
+        ones = sums[begins + counts] - sums[begins]
+        total = total + ones
+    return None if numbers[first].min() < 0 else (total, ones)

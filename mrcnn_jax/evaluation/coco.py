@@ -1,4 +1,4 @@
-"""The COCO metrics (cocodataset.org, "Detection Evaluation"), computed by pycocotools.
+"""The COCO metrics (cocodataset.org, "Detection Evaluation"), equal to those of pycocotools.
 
 Every image of the ground truth counts, whether anything was detected in it or not. Metrics are percentages;
 None stands for metrics that the ground truth does not define (COCO prints -1), such as the AP of small
@@ -6,35 +6,35 @@ objects if there are none.
 """
 
 import codecs
-import contextlib
-import io
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from rich.table import Table
 
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.evaluation.coco_checks import (
-    RESULT_FIELDS,
     GroundTruth,
     check_ground_truth,
     check_limits,
-    check_results,
     check_sigmas,
     complete_objects,
 )
+from mrcnn_jax.evaluation.coco_evaluator import pycocotools_evaluator
+from mrcnn_jax.evaluation.coco_matching import AREA_RANGES, Curves, Found, Objects, evaluate
+from mrcnn_jax.evaluation.coco_overlaps import overlap_function
+from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS, Results, check_results
 from mrcnn_jax.evaluation.coco_values import Id, shown
 
 Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
 
+KEYPOINT_LIMIT = 20
+"""Detections of a class in an image that count for keypoints."""
 DEFAULT_SIGMA = 0.067
 """Tolerance of a keypoint for which none was ever measured: the mean of COCO's 17."""
 
@@ -75,7 +75,8 @@ def evaluate_coco(
             for 17 keypoints.
         proposal_limits: max_detections of "proposals".
         notices: list that gets a sentence about objects without a mask, if there are any.
-        evaluated: dictionary that gets the evaluator of each kind but "proposals", for an analysis.
+        evaluated: dictionary that gets pycocotools' evaluator of each kind but "proposals", for an analysis;
+            filling it takes many times as long as the metrics.
 
     Returns:
         {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}},
@@ -92,16 +93,17 @@ def evaluate_coco(
     sigmas = Params("keypoints").kpt_oks_sigmas if keypoint_sigmas is None else keypoint_sigmas
     truth, metrics = check_ground_truth(ground_truth), {}
     for kind in map(_check_kind, kinds):
-        limits = proposal_limits if kind == "proposals" else max_detections
-        evaluator, without_mask = _evaluator(truth, results, kind, sorted(set(limits)), sigmas)
-        if without_mask and notices is not None:
-            notices.append(f"{without_mask} objects have no mask: segm ignores detections in their boxes")
-        own = {"keypoints": _keypoint_metrics, "proposals": _recalls}
-        metrics[kind] = own.get(kind, _detection_metrics)(evaluator)
+        limits = sorted(set(proposal_limits if kind == "proposals" else max_detections))
+        checked = _check(truth, results, kind, [KEYPOINT_LIMIT] if kind == "keypoints" else limits, sigmas)
+        if checked.without_mask and notices is not None:
+            objects = f"{checked.without_mask} objects"
+            notices.append(f"{objects} have no mask: segm ignores detections in their boxes")
+        curves, numbers = _curves(checked), checked.categories
+        metrics[kind] = _metrics(kind, curves, checked.limits)
         if kind != "proposals" and per_class:
-            metrics[kind]["per_class"] = _class_metrics(evaluator, truth)
+            metrics[kind]["per_class"] = _class_metrics(curves, truth, numbers)
         if kind != "proposals" and evaluated is not None:
-            evaluated[kind] = _named(evaluator, truth)
+            evaluated[kind] = _named(checked, truth)
     return metrics
 
 
@@ -141,10 +143,21 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
     return table
 
 
-def _evaluator(
+class _Checked(NamedTuple):
+    """What an evaluation of one kind compares."""
+
+    kind: str
+    categories: list[int]
+    objects: list[dict]
+    results: Results
+    limits: list[int]
+    sigmas: Sequence[float]
+    without_mask: int
+
+
+def _check(
     truth: GroundTruth, results: list[dict], kind: str, limits: list[int], sigmas: Sequence[float]
-) -> tuple[COCOeval, int]:
-    """Returns pycocotools' evaluator with its arrays filled, and the number of objects without a mask."""
+) -> _Checked:
     numbers = [category.number for category in truth.categories.values()]
     if kind == "proposals":
         truth = truth._replace(objects=[each | {"category_id": 1} for each in truth.objects])
@@ -155,68 +168,50 @@ def _evaluator(
         numbers = named or numbers
     objects, without_mask = complete_objects(truth, kind, len(sigmas), numbers)
     detected = check_results(truth, results, kind, len(sigmas), numbers)
-    with _quiet():
-        indexed = _index(truth, numbers, objects)
-        predictions = indexed.loadRes(detected) if detected else _index(truth, numbers, [])
-        evaluator = COCOeval(indexed, predictions, "bbox" if kind == "proposals" else kind)
-        if kind == "keypoints":
-            evaluator.params.kpt_oks_sigmas = sigmas
-        else:
-            evaluator.params.maxDets = limits
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator, without_mask
+    return _Checked(kind, sorted(numbers), objects, detected, limits, sigmas, without_mask)
 
 
-def _index(truth: GroundTruth, categories: Sequence[int], objects: list[dict]) -> COCO:
-    coco, image_keys = COCO(), ("id", "height", "width")
-    coco.dataset = {
-        "images": [dict(zip(image_keys, image, strict=True)) for image in truth.images.values()],
-        "categories": [{"id": number} for number in categories],
-        "annotations": objects,
-    }
-    coco.createIndex()
-    return coco
+def _curves(checked: _Checked) -> Curves:
+    images, classes, areas, crowd = (
+        np.array([each[key] for each in checked.objects], dtype)
+        for key, dtype in (("image_id", int), ("category_id", int), ("area", float), ("iscrowd", bool))
+    )
+    ignored = crowd | np.array([each.get("num_keypoints") == 0 for each in checked.objects], bool)
+    results = checked.results
+    found = Found(results.images, results.categories, results.areas, results.scores)
+    return evaluate(
+        Objects(images, classes, areas, crowd, ignored), found,
+        overlap_function(checked.kind, checked.objects, results.values, checked.sigmas),
+        checked.categories, checked.limits,
+        [AREA_RANGES[0], *AREA_RANGES[2:]] if checked.kind == "keypoints" else AREA_RANGES,
+    )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences pycocotools' progress on stdout, and a deprecation warning of NumPy 2 about its arrays."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-        yield
+def _metrics(kind: str, curves: Curves, limits: Sequence[int]) -> dict[str, float | None]:
+    """Computes the metrics of a kind.
 
-
-# Metrics are computed from the arrays and not by pycocotools' own summary, which knows no limit but 100.
-# Precision is [IoU threshold, recall, category, area range, limit], recall the same without its second axis;
-# -1 marks the undefined.
-
-
-def _detection_metrics(evaluator: COCOeval) -> dict[str, float | None]:
-    precision = evaluator.eval["precision"][..., -1]
-    sizes = {f"AP{size}": percent(precision[..., area]) for area, size in enumerate("sml", start=1)}
-    return _average_precisions(precision[..., 0]) | sizes | _recalls(evaluator)
-
-
-def _recalls(evaluator: COCOeval) -> dict[str, float | None]:
-    recall, limits = evaluator.eval["recall"], evaluator.params.maxDets
-    limits = {f"AR{limit}": percent(recall[..., 0, position]) for position, limit in enumerate(limits)}
-    return limits | {f"AR{size}": percent(recall[..., area, -1]) for area, size in enumerate("sml", start=1)}
-
-
-def _keypoint_metrics(evaluator: COCOeval) -> dict[str, float | None]:
-    precision, recall = evaluator.eval["precision"][..., -1], evaluator.eval["recall"][..., -1]
-    everything, medium, large = range(3)
-    return {
-        **_average_precisions(precision[..., everything]),
-        "APm": percent(precision[..., medium]),
-        "APl": percent(precision[..., large]),
-        "AR": percent(recall[..., everything]),
-        "AR50": percent(recall[0, ..., everything]),
-        "AR75": percent(recall[5, ..., everything]),
-        "ARm": percent(recall[..., medium]),
-        "ARl": percent(recall[..., large]),
-    }
+    Precision is [IoU threshold, recall, category, area range], recall [IoU threshold, category, area range,
+    limit].
+    """
+    precision, recall = curves.precision, curves.recall[..., -1]
+    averages = _average_precisions(precision[..., 0])
+    if kind == "keypoints":
+        everything, medium, large = range(3)
+        return {
+            **averages,
+            "APm": percent(precision[..., medium]),
+            "APl": percent(precision[..., large]),
+            "AR": percent(recall[..., everything]),
+            "AR50": percent(recall[0, ..., everything]),
+            "AR75": percent(recall[5, ..., everything]),
+            "ARm": percent(recall[..., medium]),
+            "ARl": percent(recall[..., large]),
+        }
+    areas = list(enumerate("sml", start=1))
+    averages |= {f"AP{size}": percent(precision[..., area]) for area, size in areas}
+    recalls = {f"AR{limit}": percent(curves.recall[:, :, 0, i]) for i, limit in enumerate(limits)}
+    recalls |= {f"AR{size}": percent(recall[..., area]) for area, size in areas}
+    return recalls if kind == "proposals" else averages | recalls
 
 
 def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
@@ -233,13 +228,16 @@ def _class_names(truth: GroundTruth, numbers: Sequence[int]) -> list[str]:
     return [names[number] for number in numbers]
 
 
-def _class_metrics(evaluator: COCOeval, truth: GroundTruth) -> dict[str, float | None]:
-    precision = evaluator.eval["precision"][..., 0, -1]
-    names = enumerate(_class_names(truth, evaluator.params.catIds))
-    return {name: percent(precision[..., position]) for position, name in names}
+def _class_metrics(curves: Curves, truth: GroundTruth, numbers: Sequence[int]) -> dict[str, float | None]:
+    names = enumerate(_class_names(truth, numbers))
+    return {name: percent(curves.precision[:, :, position, 0]) for position, name in names}
 
 
-def _named(evaluator: COCOeval, truth: GroundTruth) -> Evaluated:
+def _named(checked: _Checked, truth: GroundTruth) -> Evaluated:
+    evaluator = pycocotools_evaluator(
+        truth, checked.categories, checked.objects, checked.results, checked.kind, checked.limits,
+        checked.sigmas,
+    )  # fmt: skip
     image_ids = sorted(truth.images, key=lambda id_: truth.images[id_].number)
     return Evaluated(evaluator, image_ids, _class_names(truth, evaluator.params.catIds))
 

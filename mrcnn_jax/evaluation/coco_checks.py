@@ -1,7 +1,7 @@
-"""Checks of COCO ground truth and results, which pycocotools accepts malformed, or changes."""
+"""Checks of COCO ground truth, which pycocotools accepts malformed, or changes."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco_values import (
     Id,
     Image,
-    is_finite,
     mask_of_box,
+    measure_masks,
     number_ids,
     read_crowd,
     read_entries,
@@ -22,9 +22,6 @@ from mrcnn_jax.evaluation.coco_values import (
     read_numbers,
     shown,
 )
-
-RESULT_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
-"""Field of a results entry that each kind of evaluation compares."""
 
 
 class Category(NamedTuple):
@@ -97,10 +94,10 @@ def check_ground_truth(ground_truth: Any) -> GroundTruth:
 def complete_objects(
     truth: GroundTruth, kind: str, num_keypoints: int, categories: Sequence[int]
 ) -> tuple[list[dict], int]:
-    """Returns the objects of these categories with every key that pycocotools takes for granted.
+    """Returns the objects of these categories with every key that the kind of evaluation needs.
 
-    They are numbered from 1: pycocotools takes id 0 for "no match" and merges objects of equal ids. An object
-    without a mask becomes, for "segm", a region of the shape of its box, in which detections do not count.
+    An object without a mask becomes, for "segm", a region of the shape of its box, in which detections do not
+    count.
 
     Returns:
         The objects; and the number of those without a mask.
@@ -111,17 +108,19 @@ def complete_objects(
     """
     sizes = {image.number: image for image in truth.images.values()}
     complete, without_mask, with_mask = [], 0, 0
-    for number, (given, name) in enumerate(zip(truth.objects, truth.names, strict=True), start=1):
+    whole = _whole_codes(truth.objects, sizes) if kind == "segm" else frozenset()
+    for position, (given, name) in enumerate(zip(truth.objects, truth.names, strict=True)):
         if given["image_id"] is None or given["category_id"] not in categories:
             continue
-        one = {key: given[key] for key in ("image_id", "category_id")} | {"id": number}
+        one = {key: given[key] for key in ("image_id", "category_id")}
         one["iscrowd"] = read_crowd(given.get("iscrowd"), name)
         box = _box(given, name, kind)
         if box:
             one["bbox"], area = box, box[2] * box[3]
         if kind == "segm":
             image = sizes[one["image_id"]]
-            mask = read_mask(given.get("segmentation"), image, name)
+            mask = given.get("segmentation")
+            mask = mask if position in whole else read_mask(mask, image, name)
             without_mask, with_mask = without_mask + (mask is None), with_mask + (mask is not None)
             if mask is None:
                 one["iscrowd"], mask = 1, mask_of_box(box, image) if box else None
@@ -140,53 +139,15 @@ def complete_objects(
     return complete, without_mask
 
 
-def check_results(
-    truth: GroundTruth, results: Any, kind: str, num_keypoints: int, categories: Sequence[int]
-) -> list[dict]:
-    """Returns new entries of these categories that hold nothing but what an evaluation compares.
-
-    pycocotools would size a mask by the box beside it, and write into the entries it is given.
-
-    Raises:
-        InputError: an entry lacks a field, or has an unknown id or a malformed value.
-    """
-    field = RESULT_FIELDS[kind]
-    ids = {"image_id": (truth.images, "images"), "category_id": (truth.categories, "categories")}
-    if kind == "proposals":
-        del ids["category_id"]
-    checked = []
-    for number, entry in enumerate(read_entries(results, "the results")):
-        name = f"results entry {number}"
-        _require(entry, ids, kind, name)
-        one = {"category_id": 1}
-        for key, (known, what) in ids.items():
-            if (found := known.get(read_id(entry, key, name))) is None:
-                flaw = f"which is none of the {len(known)} {what} of the ground truth"
-                raise InputError(f"{name} has {key} {shown(entry[key])}, {flaw}")
-            one[key] = found.number
-        if one["category_id"] not in categories:
-            continue
-        _require(entry, ("score", field), kind, name)
-        if not is_finite(entry["score"]):
-            raise InputError(f"{name} has score {shown(entry['score'])}, which is not a finite number")
-        one["score"] = float(entry["score"])
-        if kind == "segm":
-            one[field] = read_mask(entry[field], truth.images[read_id(entry, "image_id", name)], name)
-            if one[field] is None:
-                raise InputError(f'{name} has an empty "{field}", which the evaluation of {kind} needs')
-        else:
-            length = 3 * num_keypoints if kind == "keypoints" else 4
-            one[field] = read_numbers(entry[field], length)
-            if one[field] is None:
-                raise InputError(f'{name} has an unusable "{field}": it must hold {length} finite numbers')
-        checked.append(one)
-    return checked
-
-
-def _require(entry: dict, keys: Iterable[str], kind: str, name: str) -> None:
-    for key in keys:
-        if key not in entry:
-            raise InputError(f'{name} has no "{key}", which the evaluation of {kind} needs')
+def _whole_codes(objects: list[dict], images: dict[int, Image]) -> frozenset[int]:
+    """Returns the positions of masks that are compressed codes and need no closer look."""
+    codes = {
+        position: each["segmentation"] for position, each in enumerate(objects)
+        if type(each.get("segmentation")) is dict and type(each["segmentation"].get("counts")) is str
+        and each["image_id"] is not None
+    }  # fmt: skip
+    areas = measure_masks(list(codes.values()), [images[objects[position]["image_id"]] for position in codes])
+    return frozenset(codes if areas is not None else ())
 
 
 def _by_id(entries: list[dict], what: str) -> dict[Id, tuple[int, dict]]:

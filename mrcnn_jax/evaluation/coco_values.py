@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.data.formats.coco_masks import judge_mask
 from mrcnn_jax.data.formats.coco_numbers import is_empty, to_id
 from mrcnn_jax.errors import InputError, printable
-from mrcnn_jax.run_length_masks import decode_counts
+from mrcnn_jax.run_length_masks import measure_counts
+from mrcnn_jax.typing import Int
 
 Id = int | str
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
@@ -108,9 +109,9 @@ def read_mask(segmentation: Any, image: Image, name: str) -> dict | None:
             if own != size:
                 flaw = f"its size is {own}, but the image is {size[0]} high and {size[1]} wide"
                 raise InputError(f'{name} has an unusable "segmentation": {flaw}')
-            counts = segmentation.get("counts")
-            if isinstance(counts, str | bytes) and _is_whole(counts, *size):
-                return {"size": size, "counts": counts}
+            code = {"size": size, "counts": segmentation.get("counts")}
+            if measure_masks([code], [image._replace(height=size[0], width=size[1])]) is not None:
+                return code
     if None in size:
         raise InputError(f"{name} has a mask whose size neither it nor its image says")
     mask = judge_mask(segmentation, *size, allow_empty=True) if 0 < size[0] * size[1] < MAX_PIXELS else None
@@ -118,6 +119,21 @@ def read_mask(segmentation: Any, image: Image, name: str) -> dict | None:
         flaw = mask.dropped.removeprefix("mask: ") if mask and mask.dropped else "its size is impossible"
         raise InputError(f'{name} has an unusable "segmentation": {flaw}')
     return mask.part
+
+
+def measure_masks(masks: Sequence[Any], images: Sequence[Image]) -> Int[np.ndarray, "n"] | None:
+    """Returns the areas of masks, all of which must be compressed codes that fill their images; else None."""
+    counts = [mask.get("counts") for mask in masks if type(mask) is dict]
+    if not masks or len(counts) < len(masks) or not {str, bytes}.issuperset(map(type, counts)):
+        return None
+    sizes = np.array([mask.get("size") for mask in masks])
+    if sizes.dtype.kind != "i" or not np.array_equal(sizes, [[each.height, each.width] for each in images]):
+        return None
+    measured = measure_counts([text if type(text) is str else text.decode("latin-1") for text in counts])
+    if measured is None:
+        return None
+    pixels, areas = measured
+    return areas if np.all((pixels == sizes.astype(float).prod(axis=1)) & (pixels < MAX_PIXELS)) else None
 
 
 def mask_of_box(box: Sequence[float], image: Image) -> dict | None:
@@ -129,19 +145,3 @@ def mask_of_box(box: Sequence[float], image: Image) -> dict | None:
     top, bottom = np.clip([box[1], box[1] + box[3]], 0, height)
     corners = [left, top, right, top, right, bottom, left, bottom]
     return coco_mask.frPyObjects([corners], height, width)[0]
-
-
-def _is_whole(counts: str | bytes, height: int, width: int) -> bool:
-    """Tests whether a compressed code fills its image; pycocotools never returns from one that does not."""
-    try:
-        data = counts if isinstance(counts, bytes) else counts.encode("ascii")
-    except UnicodeEncodeError:
-        return False
-    digits = np.frombuffer(data, np.uint8) - 48  # those below 48 wrap around
-    if not digits.size or digits.max() >= 64 or digits[-1] & 32:
-        return False
-    ends = np.flatnonzero(digits & 32 == 0)
-    if np.diff(ends, prepend=-1).max() > 7:  # more than 35 bits
-        return False
-    runs = decode_counts(data)
-    return bool(runs.min() >= 0) and int(runs.sum()) == height * width < MAX_PIXELS
