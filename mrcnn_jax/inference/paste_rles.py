@@ -22,7 +22,7 @@ from mrcnn_jax.run_length_masks import RunLengthMasks, encode_counts
 from mrcnn_jax.typing import Float, Int
 
 _ROUNDING = 5e-7  # bound of the rounding errors of a pasted probability
-_CHUNK = 2**18  # cells of columns that are computed at once, unless a single mask has more
+_CHUNK = 2**17  # cells of columns that are computed at once, unless a single mask has more
 _TILE_PIXELS = 2**21  # pixels that are sampled at once
 
 Ints = Int[np.ndarray, "E"]
@@ -63,10 +63,10 @@ class _Pasting:
         Pixels are numbered down the columns of one mask after the other, each with one number more than it
         has pixels. Two edges at one pixel cancel each other.
         """
-        excess = self._sample_across()
-        excess -= np.float32(threshold)
-        unsure = (np.abs(excess) <= _ROUNDING).any(axis=1) | (threshold <= _ROUNDING)
+        excess = self._sample_across(threshold)
         stride = excess.shape[1]
+        unsure = np.full(len(excess), threshold <= _ROUNDING)
+        unsure[np.flatnonzero(np.abs(excess) <= _ROUNDING) // stride] = True
         inside = (excess > 0).ravel()
         crossing = np.flatnonzero(inside[1:] != inside[:-1])
         column, cell = np.divmod(crossing, stride)
@@ -79,16 +79,23 @@ class _Pasting:
             return edges
         return np.sort(np.concatenate([edges[~unsure[column]], *self._sampled(unsure, threshold, keep)]))
 
-    def _sample_across(self) -> Float[np.ndarray, "W M+2"]:
-        """Interpolates between the masks' columns of cells; a cell of zeros frames each at both ends."""
+    def _sample_across(self, threshold: float) -> Float[np.ndarray, "W M+2"]:
+        """Interpolates between the masks' columns of cells, less the threshold.
+
+        A cell of zeros frames each column at both ends.
+        """
         number, cells = self._masks.shape[:2]
         framed = np.zeros((number, cells + 2, cells + 2), np.float32)
         framed[:, 1:-1, 1:-1] = self._masks.swapaxes(1, 2)
-        framed = framed.reshape(-1, cells + 2)
+        framed = framed.reshape(-1, cells + 2) - np.float32(threshold)
+        steps = np.diff(framed, axis=0)
         start, scale = self._where.start[self._mask, 0], self._where.scale[self._mask, 0]
-        cell, before, after = neighbours(self._x, start, scale, cells)
+        cell, _, weight = neighbours(self._x, start, scale, cells)
         cell += self._mask * (cells + 2)
-        return framed[cell] * before[:, None] + framed[cell + 1] * after[:, None]
+        sampled = steps.take(cell, axis=0)
+        sampled *= weight[:, None]
+        sampled += framed.take(cell, axis=0)
+        return sampled
 
     def _sampled(self, unsure: np.ndarray, threshold: float, keep: np.ufunc) -> list[Ints]:
         """Returns the edges in some columns, found pixel by pixel."""
@@ -115,7 +122,10 @@ def _runs(edges: Ints, number: int, pixels: int) -> tuple[Ints, Ints]:
     # a run that reaches the bottom continues at the top of the next column: one's end is the other's start
     begins = np.flatnonzero(np.diff(edges, prepend=-1))
     times = np.diff(begins, append=len(edges))
-    mask, pixel = np.divmod(edges[begins[times % 2 == 1]], pixels + 1)
+    edges = edges[begins[times % 2 == 1]]
+    bounds = np.searchsorted(edges, np.arange(number + 1) * (pixels + 1))
+    mask = np.repeat(np.arange(number), np.diff(bounds))
+    pixel = edges - mask * (pixels + 1)
     inner = pixel < pixels
     mask, pixel = mask[inner], pixel[inner]
     runs = np.bincount(mask, minlength=number) + 1
