@@ -1,4 +1,4 @@
-"""pycocotools' own evaluator, filled with checked ground truth and results, for an analysis of its matches."""
+"""pycocotools' own evaluator, filled with checked ground truth and results, for an analysis."""
 
 import contextlib
 import io
