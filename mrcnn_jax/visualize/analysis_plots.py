@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mrcnn_jax.typing import Int
 from mrcnn_jax.visualize.text import legible
@@ -109,6 +110,9 @@ def plot_calibration(bins: Sequence[Mapping[str, Any]]) -> Figure:
               [row["to"] - row["from"] for row in bins], align="edge", color=_BLUE, alpha=0.6)  # fmt: skip
     if filled:
         below.set_yscale("log")
+        below.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        below.yaxis.set_major_formatter("{x:,.0f}")
+        below.yaxis.set_minor_formatter(NullFormatter())
     return _with_legend(figure, axes)
 
 

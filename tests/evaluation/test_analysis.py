@@ -105,8 +105,10 @@ def test_score_curve_takes_equal_scores_together():
 def test_analysis_of_the_hand_made_case(matches):
     found = json.loads(json.dumps(analyze(matches.evaluated, 0.45), allow_nan=False))
     assert found["best"] == {"scores": 0.9, "precision": 1, "recall": 0.25, "f1": 0.4}
-    assert found["errors"]["missed"] == {"count": 1, "gain": pytest.approx(100 * 17 / 202)}
+    gain = pytest.approx(100 * 17 / 202)
+    assert found["errors"]["missed"] == {"count": 1, "confident": None, "gain": gain}
     assert [found["errors"][name]["count"] for name in DETECTION_ERRORS] == [1] * 5
+    assert [found["errors"][name]["confident"] for name in DETECTION_ERRORS] == [1, 1, 1, 1, 0]
     assert found["confusion"]["classes"] == ["cat", "dog", "background"]
     assert found["confusion"]["counts"] == [[0, 0, 1], [0, 2, 2], [1, 0, 1], [2, 0, 2], [2, 1, 1]]
     calibration = found["calibration"]
@@ -151,6 +153,21 @@ def test_precision_of_each_class_equals_pycocotools(kind):
     )
     sizes = {row["size"]: row["AP"] for row in found["sizes"]}
     assert sizes["medium"] == metrics["APm"] and sizes["large"] == metrics["APl"]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_errors_and_calibration_equal_those_of_another_library(kind):
+    golden, expected = (
+        json.loads((GOLDEN / name).read_text()) for name in ("coco_eval.json", "tide.json")
+    )
+    evaluated, expected = {}, expected[kind]
+    evaluate_coco(golden["gt"], golden["dets"], [kind], evaluated=evaluated)
+    found = analyze(evaluated[kind])
+    gained = {name: values["gain"] / 100 for name, values in found["errors"].items()}
+    assert gained == pytest.approx(expected["gains"], abs=1e-9)
+    assert {name: found["errors"][name]["count"] for name in expected["counts"]} == expected["counts"]
+    for name in ("expected_error", "largest_error"):
+        assert found["calibration"][name] == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_sizes_of_the_set_are_quarters():

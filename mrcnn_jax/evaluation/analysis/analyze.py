@@ -55,7 +55,7 @@ def analyze(evaluated: Evaluated, min_score: float | None = None) -> dict[str, A
         "precision_recall": precision_recall(matches),
         "by_score": _sampled(curve),
         "class_f1": _class_f1(matches, of_classes),
-        "errors": _error_summary(matches, errors, gained),
+        "errors": _error_summary(matches, errors, gained, min_score),
         "confusion": _sparse(matches, confusion_matrix(matches, min_score)),
         "sizes": by_size(matches),
         "calibration": calibration(matches),
@@ -82,17 +82,19 @@ def _class_f1(matches: Matches, curves: list[ScoreCurve]) -> dict[str, list[floa
     }
 
 
-def _error_summary(matches: Matches, errors: Errors, gained: dict[str, Any]) -> dict[str, Any]:
-    """Returns the number of errors of each kind, and their mean gain over the classes with objects."""
-    numbers = np.bincount(errors.kinds[errors.kinds >= 0], minlength=len(DETECTION_ERRORS))
-    counts = dict(zip(DETECTION_ERRORS, numbers, strict=True))
-    counts["missed"] = errors.missed.sum()
-    counts[ALL[0]] = (errors.kinds >= 0).sum()
-    counts[ALL[1]] = (~matches.objects.found[0] & ~matches.objects.ignored).sum()
-    defined = matches.objects_per_class() > 0
+def _error_summary(
+    matches: Matches, errors: Errors, gained: dict[str, Any], min_score: float
+) -> dict[str, dict[str, Any]]:
+    """Returns the number of errors of each kind, that of detections from the minimum score up (None for
+    objects), and the mean gain of the classes with objects."""
+    chosen = {name: errors.kinds == kind for kind, name in enumerate(DETECTION_ERRORS)}
+    chosen |= {ALL[0]: errors.kinds >= 0, "missed": errors.missed}
+    chosen[ALL[1]] = ~matches.objects.found[0] & ~matches.objects.ignored
+    confident, defined = matches.detections.scores >= min_score, matches.objects_per_class() > 0
     return {
         name: {
-            "count": int(counts[name]),
+            "count": int(chosen[name].sum()),
+            "confident": None if name in ("missed", ALL[1]) else int((chosen[name] & confident).sum()),
             "gain": float(100 * values[defined].mean()) if defined.any() else None,
         }
         for name, values in gained.items()

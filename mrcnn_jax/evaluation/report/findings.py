@@ -60,10 +60,11 @@ def _largest_errors(analysis: dict[str, Any]) -> Iterator[str]:
     errors = analysis["errors"]
     ranked = sorted(ERRORS, key=lambda name: -(errors[name]["gain"] or 0))
     for name in ranked[:2]:
-        gain, count = errors[name]["gain"] or 0, errors[name]["count"]
+        gain, count, confident = errors[name]["gain"] or 0, errors[name]["count"], errors[name]["confident"]
         if gain >= _NOTABLE_GAIN:
             meaning, remedy = HINTS[name]
-            yield f"{gain:.1f} points of AP50 are lost because {meaning} ({name}: {count:,}). {remedy}"
+            number = f"{count:,}" if confident is None else f"{confident:,} above the best score"
+            yield f"{gain:.1f} points of AP50 are lost because {meaning} ({name}: {number}). {remedy}"
 
 
 def _best_score(analysis: dict[str, Any]) -> Iterator[str]:

@@ -14,6 +14,12 @@ def escaped(text: Any, longest: int = 120) -> str:
     return html.escape(text if len(text) <= longest else text[: longest - 1] + "…")
 
 
+def shortened(name: str, longest: int = 32) -> str:
+    """Returns a name without its middle, if it is longer."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half + 1 :]}"
+
+
 def shown(value: float | None, digits: int = 1) -> str:
     """Returns a number for a table; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.transforms import decode_record
+from mrcnn_jax.evaluation.report.html import shortened
 from mrcnn_jax.evaluation.results import read_detections
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize.draw import Picture, draw_detections, draw_ground_truth
@@ -62,10 +63,8 @@ class Illustrator:
             max_side=_WORST_SIDE,
         )  # fmt: skip
         both = contact_sheet([annotated_picture(self._split, record, image, _WORST_SIDE), detected], 2, pad=2)
-        caption = (
-            f"{record.file_name}: {entry['missed']} of {entry['objects']} objects missed, {entry['false']} "
-            "false detections"
-        )
+        missed = f"{entry['missed']} of {entry['objects']} objects missed"
+        caption = f"{shortened(record.file_name)}: {missed}, {entry['false']} false detections"
         return Shown(jpeg_within(both, _WORST_BYTES), caption)
 
     def _crop(self, entry: dict[str, Any]) -> Shown:
@@ -82,7 +81,8 @@ class Illustrator:
         detected = replace(found[near], masks=None, keypoints=None, boxes=found.boxes[near] - corner)
         right = draw_detections(part, detected, score_threshold=0, max_side=_CROP_SIDE)
         name = entry["class"] + (f" {entry['score']:.2f}" if "score" in entry else "")
-        caption = f"{name}{' on ' + entry['annotated'] if 'annotated' in entry else ''} in {record.file_name}"
+        name += f" on {entry['annotated']}" if "annotated" in entry else ""
+        caption = f"{name} in {shortened(record.file_name)}"
         return Shown(jpeg_within(contact_sheet([left, right], 2, pad=2), _CROP_BYTES), caption)
 
     def _open(self, image_id: int) -> tuple[Record, Picture, Detections]:

@@ -71,10 +71,12 @@ def picture_section(analysis: dict[str, Any], illustrator: Illustrator) -> str:
 
 def _error_table(analysis: dict[str, Any]) -> str:
     rows = [
-        (name.replace("_", " "), values["count"], shown(values["gain"]), HINTS.get(name, [""])[0])
+        (name.replace("_", " "), values["count"], shown(values["confident"], 0), shown(values["gain"]),
+         HINTS.get(name, [""])[0])
         for name, values in analysis["errors"].items()
-    ]
-    return table(("error", "number", "AP50 gained", "meaning"), rows, left=(0, 3))
+    ]  # fmt: skip
+    header = "error", "number", f"score from {analysis['min_score']:.2f}", "AP50 gained", "meaning"
+    return table(header, rows, left=(0, 4))
 
 
 def _class_table(analysis: dict[str, Any]) -> str:

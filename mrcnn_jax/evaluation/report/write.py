@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -43,7 +44,7 @@ def write_report(
     illustrator = Illustrator(split, results, analyses[kind]["min_score"])
     sections.append(picture_section(analyses[kind], illustrator))
     counts = f"{len(split):,} images, {analyses[kind]['objects']:,} objects, {len(results):,} detections"
-    subtitle = f"{split.directory}, {split.split}: {counts}. Errors are judged at IoU 0.5."
+    subtitle = f"{Path(split.directory).name}/{split.split}: {counts}. Errors are judged at IoU 0.5."
     write_text(folder / REPORT, page(title, subtitle, "".join(sections)))
 
 
