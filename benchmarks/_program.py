@@ -1,6 +1,6 @@
-"""Shared by the programs of benchmarks and experiments: bounds of options, command lines, versions, exit
-status."""
+"""Programs of benchmarks and experiments: bounds of options, command lines, versions, exit status."""
 
+import os
 import platform
 import shlex
 import sys
@@ -64,12 +64,31 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def machine(torchvision: Any = None) -> dict[str, Any]:
+    """Describes machine and versions, also torchvision's, without names of hosts, users or folders."""
+    import jax
+
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
+    return {
+        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind,
+        "processor": processor(), "cores": os.cpu_count(), "xla_flags": " ".join(flags), **versions("jax"),
+        **(torchvision.versions if torchvision else {"torchvision": None}),
+    }  # fmt: skip
+
+
 def processor() -> str:
     """Returns the processor's model name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def render_files(
+    program: str, render: Callable[[Path], list[Path]], arguments: Sequence[str] | None = None
+) -> int:
+    """Renders the results of a folder that the command line names; returns the exit status."""
+    return write_files(program, ReportOptions, lambda options: render(options.folder), arguments)
 
 
 def write_files(

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+"""torch's device for each platform of JAX."""
 
 
 class TorchvisionError(RuntimeError):
@@ -29,6 +31,9 @@ class Torchvision:
     Args:
         module: which calls ``serve``.
         python: interpreter that has torch and torchvision.
+
+    Attributes:
+        versions: of both, the device, and the number of threads.
     """
 
     def __init__(self, module: str, python: str):
@@ -37,9 +42,10 @@ class Torchvision:
         self._process = subprocess.Popen(
             [python, "-m", module], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.versions = self("versions")
 
     def __call__(self, function: str, arrays: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
-        """Calls a function of the module by its name; arrays go through a file, whose path it gets as well.
+        """Calls a function of the module by its name; it gets the path of a file of the arrays, too.
 
         Raises:
             TorchvisionError: the function or the process failed.
@@ -62,20 +68,35 @@ class Torchvision:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
-def start(module: str) -> Torchvision | None:
-    """Starts the process of a module; returns None if no interpreter with torchvision is known."""
+def start(module: str, platform: str) -> Torchvision | None:
+    """Starts the process of a module; returns None if no torchvision for JAX's platform is known."""
     here = sys.executable if find_spec("torchvision") else None
     python = os.environ.get("MRCNN_TORCHVISION_PYTHON") or here
-    return Torchvision(module, python) if python else None
+    if not python or platform not in DEVICES:
+        return None
+    process = Torchvision(module, python)
+    if process.versions["torch_device"] == DEVICES[platform]:
+        return process
+    process.close()
+    return None
+
+
+def versions() -> dict[str, Any]:
+    """Returns versions, the device and the number of threads, in torch's process."""
+    import torch
+    import torchvision
+
+    found = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return found | {"torch_device": device, "torch_threads": torch.get_num_threads()}
 
 
 def serve(*functions: Callable[..., Any]) -> None:
-    """Answers calls from standard input until it ends."""
-    by_name, answers = {function.__name__: function for function in functions}, sys.stdout
+    """Answers calls of ``versions`` and of these functions, from standard input until it ends."""
+    by_name, answers = {function.__name__: function for function in (versions, *functions)}, sys.stdout
     sys.stdout = sys.stderr  # what libraries print is no answer
     for line in sys.stdin:
         arguments = json.loads(line)
@@ -84,4 +105,7 @@ def serve(*functions: Callable[..., Any]) -> None:
         except Exception as error:
             reason = (str(error).strip() or "no message").splitlines()[0][:200]
             answer = {"error": f"{type(error).__name__}: {reason}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        try:
+            print(json.dumps(answer), file=answers, flush=True)
+        except BrokenPipeError:  # the caller was killed
+            os._exit(1)

@@ -1,42 +1,28 @@
 """python -m benchmarks.data.annotations: processor time to read and check a made-up annotation file.
 
-Images are not decoded. With `--against DIR`, a checkout of another revision, both are measured in turns.
+Images are not decoded.
 """
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import cv2
 import numpy as np
 
 from benchmarks._program import RESULTS, check, command_line, processor, rounded, versions, write_files
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.data.formats import coco
+from mrcnn_jax.data.stored_image import StoredImage
 
 PROGRAM = "python -m benchmarks.data.annotations"
 HEIGHT, WIDTH = 480, 640
-_MEASURE = """
-import sys, time
-import numpy as np
-from mrcnn_jax.data.formats import coco
-if hasattr(coco, "read_stored_image"):
-    from mrcnn_jax.data.stored_image import StoredImage
-    coco.read_stored_image = lambda path, *_: StoredImage(path.read_bytes(), {height}, {width}, False, ())
-else:
-    blank = np.zeros(({height}, {width}, 3), np.uint8)
-    coco.decode_image = lambda *_: blank
-start = time.process_time()
-file = coco.CocoFile(sys.argv[1], sys.argv[2])
-read = time.process_time()
-objects = sum(len(record.objects.ids) for record in file)
-print(read - start, time.process_time() - read, objects)
-"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +35,6 @@ class Options:
     """Number of objects, each with a box and a polygon."""
     rounds: int = 3
     """Measurements, of which the median counts."""
-    against: Path | None = None
-    """Checkout of another revision, measured in turns with this one."""
     out: Path = RESULTS / "annotations.json"
     """JSON file of the results."""
 
@@ -81,43 +65,36 @@ def write_annotations(folder: Path, images: int, objects: int) -> None:
     (folder / "annotations.json").write_text(json.dumps(content))
 
 
-def measure(folder: Path, checkout: Path) -> tuple[float, float, int]:
-    """Returns seconds of reading and of judging, and the objects found, by the code in ``checkout``."""
-    code = _MEASURE.format(height=HEIGHT, width=WIDTH)
-    command = [sys.executable, "-c", code, str(folder / "images"), str(folder / "annotations.json")]
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
-    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder)
-    read, judged, objects = run.stdout.split()
-    return float(read), float(judged), int(objects)
+def measure(folder: Path, objects: int) -> tuple[float, float]:
+    """Returns seconds of reading and of judging, in which all objects are kept."""
+
+    def store(path, *_):
+        return StoredImage(path.read_bytes(), HEIGHT, WIDTH, False, ())
+
+    with mock.patch.object(coco, "read_stored_image", store):
+        start = time.process_time()
+        file = coco.CocoFile(folder / "images", folder / "annotations.json")
+        read = time.process_time()
+        kept = sum(len(record.objects.ids) for record in file)
+        end = time.process_time()
+    if kept != objects:
+        raise RuntimeError(f"{kept} of {objects} objects are kept")
+    return read - start, end - read
 
 
 def run(options: Options) -> list[Path]:
     """Runs the benchmark; returns the files written."""
     check(options, images=1, objects=1, rounds=1)
-    checkouts = {"this": Path(__file__).parents[2]}
-    if options.against:
-        checkouts["other"] = options.against.absolute()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in checkouts}
     with TemporaryDirectory() as folder:
         write_annotations(Path(folder), options.images, options.objects)
-        for _ in range(options.rounds):
-            for name, checkout in checkouts.items():
-                *seconds, objects = measure(Path(folder), checkout)
-                if objects != options.objects:
-                    raise RuntimeError(f"{checkout} keeps {objects} of {options.objects} objects")
-                times[name].append(seconds)
-    result = {
+        times = [measure(Path(folder), options.objects) for _ in range(options.rounds)]
+    read, judged = (rounded(median(column)) for column in zip(*times, strict=True))
+    write_json(options.out, {
         "command": command_line(PROGRAM, options), "images": options.images, "objects": options.objects,
         "machine": {"processor": processor(), "cores": os.cpu_count()},
         "versions": versions("numpy", "pycocotools"), "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    for name, measured in times.items():
-        read, judged = (rounded(median(column)) for column in zip(*measured, strict=True))
-        total = rounded(median(sum(seconds) for seconds in measured))
-        result[name] = {"read_seconds": read, "judge_seconds": judged, "seconds": total}
-    if options.against:
-        result["ratio"] = rounded(result["this"]["seconds"] / result["other"]["seconds"])
-    write_json(options.out, result)
+        "this": {"read_seconds": read, "judge_seconds": judged, "seconds": rounded(median(map(sum, times)))},
+    })  # fmt: skip
     return [options.out]
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks._markdown import write_page
 from benchmarks._program import RESULTS, check, command_line, processor, versions, write_files
 from benchmarks.data._page import PUBLISHED, markdown, plot
 from mrcnn_jax import presets
-from mrcnn_jax.atomic_io import replacing, write_json, write_text
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import transforms
 from mrcnn_jax.data.catalog import open_split
@@ -172,12 +173,9 @@ def run(options: Options) -> list[Path]:
     minimum = {"steps": 10 * MEMORY_INTERVAL, "warmup": 1, "images_per_step": 1, "threads": 0}
     check(options, **minimum, step_seconds=0, waiting_steps=1)
     result, out = measure(options), options.out
-    page, picture = out.with_name(f"{out.stem.upper()}.md"), out.with_suffix(".png")
     write_json(out, result)
-    write_text(page, markdown(result, picture.name))
-    with replacing(picture) as temporary:
-        plot(result, temporary)
-    return [out, page, picture]
+    page, text = out.with_name(f"{out.stem.upper()}.md"), markdown(result, f"{out.stem}.png")
+    return [out, *write_page(page, text, **{out.stem: plot(result)})]
 
 
 def main(arguments: list[str] | None = None) -> int:

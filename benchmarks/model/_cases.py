@@ -117,22 +117,21 @@ def is_complete(row: Row, rounds: int, stages: bool) -> bool:
 
 def measure(
     case: Case, row: Row, models: Models, objects: int, rounds: int, stages: bool
-) -> Iterator[None]:  # fmt: skip
-    """Adds to a row, yielding after each round."""
+) -> Iterator[bool]:
+    """Adds to a row, yielding True after each round."""
     photos = models.photos[: case.batch]
     arrays = {"images": photos, "boxes": make_objects(case.batch, objects, *photos.shape[1:3])}
     try:
         ours, peak = _compile(case, models, arrays), MatrixProduct(case.dtype)
-        runs = {"ours": ours, "matrix product": peak}
-        for run in 2 * list(runs.values()):
-            run()
+        ours(), peak()  # warms up
     except RuntimeError as error:  # such as too little memory
         row["unavailable"] = str(error).strip().splitlines()[0][:200]
         return
-    row |= ours.facts | {"compile_seconds": ours.facts["compile_seconds"] or row.get("compile_seconds")}
-    row |= {"objects": ours.objects, "peak_flops": peak.flops}
-    yield
+    if "flops" not in row:
+        row |= ours.facts() | {"objects": ours.objects, "peak_flops": peak.flops}
+    yield True
 
+    runs: dict[str, Callable[[], float]] = {"ours": ours, "matrix product": peak}
     torchvision = models.torchvision if models.has_torchvision(case.model) else None
     for variant in variants(case.dtype) if torchvision else ():
         named = {"work": case.work, "variant": variant}
@@ -168,7 +167,7 @@ def _interleave(taken: dict[str, list[Any]], runs: Mapping[str, Callable[[], Any
         found = {name: runs[name]() for name in (*names[start:], *names[:start])}
         for name in names:
             taken.setdefault(name, []).append(_rounded(found[name]))
-        yield
+        yield True
 
 
 def _rounded(result: float | dict[str, float]) -> float | dict[str, float]:

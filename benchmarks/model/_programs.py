@@ -51,32 +51,36 @@ class Timed:
 
 
 class _Program:
-    """A compiled program.
-
-    Attributes:
-        facts: FLOPs of its products, bytes of its memory, and seconds of its compilation, tracing included,
-            which are None if it came from the compilation cache.
-    """
+    """A compiled program."""
 
     def __init__(self, function: Any, arguments: Sequence[Any]):
         hits = []
         jax.monitoring.register_event_listener(lambda event, **_: hits.append(event == CACHE_HIT))
         begin = time.perf_counter()
         self.compiled = function.lower(*arguments).compile()
-        seconds, memory = time.perf_counter() - begin, self.compiled.memory_analysis()
-        sizes = {name: getattr(memory, f"{name}_size_in_bytes") for name in ("argument", "output", "temp")}
-        self.facts = {
-            "flops": static_flops(jax.make_jaxpr(function)(*arguments)),
-            "memory_bytes": sum(sizes.values()) - memory.alias_size_in_bytes,
-            "compile_seconds": None if any(hits) else round(seconds, 2),
-        }
+        seconds = round(time.perf_counter() - begin, 2)
+        self._compile_seconds = None if any(hits) else seconds
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tuple(arguments))
+        self._trace = lambda: jax.make_jaxpr(function)(*shapes)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns FLOPs of products, bytes of memory, and seconds of tracing and compiling.
+
+        The seconds are None if the program came from the compilation cache.
+        """
+        memory = self.compiled.memory_analysis()
+        sizes = (getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp"))
+        return {
+            "flops": static_flops(self._trace()), "memory_bytes": sum(sizes) - memory.alias_size_in_bytes,
+            "compile_seconds": self._compile_seconds,
+        }  # fmt: skip
 
 
 class Inference(_Program):
     """Inference of a batch, from images on the host to detections with run-length masks.
 
     Attributes:
-        objects: numbers of detections of the last run, by image.
+        detections: of the last run, by image.
     """
 
     def __init__(self, experiment: Experiment, variables: Any, images: Images):
@@ -87,21 +91,24 @@ class Inference(_Program):
         self.sizes = np.tile(np.int32([self.size]), (len(images), 1))
         predict = compiled(self.config, experiment.train.dtype)
         super().__init__(jax.jit(lambda *given: predict(*given)), (variables, self._pad(), self.sizes))
-        self.objects: list[int] = []
+        self.detections: list[Detections] = []
+
+    @property
+    def objects(self) -> list[int]:
+        """Numbers of detections of the last run."""
+        return list(map(len, self.detections))
 
     def __call__(self) -> float:
         """Returns the seconds of a run."""
         begin = time.perf_counter()
-        found = self._detections(self.compiled(self.variables, self._pad(), self.sizes))
-        seconds = time.perf_counter() - begin
-        self.objects = list(map(len, found))
-        return seconds
+        self.detections = self._paste(self.compiled(self.variables, self._pad(), self.sizes))
+        return time.perf_counter() - begin
 
     def _pad(self) -> np.ndarray:
         conventions = self.config.conventions
         return np.stack([resize_and_pad(i, self.size, self.padded_size, conventions) for i in self.images])
 
-    def _detections(self, predictions: Predictions) -> list[Detections]:
+    def _paste(self, predictions: Predictions) -> list[Detections]:
         found, original = jax.device_get(predictions), self.images.shape[1:3]
         images = map(found.image, range(len(self.images)))
         return [to_detections(image, self.size, original, self.config) for image in images]
@@ -127,7 +134,7 @@ class Inference(_Program):
         def pool(branch):
             return lambda model, pyramid, boxes: model.roi_features(pyramid, boxes, config.pool_of(branch))
 
-        pad, paste = Timed(self._pad), Timed(self._detections)
+        pad, paste = Timed(self._pad), Timed(self._paste)
         pyramid, rpn = stage(MaskRCNN.pyramid), stage(MaskRCNN.objectness)
         propose, box_pool, box = stage(proposals), stage(pool("box")), stage(MaskRCNN.classify)
         detection, mask_pool, mask = stage(detect), stage(pool("mask")), stage(masks)

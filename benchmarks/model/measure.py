@@ -28,7 +28,7 @@ from typing import Any, Literal
 import jax
 
 from benchmarks import _torchvision
-from benchmarks._program import RESULTS, command_line, processor, versions, write_files
+from benchmarks._program import RESULTS, command_line, machine, write_files
 from benchmarks.model import report
 from benchmarks.model._cases import Case, Models, Row, is_complete, measure, new_row
 from benchmarks.roi import measure as roi
@@ -81,39 +81,29 @@ def plan(options: Options) -> list[Case]:
 
 
 def describe(options: Options, torchvision: _torchvision.Torchvision | None) -> dict[str, Any]:
-    """Describes the machine, the versions and the images."""
-    device = jax.devices()[0]
-    log = ["git", "log", "-1", "--format=%h", "--", "mrcnn_jax"]
-    commit = subprocess.run(log, capture_output=True, text=True, cwd=Path(__file__).parent.parent.parent)
-    return {
-        "platform": device.platform, "device_kind": device.device_kind, "processor": processor(),
-        "cores": os.cpu_count(), **versions("jax"), **(torchvision("versions") if torchvision else {}),
-        "commit": commit.stdout.strip(), "images": "photos" if "MRCNN_TEST_DATA" in os.environ else "noise",
-        "size": list(options.size), "objects": options.objects,
-    }  # fmt: skip
+    """Describes the machine, the versions, the library's last commit, and the images."""
+    log = ["git", "log", "-1", "--format=%h", "--", "../../mrcnn_jax"]
+    commit = subprocess.run(log, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    images = "photos" if os.environ.get("MRCNN_TEST_DATA") else "noise"
+    found = machine(torchvision) | {"commit": commit, "images": images}
+    return found | {"size": list(options.size), "objects": options.objects}
 
 
 def measure_all(options: Options, models: Models, rows: list[Row]) -> Iterator[str]:
     """Measures all cases within the budget, yielding after each round what was done."""
-    begin, longest, cases = time.monotonic(), 0.0, plan(options)
-    for number, case in enumerate(cases):
-        if options.roi_minutes and number and case.batch != cases[number - 1].batch == cases[0].batch:
-            roi.run(roi.Options(minutes=options.roi_minutes, out=options.out))
+    end, cases = time.monotonic() + options.budget, plan(options)
+    last_of_first = [case for case in cases if case.batch == cases[0].batch][-1]
+    for case in cases:
         row = next((row for row in rows if vars(case).items() <= row.items()), None)
         if row is None:
             rows.append(row := new_row(case))
-        start = time.monotonic()
-        if is_complete(row, options.rounds, options.stages):
-            continue
-        if start + longest - begin > options.budget:
-            yield f"{case}: skipped, as it would exceed the budget"
-            continue
-        for _ in measure(case, row, models, options.objects, options.rounds, options.stages):
-            done = len(row["seconds"].get("ours", [])), len(row["stages"].get("ours", []))
-            yield f"{case}: {done[0]} rounds, {done[1]} of the stages"
-            if time.monotonic() - begin > options.budget:
-                break
-        longest = max(longest, time.monotonic() - start)
+        if not is_complete(row, options.rounds, options.stages):
+            rounds = measure(case, row, models, options.objects, options.rounds, options.stages)
+            while time.monotonic() < end and next(rounds, None):
+                done = (len(row[kind].get("ours", [])) for kind in ("seconds", "stages"))
+                yield "{}: {} rounds, {} of the stages".format(case, *done)
+        if case == last_of_first and options.roi_minutes and time.monotonic() < end:
+            roi.run(roi.Options(minutes=options.roi_minutes, out=options.out))
 
 
 def run(options: Options) -> list[Path]:
@@ -122,17 +112,18 @@ def run(options: Options) -> list[Path]:
         given = getattr(options, name)
         if min(given if isinstance(given, tuple) else (given,), default=bound) < bound:
             raise InputError(f"--{name} is {given}, but must be {bound} or more")
-    out, use = options.out / f"model_{jax.default_backend()}.json", options.torchvision
-    torchvision = _torchvision.start("benchmarks.model._torchvision") if use else None
-    machine, rows = describe(options, torchvision), []
+    platform, torchvision = jax.default_backend(), None
+    if options.torchvision:
+        torchvision = _torchvision.start("benchmarks.model._torchvision", platform)
+    out, rows, about = options.out / f"model_{platform}.json", [], describe(options, torchvision)
     if options.resume and out.exists():
         content = json.loads(out.read_text())
-        if content["machine"] != machine:
-            raise InputError(f"{out} is of {content['machine']}, not {machine}: measure without --resume")
+        if content["machine"] != about:
+            raise InputError(f"{out} is of {content['machine']}, not {about}: measure without --resume")
         rows = content["rows"]
     enable_compilation_cache()
     models = Models(max(case.batch for case in plan(options)), options.size, torchvision)
-    content = {"machine": machine, "command": command_line(PROGRAM, options, ["resume"]), "rows": rows}
+    content = {"machine": about, "command": command_line(PROGRAM, options, ["resume"]), "rows": rows}
     for done in measure_all(options, models, rows):
         print(done, flush=True)
         write_json(out, content)

@@ -1,6 +1,5 @@
 """Renders the results of whole detectors as a page with plots: python -m benchmarks.model.report [FOLDER]."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,57 +8,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks._markdown import table
-from benchmarks._program import RESULTS, ReportOptions, write_files
-from benchmarks.roi._rows import machine_name, number
-from mrcnn_jax.atomic_io import replacing, write_text
-from mrcnn_jax.errors import InputError
+from benchmarks._figures import COLORS, new_figure, style
+from benchmarks._markdown import fill, machine_name, number, read_results, table, write_page
+from benchmarks._program import RESULTS, render_files
 
-PROGRAM = "python -m benchmarks.model.report"
-PAGE, PATTERN = "MODEL.md", "model_*.json"
-COLORS = (
-    "#999999", "#0072b2", "#56b4e9", "#f0e442", "#e69f00", "#d55e00", "#cc79a7", "#882255", "#009e73",
-    "#332288",
-)  # fmt: skip
-EXPLANATION = f"""\
-# Whole detectors, measured
-
-Made by `{PROGRAM}` from the files `{PATTERN}` beside it, which
-`python -m benchmarks.model.measure` writes. torchvision, in a process of its own, had the same weights,
-images and frozen stages in the same minutes: every round is one run of ours, one of each variant of
-torchvision, and one of a large matrix product. Seconds are medians; a speed is the median over rounds of
-torchvision's seconds divided by ours.
-
-- Inference is from decoded images to detections with masks in the pixels of the image: ours as run-length
-  codes on the host, torchvision's as probabilities of every pixel, which on a GPU stay there. Weights are
-  random, with batch norm frozen to the statistics of the images. The score threshold lets 1,000 pairs of box
-  and class through, as those of a trained model do, so that every image has 100 detections.
-- Training is one step of SGD: losses, gradient and update, stem and res2 frozen. "Mask RoIs" are those that
-  the mask head is computed for: the slots of ours, and as many as there are positive RoIs in torchvision.
-- "Peak" is the speed of that matrix product; FLOPs are those of our convolutions and matrix products, without
-  those of loops whose length data decide.
-- Memory is the compiler's figure: arguments, results that share no memory with them, and temporaries.
-- Compiling includes tracing, from an empty cache; of a program from the cache it is not known.
-- Stages are compiled on their own (in torchvision: timed within one run), and their sum differs from the
-  whole. Backward is what the gradient takes longer than the losses.
-"""
+PROGRAM, PAGE = "python -m benchmarks.model.report", "MODEL.md"
 
 
-def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Reads the result files of a folder by their stems; InputError if one is not a result file."""
-    found = {}
-    for path in sorted(folder.glob(PATTERN)):
-        try:
-            found[path.stem] = json.loads(path.read_text())
-            found[path.stem]["machine"]["platform"], [row["seconds"] for row in found[path.stem]["rows"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a result file of whole detectors: {error}") from error
-    return found
+def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Reads the result files of a folder by their stems; InputError if there are none."""
+    return read_results(folder, "model_*.json", "python -m benchmarks.model.measure")
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Renders the page."""
-    parts = [EXPLANATION]
+    parts = [fill(PAGE)]
     for name, content in results.items():
         parts += _section(name, content)
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -68,14 +31,14 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 def _section(name: str, content: Mapping[str, Any]) -> Iterator[str]:
     """Yields the parts of the page for a result file."""
     machine, rows = content["machine"], content["rows"]
-    yield f"## {machine_name(content)}"
+    yield f"## {machine_name(machine)}"
     facts = [f"{key} {machine[key]}" for key in ("jax", "torch", "torchvision", "commit") if machine.get(key)]
     height, width = machine["size"]
     images = f"{machine['images']} of {height} x {width} pixels"
     facts += [images, f"{machine['objects']} objects in a training image"]
     yield "; ".join([f"`{content['command']}`", *facts])
     heads = ("model", "work", "batch", "seconds", "images per second", "TFLOP", "share of peak", "memory, GB",
-             "compiling, s", "mask RoIs or detections", "torchvision: speed of ours")  # fmt: skip
+             "compiling, s", "detections or mask RoIs", "speed relative to torchvision")  # fmt: skip
     measured = [row for row in rows if row["seconds"]]
     yield table(heads, map(_cells, measured))
     for row in rows:
@@ -153,43 +116,34 @@ def draw(content: Mapping[str, Any]) -> Figure | None:
     }  # fmt: skip
     if not bars:
         return None
-    figure = Figure(figsize=(11, 1.6 + 0.55 * len(bars)), layout="constrained")
+    figure = new_figure(11, 1.6 + 0.55 * len(bars), machine_name(content["machine"]))
     axis = figure.subplots()
     left = dict.fromkeys(bars, 0.0)
     names = dict.fromkeys(stage for stages in bars.values() for stage in stages)
     for index, stage in enumerate(names):
         here = {bar: stages[stage] for bar, stages in bars.items() if stage in stages}
         starts = [left[bar] for bar in here]
-        style = {"label": stage, "color": COLORS[index % len(COLORS)]}
-        axis.barh(list(here), list(here.values()), left=starts, **style)
+        look = {"label": stage, "color": COLORS[index % len(COLORS)]}
+        axis.barh(list(here), list(here.values()), left=starts, **look)
         left |= {bar: left[bar] + seconds for bar, seconds in here.items()}
-    axis.set(xlabel="seconds", title=machine_name(content))
+    axis.set(xlabel="seconds")
     axis.invert_yaxis()
-    axis.grid(axis="x", alpha=0.3)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    style(axis, "x")
     figure.legend(frameon=False, ncols=7, loc="outside lower center", fontsize="small")
     return figure
 
 
 def render(folder: Path = RESULTS) -> list[Path]:
     """Draws the plots and writes the page beside the result files; returns them."""
-    results = read_results(folder)
-    if not results:
-        raise InputError(f"{folder} contains no {PATTERN}: run `python -m benchmarks.model.measure` first")
-    files = [folder / PAGE]
-    for name, content in results.items():
-        if figure := draw(content):
-            files.append(folder / f"{name}.png")
-            with replacing(files[-1]) as unfinished:
-                figure.savefig(unfinished, dpi=110)
-    write_text(folder / PAGE, page(results))
-    return files
+    results = read(folder)
+    figures = {name: draw(content) for name, content in results.items()}
+    figures = {name: figure for name, figure in figures.items() if figure}
+    return write_page(folder / PAGE, page(results), **figures)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Renders the results of a folder; returns the exit status."""
-    return write_files(PROGRAM, ReportOptions, lambda options: render(options.folder), arguments)
+    return render_files(PROGRAM, render, arguments)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,27 @@
 """python -m benchmarks.nms.measure: non-maximum suppression of usual and of the worst inputs.
 
-Beside it, in turn: torchvision's, by the interpreter in MRCNN_TORCHVISION_PYTHON, and another nms.py, such as
-that of an earlier version (--other). All must keep the same boxes.
+Beside it, in turn: torchvision's, by the Python in MRCNN_TORCHVISION_PYTHON. Both must keep the same boxes.
 """
 
-import importlib.util
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import _torchvision
 from benchmarks._program import RESULTS, check, command_line, processor, rounded, versions, write_files
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.ops import nms
 
 PROGRAM = "python -m benchmarks.nms.measure"
-TORCHVISION = """
-import sys, time, numpy as np, torch, torchvision
-for line in sys.stdin:
-    case = np.load(line.strip())
-    arrays = [torch.tensor(case[name]) for name in ("boxes", "scores", "groups")]
-    begin = time.perf_counter()
-    kept = [torchvision.ops.batched_nms(*each, float(case["threshold"])) for each in zip(*arrays)]
-    seconds = time.perf_counter() - begin
-    print(seconds, sum(map(len, kept)), flush=True)
-"""
+NAMES = ("boxes", "scores", "groups")
 
 
 @dataclass(frozen=True)
@@ -43,8 +32,6 @@ class Options:
     """Factor of the numbers of boxes."""
     repeats: int = 7
     """Measurements of each case, of which the median counts."""
-    other: Path | None = None
-    """Another nms.py to measure beside, up to 4,000 boxes and not for chains."""
     out: Path = RESULTS / "nms.json"
     """JSON file of the results."""
 
@@ -82,13 +69,11 @@ def cases(scale: float) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, f
     }  # fmt: skip
 
 
-def ours(function: Callable, threshold: float) -> Callable[..., tuple[float, int]]:
-    """Returns a timer of an implementation, compiled and mapped over the batch."""
-    program = jax.jit(
-        jax.vmap(lambda boxes, scores, groups: function(boxes, scores, threshold, None, groups))
-    )
+def ours(threshold: float, *arrays: np.ndarray) -> Callable[[], tuple[float, int]]:
+    """Returns a function that times NMS, compiled and mapped over the batch, and counts the boxes kept."""
+    program = jax.jit(jax.vmap(lambda boxes, scores, groups: nms(boxes, scores, threshold, None, groups)))
 
-    def run(*arrays):
+    def run():
         begin = time.perf_counter()
         keep = jax.block_until_ready(program(*arrays))
         return time.perf_counter() - begin, int(keep.sum())
@@ -96,46 +81,21 @@ def ours(function: Callable, threshold: float) -> Callable[..., tuple[float, int
     return run
 
 
-def torchvision(threshold: float, process: subprocess.Popen) -> Callable[..., tuple[float, int]]:
-    """Returns a timer of torchvision's, image by image, in another process."""
-
-    def run(boxes, scores, groups):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "case.npz")
-            np.savez(path, boxes=boxes, scores=scores, groups=groups, threshold=threshold)
-            print(path, file=process.stdin, flush=True)
-            seconds, kept = process.stdout.readline().split()
-        return float(seconds), int(kept)
-
-    return run
-
-
 def measure(options: Options) -> list[dict[str, Any]]:
     """Measures all cases, the implementations in turn."""
-    python, process, other = os.environ.get("MRCNN_TORCHVISION_PYTHON"), None, None
-    if python:
-        process = subprocess.Popen(
-            [python, "-c", TORCHVISION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-    if options.other:
-        spec = importlib.util.spec_from_file_location("other_nms", options.other)
-        other = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(other)
-    rows = []
+    rows, process = [], _torchvision.start("benchmarks.roi._torchvision", jax.default_backend())
     for name, (*arrays, threshold) in cases(options.scale).items():
-        timers = {"ours": ours(nms, threshold)}
-        if other and arrays[1].shape[1] <= 4000 and "chain" not in name:
-            timers["other"] = ours(other.nms, threshold)
+        timers = {"ours": ours(threshold, *arrays)}
         if process:
-            timers["torchvision"] = torchvision(threshold, process)
-        runs = [{key: run(*arrays) for key, run in timers.items()} for _ in range(options.repeats + 1)][1:]
+            named = dict(zip(NAMES, arrays, strict=True))
+            timers["torchvision"] = partial(process, "nms", named, threshold=threshold)
+        runs = [{key: run() for key, run in timers.items()} for _ in range(options.repeats + 1)][1:]
         kept = {run[key][1] for run in runs for key in timers}
         milliseconds = {key: rounded(1e3 * np.median([run[key][0] for run in runs])) for key in timers}
         rows.append({"case": name, "kept": sorted(kept), "milliseconds": milliseconds})
         print(rows[-1])
     if process:
-        process.stdin.close()
-        process.wait()
+        process.close()
     return rows
 
 

@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from benchmarks._markdown import write_page
 from benchmarks._program import RESULTS, check, command_line, rounded, versions, write_files
 from benchmarks.quantisation import report
-from mrcnn_jax.atomic_io import write_json, write_text
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.data.shapes import INFO, KINDS
 from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.ops import pool_rois
@@ -196,15 +197,13 @@ def run(options: Options) -> list[Path]:
     """Measures and writes all files; returns them. Raises InputError for options out of range."""
     check(options, rois=1, bins=1, seed=0)
     out, objects = options.out, silhouettes(options.rois, 2 * options.bins * FINE, options.seed)
-    names = f"{out.stem.upper()}.md", f"{out.stem}.png", f"{out.stem}_example.png"
-    page, plot, drawing = map(out.with_name, names)
     result = measure(options, regions(options.rois, options.seed), objects)
     chosen = objects[min(EXAMPLE, len(objects) - 1)][None]
     write_json(out, result)
-    write_text(page, report.markdown(result, plot.name, drawing.name))
-    report.plot(result, plot)
-    report.draw_example(example(result, chosen), chosen[0], EXAMPLE_BOX, drawing)
-    return [out, page, plot, drawing]
+    drawing = report.draw_example(example(result, chosen), chosen[0], EXAMPLE_BOX)
+    text = report.markdown(result, f"{out.stem}.png", f"{out.stem}_example.png")
+    figures = {out.stem: report.plot(result), f"{out.stem}_example": drawing}
+    return [out, *write_page(out.with_name(f"{out.stem.upper()}.md"), text, **figures)]
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,6 @@
 """Page and pictures of the measurements of ``benchmarks.quantisation.measure``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,55 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from benchmarks._markdown import table
+from benchmarks._figures import new_figure, style
+from benchmarks._markdown import fill, table
 
 # by operation and stride: the bins' places, and the masks as read and undone with their IoU
 Panels = Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#d55e00")
-PAGE = """# What quantisation costs
-
-Made by `{command}`: {rois} RoIs of each size, {bins} x {bins} bins, masks of {cells} x {cells} cells.
-No training; `benchmarks/quantisation/measure.py` says how it is measured.
-
-![Displacement and attainable mask IoU by stride and RoI size]({picture})
-
-RoIAlign reads every bin within {exact:.1g} pixels of its place, the rounding of float32. RoIPool reads its
-bins at mean distances of {means} pixels from their places, at strides {strides}. For objects of 64 pixels,
-with the constant part undone, the attainable mask IoU falls from {ceiling:.2f} to {pool[0]} and {pool[1]}
-for RoIPool at strides 16 and 32, and to {warp[0]} and {warp[1]} for RoIWarp, which rounds RoIs but not bins.
-
-## Displacement
-
-Distance in image pixels between the place where a bin is read and where it should be: mean (95th percentile).
-The constant part is the median over all RoIs of an operation and stride, in cells; "rest" is the root mean
-square of what is left without it, "largest" the largest distance of any bin, both in pixels. RoIWarp and
-RoIAlign with aligned=False read RoIs of less than a cell as a whole one, hence their values for small RoIs.
-
-{displacement}
-
-## Attainable mask IoU
-
-Mean IoU of the masks of a head that makes no mistake except for where its features were read. Without any
-displacement it is {ceiling:.2f}, the limit of a grid of {cells} x {cells} cells for these outlines.
-
-### As read
-
-{as_read}
-
-### With the constant part undone
-
-{undone}
-
-### Objects above IoU 0.75, percent, with the constant part undone
-
-Without any displacement: {above_ceiling:.0f}.
-
-{above}
-
-## One object
-
-![Places and masks of one object]({example})
-"""
 
 
 def _rows(result):
@@ -87,7 +43,8 @@ def markdown(result: dict[str, Any], picture: str, example: str) -> str:
 
     strides = list(dict.fromkeys(stride for _, stride, _ in rows))
     means = [np.mean([rows["RoIPool", stride, size]["mean"] for size in sizes]) for stride in strides]
-    return PAGE.format(
+    return fill(
+        "QUANTISATION.md",
         **result | {"ceiling": result["ceiling"]["iou"]}, cells=2 * result["bins"], picture=picture,
         example=example, pool=undone("RoIPool"), warp=undone("RoIWarp"),
         means=_listed(f"{mean:.1f}" for mean in means), strides=_listed(map(str, strides)),
@@ -108,29 +65,28 @@ def _listed(words):
     return f"{', '.join(words)} and {last}"
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot(result: dict[str, Any]) -> Figure:
     """Plots displacement (above) and attainable mask IoU (below) over RoI sizes, one column a stride."""
     rows, sizes = _rows(result)
     operations, strides = (list(dict.fromkeys(values)) for values in list(zip(*rows, strict=True))[:2])
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = new_figure(13, 7)
     axes = figure.subplots(2, len(strides), sharex=True, sharey="row")
     for (above, below), stride in zip(axes.T, strides, strict=True):
         below.axhline(result["ceiling"]["iou"], color="0.5", linewidth=1, linestyle=":")
         for operation, colour in zip(operations, COLOURS, strict=True):
             of_sizes = [rows[operation, stride, size] for size in sizes]
-            style = {"color": colour, "marker": "o", "markersize": 3.5}
+            line = {"color": colour, "marker": "o", "markersize": 3.5}
             broad = 4 if operation == "RoIAlign" else 1.8  # others lie on it and must leave it visible
             mean, high = ([row[name] for row in of_sizes] for name in ("mean", "percentile_95"))
             above.fill_between(sizes, mean, high, color=colour, alpha=0.12, linewidth=0)
-            above.plot(sizes, mean, **style, linewidth=broad)
-            below.plot(sizes, [row["constant_undone"]["iou"] for row in of_sizes], **style, linewidth=broad)
-            below.plot(sizes, [row["as_read"]["iou"] for row in of_sizes], "--", **style, linewidth=1.2)
+            above.plot(sizes, mean, **line, linewidth=broad)
+            below.plot(sizes, [row["constant_undone"]["iou"] for row in of_sizes], **line, linewidth=broad)
+            below.plot(sizes, [row["as_read"]["iou"] for row in of_sizes], "--", **line, linewidth=1.2)
         above.set_title(f"stride {stride}", fontsize=11)
         above.set_xscale("log", base=2)
         below.set(xticks=sizes, xticklabels=sizes, xlabel="RoI size, pixels")
         for axis in (above, below):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
+            style(axis)
     axes[0, 0].set(ylabel="displacement of a bin, pixels", ylim=(-0.5, None))
     axes[1, 0].set(ylabel="attainable mask IoU", ylim=(0, 1.02))
     named = zip(operations, COLOURS, strict=True)
@@ -143,14 +99,14 @@ def plot(result: dict[str, Any], path: Path) -> None:
     ]
     for handles, side in ((lines, "upper"), (styles, "lower")):
         figure.legend(handles=handles, frameon=False, ncols=len(handles), loc=f"outside {side} center")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def draw_example(panels: Panels, truth: np.ndarray, box: np.ndarray, path: Path) -> None:
+def draw_example(panels: Panels, truth: np.ndarray, box: np.ndarray) -> Figure:
     """Draws one object with the places where its bins are read, and the masks attainable from them."""
     x1, y1, x2, y2 = box
     operations, strides = list(dict.fromkeys(operation for operation, _ in panels)), (16, 32)
-    figure = Figure(figsize=(12, 4.6 * len(strides)), layout="constrained")
+    figure = new_figure(12, 4.6 * len(strides))
     axes = figure.subplots(len(strides), len(operations), sharex=True, sharey=True)
     for column, operation, colour in zip(axes.T, operations, COLOURS, strict=True):
         for axis, stride in zip(column, strides, strict=True):
@@ -161,15 +117,15 @@ def draw_example(panels: Panels, truth: np.ndarray, box: np.ndarray, path: Path)
             axis.contourf(*_raster(truth, box), levels=[0.5, 1], colors=["0.8"])
             axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="0.3", linewidth=1)
             axis.plot(*places.reshape(-1, 2).T, ".", color="0.15", markersize=2.2)
-            for mask, style, width in zip(masks, ("--", "-"), (1.2, 1.8), strict=True):
-                line = {"colors": [colour], "linewidths": width, "linestyles": style}
+            for mask, dashes, width in zip(masks, ("--", "-"), (1.2, 1.8), strict=True):
+                line = {"colors": [colour], "linewidths": width, "linestyles": dashes}
                 axis.contour(*_raster(mask, box), levels=[0.5], **line)
             axis.set(xlim=(x1 - 24, x2 + 40), ylim=(y2 + 40, y1 - 24), aspect="equal", xticks=[], yticks=[])
             title = f"{operation}, stride {stride}\nIoU {iou[0]:.2f}, {iou[1]:.2f} undone"
             axis.set_title(title, fontsize=10)
     words = "grey: object in its RoI; dots: where the bins are read; lines: cells; attainable mask "
     figure.supxlabel(f"{words}dashed: as read, solid: constant part undone", fontsize=10)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _raster(mask, box):

@@ -1,4 +1,4 @@
-"""Rows of the RoI operations' result files: selection, grouping, names and numbers for tables and plots."""
+"""Rows of the RoI operations' result files: selection, grouping and names for tables and plots."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 FORWARD, BACKWARD = "forward", "forward+backward"
 TORCHVISION = "torchvision"
 OPERATION = ("operation", "reduction", "samples")
-PLATFORMS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
 Row = Mapping[str, Any]
 
 
@@ -33,15 +32,6 @@ def timed(content: Mapping[str, Any]) -> list[Row]:
     return [row for row in content["rows"] if "median_ms" in row]
 
 
-def machine_name(content: Mapping[str, Any]) -> str:
-    """Names the machine of a result file."""
-    machine = content["machine"]
-    kind = machine.get("device_kind")
-    if machine["platform"] == "cpu":
-        kind = f"{machine.get('processor', kind)}, {machine.get('cores')} cores"
-    return f"{PLATFORMS.get(machine['platform'], machine['platform'])} ({kind})"
-
-
 def title(key: tuple[str, str, int | None]) -> str:
     """Names an operation."""
     operation, reduction, samples = key
@@ -56,11 +46,3 @@ def pair(cells: Mapping[str, Row], text: Callable[[Row], str | None]) -> str:
     """Renders both directions as "forward / backward", or the only one."""
     values = [text(cells[direction]) for direction in (FORWARD, BACKWARD) if direction in cells]
     return " / ".join(value or "-" for value in values) if any(values) else "-"
-
-
-def number(value: float | None, digits: int = 3, scale: float = 1.0) -> str | None:
-    """Renders a number with so many significant digits, and thousands with commas."""
-    if value is None:
-        return None
-    value *= scale
-    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"

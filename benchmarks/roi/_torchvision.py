@@ -1,48 +1,59 @@
-"""RoI operations of torchvision over a pyramid, on the same inputs as the other programs."""
+"""torchvision's RoI operations over a pyramid, and NMS, in its own process (benchmarks/_torchvision.py)."""
 
-import os
-from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any
+import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while JAX is timed
-
-import jax
 import numpy as np
+import torch
+import torchvision
 
-from benchmarks.roi._programs import Group
+from benchmarks._torchvision import serve
 
-DEVICES = {"cpu": "cpu", "gpu": "cuda"}
-
-
-def versions() -> dict[str, Any]:
-    """Returns versions; {"torchvision": None} if it is not installed or lacks JAX's kind of device."""
-    if find_spec("torchvision") and (device := DEVICES.get(jax.default_backend())):
-        import torch
-        import torchvision
-
-        if device == "cpu" or torch.cuda.is_available():
-            found = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
-            return found | {"torch_threads": torch.get_num_threads()}
-    return {"torchvision": None}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+prepared = []
 
 
-def program(group: Group) -> Callable[[], list[Any]]:
+def prepare(arrays: str, operation: str, strides: list, bins: int, samples: int, dtype: str) -> None:
+    """Prepares pooling and, if there is a cotangent, gradients; frees what was prepared before."""
+    prepared[:] = [_program(np.load(arrays), operation, strides, bins, samples, dtype)]
+
+
+def run() -> float:
+    """Returns the seconds of the program that was prepared."""
+    begin = time.perf_counter()
+    results = prepared[0]()  # freed after the time is taken
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    del results
+    return seconds
+
+
+def save(out: str) -> None:
+    """Writes the pooled features and the gradients, channels last."""
+    results = [result.permute(0, 2, 3, 1).float().cpu().numpy() for result in prepared[0]()]
+    np.savez(out, *results)
+
+
+def nms(arrays: str, threshold: float) -> tuple:
+    """Returns the seconds of NMS, image by image, and the number of boxes kept."""
+    with np.load(arrays) as file:
+        arrays = [torch.tensor(file[name], device=DEVICE) for name in ("boxes", "scores", "groups")]
+    begin = time.perf_counter()
+    kept = [torchvision.ops.batched_nms(*image, threshold) for image in zip(*arrays, strict=True)]
+    number = sum(map(len, kept))  # known to the host, which waits for it
+    return time.perf_counter() - begin, number
+
+
+def _program(arrays, operation, strides, bins, samples, dtype):
     """Returns a function that computes the pooled features and, backward, the gradients, channels first."""
-    import torch
-    import torchvision
-
-    device, kind = DEVICES[jax.default_backend()], group.kind
-    strides, bins = group.workload.strides, group.workload.bins
-    features, boxes, levels, *cotangents = group.arguments
 
     def tensor(array):
-        return torch.tensor(np.asarray(array, np.float32), device=device, dtype=getattr(torch, group.dtype))
+        return torch.tensor(array, device=DEVICE, dtype=getattr(torch, dtype))
 
     def pool(features, rois, stride):
-        if kind.torchvision == "roi_pool":
+        if operation == "roi_pool":
             return torchvision.ops.roi_pool(features, rois, bins, 1 / stride)
-        return torchvision.ops.roi_align(features, rois, bins, 1 / stride, kind.sampling_ratio, aligned=True)
+        return torchvision.ops.roi_align(features, rois, bins, 1 / stride, samples, aligned=True)
 
     def pool_levels():  # into the places of the result, as torchvision.ops.MultiScaleRoIAlign does
         if len(maps) == 1:
@@ -55,14 +66,20 @@ def program(group: Group) -> Callable[[], list[Any]]:
 
     def run():
         pooled = pool_levels()
-        gradients = torch.autograd.grad(pooled, maps, cotangents) if cotangents else ()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        gradients = torch.autograd.grad(pooled, maps, cotangent) if backward else ()
         return [pooled.detach(), *gradients]
 
+    boxes, backward = arrays["boxes"], "cotangent" in arrays
     image = np.repeat(np.arange(len(boxes)), boxes.shape[1])
-    rois = tensor(np.column_stack([image, np.asarray(boxes).reshape(-1, 4)]))
-    levels = torch.tensor(np.asarray(levels).reshape(-1), device=device)
-    maps = [tensor(x).permute(0, 3, 1, 2).contiguous().requires_grad_(bool(cotangents)) for x in features]
-    cotangents = [tensor(array).flatten(0, 1).permute(0, 3, 1, 2).contiguous() for array in cotangents]
+    rois = tensor(np.column_stack([image, boxes.reshape(-1, 4)]))
+    levels = torch.tensor(arrays["levels"].reshape(-1), device=DEVICE)
+    maps = [tensor(arrays[f"map{level}"]).permute(0, 3, 1, 2).contiguous() for level in range(len(strides))]
+    for features in maps:
+        features.requires_grad_(backward)
+    if backward:
+        cotangent = tensor(arrays["cotangent"]).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
     return run
+
+
+if __name__ == "__main__":
+    serve(prepare, run, save, nms)

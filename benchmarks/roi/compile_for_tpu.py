@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 import jax
 
-from benchmarks._program import command_line, write_files
+from benchmarks._markdown import read_result
+from benchmarks._program import RESULTS, command_line, write_files
 from benchmarks.roi._programs import OPERATIONS, Group, bounds, program
 from benchmarks.roi._rows import OPERATION
 from benchmarks.roi._workloads import BY_NAME, WORKLOADS
-from benchmarks.roi.report import RESULTS, read_result
 from benchmarks.tpu._product_flops import product_flops
 from benchmarks.tpu._programs import CHIPS, compile_for, estimate, figures, first_sentence, topology
 from mrcnn_jax import ops
@@ -81,7 +81,7 @@ def compile_programs(options: Options) -> Iterator[dict[str, Any]]:
 
 def run(options: Options) -> list[Path]:
     """Compiles, writing the result file after every program."""
-    rows = read_result(options.out)["rows"] if options.add and options.out.exists() else []
+    rows = read_result(options.out, PROGRAM, "rows")["rows"] if options.add and options.out.exists() else []
     command, row = command_line(PROGRAM, options), None
     for row in compile_programs(options):
         rows = [old for old in rows if any(old[field] != row[field] for field in IDENTITY)] + [row]

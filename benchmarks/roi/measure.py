@@ -1,6 +1,7 @@
 """Measures the speed of the RoI operations in each implementation: python -m benchmarks.roi.measure.
 
-Compares with torchvision's C++ and CUDA where it is installed. Writes a JSON file, tables and plots to
+Compares with torchvision's C++ and CUDA, which run in a process of their own: by the Python that
+MRCNN_TORCHVISION_PYTHON names, or this one. Writes a JSON file, tables and plots to
 benchmarks/results/.
 
 A whole run measures every implementation of RoIAlign and RoIPool on three workloads with one image in
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks._program import RESULTS, command_line, processor, rounded, versions, write_files
-from benchmarks.roi import _torchvision, report
+from benchmarks import _torchvision
+from benchmarks._program import RESULTS, command_line, machine, rounded, write_files
+from benchmarks.roi import report
 from benchmarks.roi._programs import OPERATIONS, Group, bounds, program
 from benchmarks.roi._rows import TORCHVISION
 from benchmarks.roi._workloads import BY_NAME
@@ -108,7 +111,7 @@ def plan(options: Options, torchvision: bool) -> list[Group]:
 def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable[[], float]]:
     """Compiles a program; returns its fields of the result file, and a function that times it."""
     if implementation == TORCHVISION:
-        return {}, _timer(_torchvision.program(group))
+        return {}, prepare_torchvision(group)
     arguments, start = group.arguments, time.perf_counter()
     compiled = jax.jit(program(group, implementation)).lower(*arguments).compile()
     fields = {
@@ -117,6 +120,23 @@ def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable
         "is_default": implementation == ops.default_implementation(*group.kind[:3]),
     }
     return fields, _timer(lambda: jax.block_until_ready(compiled(*arguments)))
+
+
+@cache
+def torchvision() -> _torchvision.Torchvision | None:
+    """Returns torchvision's process, None without it."""
+    return _torchvision.start("benchmarks.roi._torchvision", jax.default_backend())
+
+
+def prepare_torchvision(group: Group) -> Callable[[], float]:
+    """Returns a function that times torchvision's program."""
+    features, *others = jax.tree.map(lambda array: np.asarray(array, np.float32), group.arguments)
+    arrays = {f"map{level}": features for level, features in enumerate(features)}
+    arrays |= zip(("boxes", "levels", "cotangent"), others, strict=False)
+    process, kind, load = torchvision(), group.kind, group.workload
+    settings = {"strides": load.strides, "bins": load.bins, "samples": kind.sampling_ratio}
+    process("prepare", arrays, operation=kind.torchvision, dtype=group.dtype, **settings)
+    return partial(process, "run")
 
 
 def _timer(run):
@@ -165,16 +185,6 @@ def copy_speed(rounds: int = 20) -> float:
     return float(2 * array.nbytes / np.median([call() for _ in range(rounds)]))
 
 
-def machine() -> dict[str, Any]:
-    """Describes the machine, without names of hosts, users or folders."""
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
-    return {
-        "platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind,
-        "processor": processor(), "cores": os.cpu_count(), "xla_flags": " ".join(flags), **versions("jax"),
-        **_torchvision.versions(),
-    }  # fmt: skip
-
-
 def run(options: Options) -> list[Path]:
     """Measures, writing the result file after every group, and renders it; returns the files."""
     # roi_ops_tpu.json holds programs compiled for a TPU on another machine
@@ -182,10 +192,9 @@ def run(options: Options) -> list[Path]:
     partial = options.quick or options.operations or options.workloads
     folder = options.out or (Path("runs/roi_ops") if partial else RESULTS)
     out = folder / f"roi_ops_{suffix}.json"
-    described, begin, speed = machine(), time.monotonic(), copy_speed()
-    groups = plan(options, torchvision=described["torchvision"] is not None)
+    begin, speed, groups = time.monotonic(), copy_speed(), plan(options, torchvision() is not None)
     content = {
-        "machine": described, "command": command_line(PROGRAM, options),
+        "machine": machine(torchvision()), "command": command_line(PROGRAM, options),
         "copy_gigabytes_per_second": rounded(speed / 1e9), "rows": [], "not_measured": [],
     }  # fmt: skip
     for number, group in enumerate(groups, start=1):

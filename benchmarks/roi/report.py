@@ -1,68 +1,28 @@
 """Renders the RoI operations' result files as a page with plots: python -m benchmarks.roi.report [FOLDER]."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks._markdown import table
-from benchmarks._program import RESULTS, ReportOptions, write_files
+from benchmarks._markdown import PLATFORMS, fill, machine_name, number, read_results, table, write_page
+from benchmarks._program import RESULTS, render_files
 from benchmarks.roi import _rows
 from benchmarks.roi._plots import draw
 from benchmarks.roi._workloads import WORKLOADS
-from mrcnn_jax.atomic_io import write_text
-from mrcnn_jax.errors import InputError
 
 PROGRAM = "python -m benchmarks.roi.report"
-TABLES = "ROI_OPS.md"
-PATTERN = "roi_ops_*.json"
-COMPILED = """\
-Nothing was run: memory and bytes are the compiler's, which counts the body of a loop once. FLOPs are those of
-matrix products, every iteration of a loop counted. "At least" is the time that a chip needs at its peak
-rates for these, or to read every argument and write every result once. A TPU gathers and scatters rows one
-after another, which no figure here shows; this is why "matmul", without any, is the default for averages
-there.
-"""
-EXPLANATION = """\
-Made by `python -m benchmarks.roi.report` from the files `roi_ops_*.json` beside it. The default
-implementation of each operation is **bold**; `mrcnn_jax.ops.roi_implementations` describes them.
-
-- Times are medians of warm programs, in milliseconds; the implementations of an operation took turns. "With
-  gradient" is one program, or with torchvision one forward and one backward pass, that computes the pooled
-  features and the gradient of the feature maps. Other columns show both: forward / with gradient.
-- "torchvision" is the speed relative to torchvision's C++ or CUDA operation. torchvision has no maximum of
-  RoIAlign's samples and no RoIWarp. On a CPU its operations run in one thread, those of this library in one
-  for each core.
-- "Temporary" is the compiler's figure for memory besides arguments and results; its bound is twice the pooled
-  features and all feature maps.
-- "Share of a copy": bytes that must be read and written (every argument and every result once), per second,
-  as a share of the bandwidth of a copy of 128 MiB.
-- "one-hot einsum" was RoIAlign as products of dense matrices, level by level, as in much other JAX code, and
-  "sorted" was "gather" with a gradient sorted by cells before the scatter; both were slower than the default
-  implementation and have been removed.
-- Not everything is measured in every implementation: `python -m benchmarks.roi.measure --all --minutes 120`.
-"""
+PAGE = "ROI_OPS.md"
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Reads a result file; InputError if it is another file."""
-    try:
-        content = json.loads(path.read_text())
-        content["machine"]["platform"], content["rows"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a result file of the RoI operations: {error}") from error
-    return content
-
-
-def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Reads the result files of a folder by their stems; InputError if one is not a result file."""
-    return {path.stem: read_result(path) for path in sorted(folder.glob(PATTERN))}
+def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Reads the result files of a folder by their stems; InputError if there are none."""
+    return read_results(folder, "roi_ops_*.json", "python -m benchmarks.roi.measure")
 
 
 def page(results: Mapping[str, Mapping[str, Any]], plots: Iterable[str] = ()) -> str:
-    """Renders the page; ``plots`` are names of files that ``_plots.draw`` made."""
-    parts = ["# RoI operations, measured", EXPLANATION, *_summary(results), _workloads()]
+    """Renders the page; ``plots`` are names of those that ``_plots.draw`` made."""
+    parts = [fill(PAGE), *_summary(results), _workloads()]
     for name, content in results.items():
         parts += _machine_section(name, content, plots)
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -70,7 +30,7 @@ def page(results: Mapping[str, Mapping[str, Any]], plots: Iterable[str] = ()) ->
 
 def _summary(results):
     """Yields a table for each platform measured: the default implementations in float32 with one image."""
-    platforms = dict(_rows.PLATFORMS)
+    platforms = dict(PLATFORMS)
     for content in results.values():
         if not (rows := _rows.select(_rows.timed(content), batch=1, dtype="float32")):
             continue
@@ -84,7 +44,7 @@ def _summary(results):
                 others = _rows.by_direction(of_operation, workload=workload, implementation=_rows.TORCHVISION)
                 times, speeds = _figure("median_ms")(default, others), _speeds(default, others)
                 lines[-1].append(times + (f" ({speeds})" if speeds != "-" else ""))
-        yield table([_rows.machine_name(content), *workloads], lines)
+        yield table([machine_name(content["machine"]), *workloads], lines)
     for name in platforms.values():
         yield f"No {name} results yet: run `python -m benchmarks.roi.measure` on one."
 
@@ -101,7 +61,7 @@ def _workloads():
 def _machine_section(name, content, plots):
     """Yields the parts of the page for a result file."""
     machine, measured = content["machine"], bool(_rows.timed(content))
-    yield f"## {_rows.machine_name(content)}" + ("" if measured else ": compiled, not run")
+    yield f"## {machine_name(machine)}" + ("" if measured else ": compiled, not run")
     facts = [f"`{content['command']}`"] if content.get("command") else []
     versions = ("jax", "libtpu", "torch", "torchvision")
     facts += [f"{key} {machine[key]}" for key in versions if machine.get(key)]
@@ -110,10 +70,10 @@ def _machine_section(name, content, plots):
     yield content.get("note", "")
     captions = {"speed": "Speed relative to torchvision", "times": "Time of each implementation"}
     for suffix, caption in captions.items():
-        if (plot := f"{name}_{suffix}.png") in plots:
-            yield f"![{caption}]({plot})"
+        if (plot := f"{name}_{suffix}") in plots:
+            yield f"![{caption}]({plot}.png)"
     if not measured:
-        yield COMPILED
+        yield fill("ROI_OPS_compiled.md")
     elif not machine.get("torchvision"):
         yield "torchvision was not measured."
     groups = _rows.group_by(content["rows"], "workload", "batch", "dtype", "topology")
@@ -148,7 +108,7 @@ def _figures_table(rows, columns):
                 name = f"**{name}**" if any(row.get("is_default") for row in own) else name
                 figures = (column(cells, torchvision) for column in columns.values())
                 lines.append([_rows.title(key), name, *figures])
-    heads = [head.format(bound=_rows.number(bound, scale=1e-6)) for head in columns]
+    heads = [head.format(bound=number(bound, scale=1e-6)) for head in columns]
     return table(["operation", "implementation", *heads], lines)
 
 
@@ -157,7 +117,7 @@ def _speeds(cells, torchvision):
 
     def text(row):
         other = torchvision.get(row["direction"])
-        return f"{_rows.number(other['median_ms'] / row['median_ms'], digits=2)}x" if other else None
+        return f"{number(other['median_ms'] / row['median_ms'], digits=2)}x" if other else None
 
     return "1" if cells == torchvision and cells else _rows.pair(cells, text)
 
@@ -166,7 +126,7 @@ def _figure(field, scale=1.0, digits=3, unit="", **only):
     """Returns a column with a field of both directions, or of one."""
 
     def text(row):
-        return (value := _rows.number(row.get(field), digits, scale)) and value + unit
+        return (value := number(row.get(field), digits, scale)) and value + unit
 
     return lambda cells, _: _rows.pair(_rows.by_direction(cells.values(), **only), text)
 
@@ -186,18 +146,16 @@ COMPILED_ONLY = {
 
 
 def render(folder: Path = RESULTS) -> list[Path]:
-    """Draws the plots and writes the page beside the result files; returns the page."""
-    results = read_results(folder)
-    if not results:
-        raise InputError(f"{folder} contains no {PATTERN}: run `python -m benchmarks.roi.measure` first.")
-    plots = [plot for name, content in results.items() for plot in draw(name, content, folder)]
-    write_text(folder / TABLES, page(results, plots))
-    return [folder / TABLES]
+    """Draws the plots and writes the page beside the result files; returns them."""
+    results, figures = read(folder), {}
+    for name, content in results.items():
+        figures |= draw(name, content)
+    return write_page(folder / PAGE, page(results, figures), **figures)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Renders the results of a folder; returns the exit status."""
-    return write_files(PROGRAM, ReportOptions, lambda options: render(options.folder), arguments)
+    return render_files(PROGRAM, render, arguments)
 
 
 if __name__ == "__main__":
