@@ -41,6 +41,7 @@ def make_model(backbone: str, size: list, arrays: str, out: str) -> float:
     The backbone's batch norm is frozen with its statistics of the images, which keeps activations in the
     range of a trained model's. The threshold lets through as many candidates as such a model finds.
     """
+    models.clear()
     torch.manual_seed(0)
     body = resnet_fpn_backbone(backbone_name=backbone, weights=None, norm_layer=nn.BatchNorm2d)
     edges = {"min_size": min(size), "max_size": max(size)}

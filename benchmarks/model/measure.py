@@ -1,9 +1,9 @@
 """python -m benchmarks.model.measure: speed of whole detectors, inference and training, beside torchvision.
 
-On a CPU ten minutes suffice; on an accelerator --budget 600 measures what fits into ten minutes, the most
-important first. Results are written after every round, and --resume continues with them. torchvision has the
-same weights, images and frozen stages; rounds are interleaved: one run of ours, one of each variant of
-torchvision, and a large matrix product, which gives the peak.
+On a CPU ten minutes suffice; on an accelerator --budget 800 measures what fits into a quarter of an hour,
+the most important first. Results are written after every round, and --resume continues with them. torchvision
+has the same weights, images and frozen stages; rounds are interleaved: one run of ours, one of each variant
+of torchvision, and a large matrix product, which gives the peak.
 
 torchvision runs in a process of its own, by the Python in MRCNN_TORCHVISION_PYTHON if it is not in this one.
 Its weights are random, with batch norm frozen to the statistics of the images; the score threshold lets 1,000
@@ -59,7 +59,7 @@ class Options:
     rounds: int = 5
     """Interleaved runs of which medians are taken."""
     stages: bool = True
-    """Measure the stages, too."""
+    """Measure the stages, too, with the first batch size and precision."""
     torchvision: bool = True
     """Measure torchvision, where it is installed."""
     roi_minutes: float = 0
@@ -97,8 +97,9 @@ def measure_all(options: Options, models: Models, rows: list[Row]) -> Iterator[s
         row = next((row for row in rows if vars(case).items() <= row.items()), None)
         if row is None:
             rows.append(row := new_row(case))
-        if not is_complete(row, options.rounds, options.stages):
-            rounds = measure(case, row, models, options.objects, options.rounds, options.stages)
+        stages = options.stages and (case.batch, case.dtype) == (cases[0].batch, cases[0].dtype)
+        if not is_complete(row, options.rounds, stages):
+            rounds = measure(case, row, models, options.objects, options.rounds, stages)
             while time.monotonic() < end and next(rounds, None):
                 done = (len(row[kind].get("ours", [])) for kind in ("seconds", "stages"))
                 yield "{}: {} rounds, {} of the stages".format(case, *done)

@@ -101,6 +101,16 @@ def test_budget_and_options(fake, tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_stages_are_measured_once_and_compiled_torchvision_on_gpus(fake, tmp_path, monkeypatch):
+    assert run(tmp_path, "--rounds", "1", "--batch", "1", "2") == 0
+    first, second = json.loads((tmp_path / "model_cpu.json").read_text())["rows"]
+    assert first["stages"] and second["batch"] == 2 and not second["stages"]
+    assert _cases.variants("bfloat16") == ["eager autocast", "channels-last autocast"]
+    monkeypatch.setattr(_cases.jax, "default_backend", lambda: "gpu")
+    assert _cases.variants("bfloat16")[2:] == ["channels-last compiled autocast"]
+    assert _cases.variants("float32") == ["eager", "channels-last"]
+
+
 def test_row_is_complete_with_all_rounds():
     row = new_row(CASE)
     assert not is_complete(row, 1, stages=False)
