@@ -55,15 +55,14 @@ class StoredFunction:
             if signature not in self._programs:
                 if self._limit and len(self._programs) >= self._limit:
                     self._programs.popitem(last=False)
-                stored = self._directory is not None
-                self._programs[signature] = (
-                    self._load_or_compile(arguments, str(signature)) if stored else self._make_function()
-                )
+                self._programs[signature] = self._load_or_compile(arguments, str(signature))
             self._programs.move_to_end(signature)
             program = self._programs[signature]
         return program(*arguments)
 
     def _load_or_compile(self, arguments, signature):
+        if self._directory is None:
+            return self._make_function()
         file = _file(self._directory, f"{self._key}{signature}")
         try:
             ids, parts = pickle.loads(file.read_bytes())
