@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.evaluation import _made_up, measure
 
 
+@pytest.mark.slow
 def test_small_benchmark(tmp_path, monkeypatch):
     stages = []
     original = measure.run_stage
