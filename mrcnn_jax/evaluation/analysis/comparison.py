@@ -90,8 +90,7 @@ def _precisions(
     ends = np.searchsorted(found.classes, np.arange(len(matches.class_names) + 1))
     values = np.full((len(chosen), len(found.correct), len(weights)), np.nan)
     for place, class_ in enumerate(chosen):
-        members = np.arange(ends[class_], ends[class_ + 1])
-        members = members[np.argsort(-found.scores[members], kind="stable")]
+        members = slice(ends[class_], ends[class_ + 1])
         own = objects.images[(objects.classes == class_) & ~objects.ignored]
         values[place] = average_precision(
             found.correct[:, members], found.ignored[:, members], weights[:, own].sum(axis=1),

@@ -18,7 +18,7 @@ IOU = 0.5
 
 
 class Found(NamedTuple):
-    """D detections, grouped by class; within a class in the order of images, in each image best first."""
+    """D detections, grouped by class; the best of a class first, equal scores in the order of images."""
 
     ids: Int[np.ndarray, "D"]  # of the evaluator
     images: Int[np.ndarray, "D"]  # index in Matches.image_ids
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """G annotated objects, grouped like detections."""
+    """G annotated objects, grouped by class; those of a class in the order of images."""
 
     ids: Int[np.ndarray, "G"]
     images: Int[np.ndarray, "G"]
@@ -108,7 +108,7 @@ def _read_detections(evaluator: COCOeval, entries: list[dict]) -> Found:
         _side_by_side([entry[key] for entry in entries], rows, dtype)
         for key, dtype in (("dtMatches", int), ("dtIgnore", bool))
     )
-    return Found(
+    found = Found(
         ids,
         *_places(evaluator, entries, counts),
         scores=_joined([entry["dtScores"] for entry in entries], float),
@@ -117,6 +117,8 @@ def _read_detections(evaluator: COCOeval, entries: list[dict]) -> Found:
         ignored=ignored,
         correct=(matches > 0) & ~ignored,
     )
+    order = np.lexsort((-found.scores, found.classes))
+    return Found(*(part[..., order] for part in found))
 
 
 def _read_objects(evaluator: COCOeval, entries: list[dict]) -> Objects:
