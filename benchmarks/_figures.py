@@ -3,8 +3,8 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "0.6", "0.35", "0.1")
-"""Okabe and Ito's, which the colour-blind can tell apart, and grays."""
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Okabe and Ito's, which the colour-blind can tell apart."""
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:

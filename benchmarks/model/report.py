@@ -6,9 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from benchmarks._figures import COLORS, new_figure, style
+from benchmarks._figures import new_figure, style
 from benchmarks._markdown import fill, machine_name, number, read_results, table, write_page
 from benchmarks._program import RESULTS, render_files
 
@@ -123,7 +124,7 @@ def draw(content: Mapping[str, Any]) -> Figure | None:
     for index, stage in enumerate(names):
         here = {bar: stages[stage] for bar, stages in bars.items() if stage in stages}
         starts = [left[bar] for bar in here]
-        look = {"label": stage, "color": COLORS[index % len(COLORS)]}
+        look = {"label": stage, "color": colormaps["tab20"](index)}
         axis.barh(list(here), list(here.values()), left=starts, **look)
         left |= {bar: left[bar] + seconds for bar, seconds in here.items()}
     axis.set(xlabel="seconds")
