@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from mrcnn_jax.models.fpn import XAVIER
+from mrcnn_jax.models.layers.bias import add_bias
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.transposed_convolution import interleave, transposed_convolution
 from mrcnn_jax.models.norm import Identity, make_norm
@@ -71,7 +72,7 @@ class MaskHead(nn.Module):
         # cell's 2x2 outputs stay together until only the logits are left to rearrange
         x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=dtype, name="upsample")(x)
         bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(dtype)
-        x = nn.relu(x + jnp.tile(bias, 4).reshape(1, 1, 1, -1)).reshape(*x.shape[:3], 2, 2, config.channels)
+        x = nn.relu(add_bias(x, jnp.tile(bias, 4))).reshape(*x.shape[:3], 2, 2, config.channels)
         return interleave(_dense(maps, 0.001, dtype, "logits")(x)).astype(jnp.float32)
 
 

@@ -3,17 +3,20 @@
 Logits of any precision are converted to float32: in bfloat16 a sum of a few hundred terms is already wrong.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mrcnn_jax.config import MaskHeadConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.models.heads import select_class_masks
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid
 from mrcnn_jax.structures import Batch, Proposals
-from mrcnn_jax.training.targets import RoITargets, max_positives, roi_targets, rpn_targets
+from mrcnn_jax.training.roi_blocks import sum_over_rois
+from mrcnn_jax.training.targets import max_positives, roi_targets, rpn_targets
 from mrcnn_jax.typing import Array, Bool, Float, Int, Key
 
 Metrics = dict[str, Float[Array, ""]]
@@ -106,24 +109,35 @@ def _head_losses(
         return pooled[pool]
 
     if "masks" in config.tasks:
-        logits = model.mask_logits(branch_features("mask"), positive, train=True)
-        loss = _mask_branch_loss(model, logits, rois, labels[:, :slots])
-        terms["loss_mask"] = Term(loss, rois.mask_valid.sum())
+        features, targets = branch_features("mask"), (rois.masks, labels[:, :slots], rois.mask_valid)
+        loss = partial(_mask_branch_loss, config.mask)
+        if config.mask.norm == "batch":
+            total = loss(model.mask_logits(features, positive, train=True), *targets)
+        else:
+            total = sum_over_rois(loss, model.mask, features, targets, rois.mask_valid)
+        terms["loss_mask"] = Term(total, rois.mask_valid.sum())
     if "keypoints" in config.tasks:
-        logits = model.keypoint_logits(branch_features("keypoint"))
-        loss = keypoint_loss(logits.reshape(*logits.shape[:3], -1), rois.keypoint_cells, rois.keypoint_valid)
-        terms["loss_keypoint"] = Term(loss, rois.keypoint_valid.sum())
+        features, targets = branch_features("keypoint"), (rois.keypoint_cells, rois.keypoint_valid)
+        labelled = rois.keypoint_valid.any(axis=-1)
+        total = sum_over_rois(_keypoint_branch_loss, model.keypoint, features, targets, labelled)
+        terms["loss_keypoint"] = Term(total, rois.keypoint_valid.sum())
     return terms
 
 
 def _mask_branch_loss(
-    model: MaskRCNN, logits: Float[Array, "B F M M k"], rois: RoITargets, labels: Int[Array, "B F"]
+    config: MaskHeadConfig, logits: Float[Array, "*n M M k"], targets: Float[Array, "*n M M"],
+    classes: Int[Array, "*n"], valid: Bool[Array, "*n"],
 ) -> Float[Array, ""]:  # fmt: skip
-    config = model.config.mask
     if config.loss == "softmax":
-        return softmax_mask_loss(logits, rois.masks, labels, rois.mask_valid)
-    own = logits[..., 0] if config.class_agnostic else select_class_masks(logits, labels)
-    return mask_loss(own, rois.masks, rois.mask_valid)
+        return softmax_mask_loss(logits, targets, classes, valid)
+    own = logits[..., 0] if config.class_agnostic else select_class_masks(logits, classes)
+    return mask_loss(own, targets, valid)
+
+
+def _keypoint_branch_loss(
+    logits: Float[Array, "*n J m m2"], cells: Int[Array, "*n J"], valid: Bool[Array, "*n J"]
+) -> Float[Array, ""]:
+    return keypoint_loss(logits.reshape(*logits.shape[:-2], -1), cells, valid)
 
 
 def _mean_counts(counts):

@@ -1,22 +1,78 @@
-"""The convolution of every layer: ``flax.linen.Conv`` with the operation that is fastest for the platform."""
+"""The convolution of every layer, with the operations that are fastest for the platform."""
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from mrcnn_jax.models.layers.bias import add_bias
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
+from mrcnn_jax.models.layers.kernel_gradient import DIMENSIONS, kernel_gradient
+from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
 
 
 def convolution(
-    x: Float[Array, "N H W C"], kernel: Float[Array, "h w c O"], *args, feature_group_count: int = 1, **kwargs
-) -> Float[Array, "N y x O"]:
-    """Computes ``jax.lax.conv_general_dilated``, whose arguments it takes."""
+    x: Float[Array, "N H W C"], kernel: Float[Array, "h w c O"], strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]], rhs_dilation: tuple[int, int] = (1, 1), feature_group_count: int = 1,
+) -> Float[Array, "N y x O"]:  # fmt: skip
+    """Computes ``jax.lax.conv_general_dilated``.
+
+    On CPU, 1x1 convolutions are matrix products, because XLA rearranges maps for kernel gradients one number
+    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative.
+    """
+    options = {"rhs_dilation": rhs_dilation, "dimension_numbers": DIMENSIONS}
     if feature_group_count > 1:
-        return grouped_convolution(x, kernel, *args, feature_group_count=feature_group_count, **kwargs)
-    return jax.lax.conv_general_dilated(x, kernel, *args, **kwargs)
+        options["feature_group_count"] = feature_group_count
+        return grouped_convolution(x, kernel, strides, padding, **options)
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    padding, size = tuple((low, high) for low, high in padding), kernel.shape[:2]
+    if target_platform() != "cpu":
+        return convolve(x, kernel)
+    if size == (1, 1) and padding == ((0, 0), (0, 0)) and x.dtype in (jnp.float32, jnp.float64):
+        return jnp.einsum("nhwc,co->nhwo", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    if strides != (1, 1) or rhs_dilation != (1, 1):
+        return convolve(x, kernel)
+
+    def backward(operands, cotangent):
+        x, kernel = operands
+        edges = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(size, padding, strict=True)]
+        x_gradient = convolution(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), edges)
+        return x_gradient, kernel_gradient(x, cotangent, size, padding)
+
+    with_gradient = jax.custom_vjp(convolve)
+    with_gradient.defvjp(lambda *operands: (convolve(*operands), operands), backward)
+    return with_gradient(x, kernel)
 
 
-Conv = partial(nn.Conv, conv_general_dilated=convolution)
-"""``flax.linen.Conv`` that computes ``convolution``."""
+class Conv(nn.Module):
+    """``flax.linen.Conv`` of images, with ``convolution`` and ``add_bias``."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: int = 0
+    kernel_dilation: int = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W _c"]) -> Float[Array, "N h w C"]:
+        """Convolves, and adds the bias."""
+        shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = convolution(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, [(self.padding, self.padding)] * 2,
+            (self.kernel_dilation, self.kernel_dilation), self.feature_group_count,
+        )  # fmt: skip
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(y, bias.astype(self.dtype))

@@ -1,8 +1,8 @@
 """Transposed convolutions of stride 2 as ordinary convolutions."""
 
-import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.models.layers.convolution import convolution
 from mrcnn_jax.typing import Array, Float
 
 
@@ -21,9 +21,8 @@ def transposed_convolution(
             # input row y + d contributes to output row 2y + a by kernel row a + 1 - 2d
             taps = kernel[3 - a :: -2, 3 - b :: -2]
             expanded = expanded.at[a : a + 2, b : b + 2, :, a, b].set(taps)
-    dimensions = ("NHWC", "HWIO", "NHWC")
     expanded = expanded.reshape(3, 3, inputs, -1)
-    out = jax.lax.conv_general_dilated(x, expanded, (1, 1), "SAME", dimension_numbers=dimensions)
+    out = convolution(x, expanded, (1, 1), [(1, 1), (1, 1)])
     return interleave(out.reshape(*out.shape[:3], 2, 2, outputs))
 
 
