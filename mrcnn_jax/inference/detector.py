@@ -57,7 +57,9 @@ class Detector:
     @overload
     def __call__(self, images: Iterable[ImageLike], *, batch_size: int = 1) -> Iterator[Detections]: ...
 
-    def __call__(self, images, *, batch_size=1):
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 1
+    ) -> Detections | Iterator[Detections]:
         """Detects objects in one image, or in many.
 
         Args:

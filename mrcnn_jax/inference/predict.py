@@ -70,7 +70,9 @@ def predict_files(
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the pictures, as in ``draw_detections``.
-        batch_size, tile, tile_overlap: as in ``Detector.stream``.
+        batch_size: as in ``Detector.stream``.
+        tile: likewise.
+        tile_overlap: likewise.
 
     Raises:
         InputError: there is no such file or folder, no image in them, no detector in the directory, or
