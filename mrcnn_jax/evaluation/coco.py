@@ -8,7 +8,7 @@ objects if there are none.
 import codecs
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +51,7 @@ def evaluate_coco(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], kinds: Iterable[Kind] = ("bbox", "segm"),
     max_detections: Sequence[int] = (1, 10, 100), per_class: bool = False,
     keypoint_sigmas: Sequence[float] | None = None, proposal_limits: Sequence[int] = (10, 100, 1000),
-    notices: list[str] | None = None, evaluated: dict[str, Evaluated] | None = None,
+    notices: list[str] | None = None, inspect: Callable[[str, Evaluated], Any] | None = None,
 ) -> Metrics:  # fmt: skip
     """Computes the COCO metrics of a list of results.
 
@@ -75,8 +75,8 @@ def evaluate_coco(
             for 17 keypoints.
         proposal_limits: max_detections of "proposals".
         notices: list that gets a sentence about objects without a mask, if there are any.
-        evaluated: dictionary that gets pycocotools' evaluator of each kind but "proposals", for an analysis;
-            filling it takes many times as long as the metrics.
+        inspect: called with each kind but "proposals" and pycocotools' evaluator, for an analysis; making
+            that takes many times as long as the metrics.
 
     Returns:
         {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}},
@@ -102,8 +102,8 @@ def evaluate_coco(
         metrics[kind] = _metrics(kind, curves, checked.limits)
         if kind != "proposals" and per_class:
             metrics[kind]["per_class"] = _class_metrics(curves, truth, numbers)
-        if kind != "proposals" and evaluated is not None:
-            evaluated[kind] = _named(checked, truth)
+        if kind != "proposals" and inspect is not None:
+            inspect(kind, _named(checked, truth))
     return metrics
 
 

@@ -21,10 +21,10 @@ from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
 from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
-from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Evaluated, Metrics, evaluate_coco, metrics_table
+from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
 from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
-from mrcnn_jax.inference.evaluation_files import FILES, write_pictures, write_results
+from mrcnn_jax.inference.evaluation_files import FILES, add_analysis, write_pictures, write_results
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
@@ -51,7 +51,7 @@ class Evaluation:
     results: list[dict[str, Any]]  # entries of a COCO results file, in the order of image ids
     examples: dict[int, Detections]  # detections in the images of the contact sheet, by image id
     picture_score: float  # minimum score of detections that are drawn
-    evaluated: dict[str, Evaluated] = field(default_factory=dict, repr=False)  # by kind, if asked for
+    analyses: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # by kind, if asked for
     _sheets: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def sheet(self, color_by: ColorBy = "object") -> np.ndarray:
@@ -115,7 +115,7 @@ def evaluate(
     save = partial(write_results, epath.Path(out)) if out else None
     evaluation = evaluate_split(
         detector, source, pictures=pictures if out else 0, progress=progress, save=save,
-        keep_evaluated=bool(out) and report,
+        analyses=bool(out) and report,
     )  # fmt: skip
     if out:
         write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
@@ -158,7 +158,7 @@ def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple
 
 def evaluate_split(
     detector: Detector, split: DatasetSplit, *, pictures: int = 0, progress: Progress | None = None,
-    per_class: bool = False, save: Save | None = None, keep_evaluated: bool = False,
+    per_class: bool = False, save: Save | None = None, analyses: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Detects in every image of a split and computes the COCO metrics of all that the model predicts.
 
@@ -172,7 +172,7 @@ def evaluate_split(
         per_class: add the AP of each class.
         save: called with the results so far now and then, when something ends the detection, and with all
             results before the metrics are computed.
-        keep_evaluated: return pycocotools' evaluators too, for an analysis.
+        analyses: return what ``analyze`` finds out about each kind.
     """
     config, info, tasks = detector.experiment.evaluation, split.info, detector.experiment.model.tasks
     match = match_dataset(detector.info, info, tasks, "the detector", split.directory)
@@ -183,11 +183,10 @@ def evaluate_split(
     kinds, _ = scored_kinds(detector, split, match)
     sigmas = info.keypoint_sigmas or (DEFAULT_SIGMA,) * len(info.keypoint_names)
     truth = match.restrict(split.ground_truth())
-    kept: dict[str, Evaluated] | None = {} if keep_evaluated else None
-    metrics = evaluate_coco(
-        truth, results, kinds, config.max_detections, per_class, sigmas, evaluated=kept
-    )
-    return Evaluation(split, metrics, results, examples, config.picture_score, kept or {})
+    found: dict[str, dict[str, Any]] = {}
+    inspect = partial(add_analysis, found) if analyses else None
+    metrics = evaluate_coco(truth, results, kinds, config.max_detections, per_class, sigmas, inspect=inspect)
+    return Evaluation(split, metrics, results, examples, config.picture_score, found)
 
 
 def detect_split(

@@ -8,6 +8,8 @@ from etils import epath
 
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.distributed import is_primary
+from mrcnn_jax.evaluation.analysis.analyze import analyze
+from mrcnn_jax.evaluation.coco import Evaluated
 from mrcnn_jax.evaluation.report.files import REPORT_FILES
 from mrcnn_jax.inference.detector import print_warning
 from mrcnn_jax.visualize.draw import ColorBy
@@ -27,18 +29,24 @@ def write_results(out: epath.Path, results: list[dict[str, Any]]) -> None:
     write_json(out / FILES[0], results, indent=None)
 
 
+def add_analysis(analyses: dict[str, dict[str, Any]], kind: str, evaluated: Evaluated) -> None:
+    """Adds the analysis of a kind; what fails is a warning."""
+    with _warning("the evaluation cannot be analysed"):
+        analyses[kind] = analyze(evaluated)
+
+
 def write_pictures(out: epath.Path, title: str, evaluation: "Evaluation", color_by: ColorBy) -> None:
-    """Writes the contact sheet, and the report if the evaluators are there; what fails is a warning, as the
-    metrics are complete."""
+    """Writes the contact sheet, and the report if there are analyses; what fails is a warning, as the metrics
+    are complete."""
     if evaluation.examples:
         with _warning("the contact sheet cannot be drawn"):
             save_picture(out / "predictions.png", evaluation.sheet(color_by))
-    if evaluation.evaluated and is_primary():
+    if evaluation.analyses and is_primary():
         with _warning("the report cannot be written"):
             from mrcnn_jax.evaluation.report.write import write_report  # half a second of Matplotlib
 
             write_report(
-                out, title, evaluation.split, evaluation.results, evaluation.metrics, evaluation.evaluated
+                out, title, evaluation.split, evaluation.results, evaluation.metrics, evaluation.analyses
             )
 
 

@@ -137,7 +137,8 @@ def test_suspected_annotations_name_places(matches):
 def test_precision_of_each_class_equals_pycocotools(kind):
     golden = json.loads((GOLDEN / "coco_eval.json").read_text())
     evaluated = {}
-    metrics = evaluate_coco(golden["gt"], golden["dets"], [kind], per_class=True, evaluated=evaluated)[kind]
+    inputs = golden["gt"], golden["dets"], [kind]
+    metrics = evaluate_coco(*inputs, per_class=True, inspect=evaluated.__setitem__)[kind]
     found = analyze(evaluated[kind])
     assert {row["class"]: row["AP"] for row in found["classes"]} == metrics["per_class"]
     matches, precision = read_matches(evaluated[kind]), evaluated[kind].evaluator.eval["precision"]
@@ -161,7 +162,7 @@ def test_errors_and_calibration_equal_those_of_another_library(kind):
         json.loads((GOLDEN / name).read_text()) for name in ("coco_eval.json", "tide.json")
     )
     evaluated, expected = {}, expected[kind]
-    evaluate_coco(golden["gt"], golden["dets"], [kind], evaluated=evaluated)
+    evaluate_coco(golden["gt"], golden["dets"], [kind], inspect=evaluated.__setitem__)
     found = analyze(evaluated[kind])
     gained = {name: values["gain"] / 100 for name, values in found["errors"].items()}
     assert gained == pytest.approx(expected["gains"], abs=1e-9)
@@ -174,7 +175,7 @@ def test_sizes_of_the_set_are_quarters():
     truth = ground_truth(*((7, 3, x, 0, side) for x, side in ((0, 4), (6, 8), (16, 12), (30, 16))))
     results = coco_results(7, detections((0, 0.9, 30, 0, 16), (0, 0.8, 0, 40, 5)), INFO)
     evaluated = {}
-    evaluate_coco(truth, results, ["bbox"], evaluated=evaluated)
+    evaluate_coco(truth, results, ["bbox"], inspect=evaluated.__setitem__)
     quarters = [row for row in analyze(evaluated["bbox"])["sizes"] if "quarter" in row["size"]]
     assert [row["objects"] for row in quarters] == [1, 1, 1, 1]
     assert [row["AP"] for row in quarters] == [0, 0, 0, pytest.approx(100)]
@@ -189,7 +190,7 @@ def test_nothing_annotated_or_nothing_detected_is_ordinary(kind, objects, found)
     for entry in [*truth["annotations"], *results]:
         entry["keypoints"] = [10, 10, 2] * 17
     evaluated = {}
-    evaluate_coco(truth, results, [kind], evaluated=evaluated)
+    evaluate_coco(truth, results, [kind], inspect=evaluated.__setitem__)
     analysis = json.loads(json.dumps(analyze(evaluated[kind]), allow_nan=False))
     assert (analysis["objects"], analysis["detections"]) == (objects, found)
     assert analysis["errors"]["false_negatives"]["count"] == objects

@@ -52,8 +52,9 @@ class Page(HTMLParser):
 
 def report(out, split, results, kinds=("bbox", "segm"), title="Report") -> Page:
     evaluated = {}
-    metrics = evaluate_coco(split.ground_truth(), results, kinds, evaluated=evaluated)
-    write_report(out, title, split, results, metrics, evaluated)
+    metrics = evaluate_coco(split.ground_truth(), results, kinds, inspect=evaluated.__setitem__)
+    analyses = {kind: analyze(each) for kind, each in evaluated.items()}
+    write_report(out, title, split, results, metrics, analyses)
     text = (out / "report.html").read_text()
     assert len(text) < 5_000_000 and "http" not in text
     return Page(text)
@@ -91,7 +92,8 @@ def test_report_is_whole_and_escaped(split, results, tmp_path):
         assert min(read_image(tmp_path / name).shape[:2]) > 200
     analysis = json.loads((tmp_path / "analysis.json").read_text())
     assert (analysis["dataset"], analysis["split"]) == (str(split.directory), "validation")
-    assert analysis["kinds"]["bbox"]["objects"] == 20 and analysis["max_detections"] == [1, 10, 100]
+    assert analysis["kinds"]["bbox"]["objects"] == 20
+    assert analysis["kinds"]["segm"]["max_detections"] == [1, 10, 100]
 
 
 def test_report_of_no_image(tmp_path):
@@ -129,7 +131,7 @@ def test_findings_name_what_costs_most():
     truth = ground_truth((7, 3, 0, 0, 20), (9, 3, 0, 0, 20), (9, 3, 40, 0, 20))
     evaluated = {}
     found = coco_results(7, detections((0, 0.9, 0, 0, 20), (0, 0.99, 50, 30, 20)), INFO)
-    evaluate_coco(truth, found, ["bbox"], evaluated=evaluated)
+    evaluate_coco(truth, found, ["bbox"], inspect=evaluated.__setitem__)
     first, *rest = findings(analyze(evaluated["bbox"]))
     assert first.startswith("33.2 points of AP50 are lost because objects are not found (missed: 2).")
     assert any("mrcnn predict --score 0.90" in text for text in rest)
@@ -144,8 +146,9 @@ def pair(split, results, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(entries))
         evaluated = {}
-        evaluate_coco(split.ground_truth(), entries, evaluated=evaluated)
-        write_analysis(tmp_path / name, split, evaluated)
+        evaluate_coco(split.ground_truth(), entries, inspect=evaluated.__setitem__)
+        analyses = {kind: analyze(each) for kind, each in evaluated.items()}
+        write_analysis(tmp_path / name, split, analyses)
     return tmp_path / "first", tmp_path / "second"
 
 

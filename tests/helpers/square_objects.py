@@ -52,5 +52,5 @@ def detections(*objects):
 def matches_of(truth, results, kind="bbox", **options) -> Matches:
     """Evaluates results, and returns their matches."""
     evaluated = {}
-    evaluate_coco(truth, results, [kind], evaluated=evaluated, **options)
+    evaluate_coco(truth, results, [kind], inspect=evaluated.__setitem__, **options)
     return read_matches(evaluated[kind])

@@ -48,6 +48,7 @@ def analyze(evaluated: Evaluated, min_score: float | None = None) -> dict[str, A
         "images": len(matches.image_ids),
         "objects": int((~matches.objects.ignored).sum()),
         "detections": len(matches.detections.ids),
+        "max_detections": [int(limit) for limit in evaluated.evaluator.params.maxDets],
         "iou": IOU,
         "min_score": min_score,
         "best": best,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from mrcnn_jax.data.dataset import is_prepared, open_dataset, split_names
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.analysis.comparison import RESAMPLES, compare
-from mrcnn_jax.evaluation.analysis.matches import read_matches
-from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, evaluate_coco, read_json
+from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
+from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Kind, evaluate_coco, read_json
 from mrcnn_jax.evaluation.report.files import ANALYSIS
 
 _FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
@@ -48,15 +48,21 @@ def compare_results(
     ground_truth, sigmas = _open_truth(pair, truth, split)
     found: dict[str, dict[str, Any]] = {}
     for kind in _common_kinds(pair, ground_truth):
-        sides, limits = [], _limits(pair)
-        for each in pair:
-            evaluated: dict[str, Any] = {}
-            evaluate_coco(
-                ground_truth, each.entries, [kind], limits, keypoint_sigmas=sigmas, evaluated=evaluated
-            )
-            sides.append(read_matches(evaluated[kind]))
+        limits = _limits(pair, kind)
+        sides = [_matches(ground_truth, each.entries, kind, limits, sigmas) for each in pair]
         found[kind] = compare(*sides, resamples, seed, _common_classes(pair, kind))
     return found
+
+
+def _matches(
+    truth: dict[str, Any], entries: list[dict[str, Any]], kind: Kind, limits: list[int], sigmas: Any
+) -> Matches:
+    found: list[Matches] = []
+    evaluate_coco(
+        truth, entries, [kind], limits, keypoint_sigmas=sigmas,
+        inspect=lambda _, evaluated: found.append(read_matches(evaluated)),
+    )  # fmt: skip
+    return found[0]
 
 
 def _open(path: str | os.PathLike) -> Results:
@@ -123,6 +129,6 @@ def _common_classes(pair: list[Results], kind: str) -> list[str] | None:
     return [name for name in known[0] if name in known[-1]] if known else None
 
 
-def _limits(pair: list[Results]) -> list[int]:
-    given = [each.analysis["max_detections"] for each in pair if each.analysis]
+def _limits(pair: list[Results], kind: str) -> list[int]:
+    given = [each.analysis["kinds"][kind]["max_detections"] for each in pair if each.analysis]
     return max(given, key=max, default=[1, 10, 100])

@@ -1,4 +1,4 @@
-"""Writes the analysis of an evaluation: analysis.json, figures and report.html."""
+"""Writes analysis.json, figures and report.html."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from etils import epath
 
 from mrcnn_jax.atomic_io import replacing, write_json, write_text
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.evaluation.analysis.analyze import analyze
-from mrcnn_jax.evaluation.coco import Evaluated, Metrics
+from mrcnn_jax.evaluation.coco import Metrics
 from mrcnn_jax.evaluation.report.files import ANALYSIS, REPORT
 from mrcnn_jax.evaluation.report.findings import NAMES
 from mrcnn_jax.evaluation.report.html import page, shown, table
@@ -20,9 +19,9 @@ from mrcnn_jax.evaluation.report.sections import draw_figures, kind_section, pic
 
 def write_report(
     out: str | os.PathLike, title: str, split: DatasetSplit, results: Sequence[dict[str, Any]],
-    metrics: Metrics, evaluated: Mapping[str, Evaluated],
+    metrics: Metrics, analyses: Mapping[str, dict[str, Any]],
 ) -> None:  # fmt: skip
-    """Analyses an evaluation and writes the report.
+    """Writes the report of an evaluation.
 
     Args:
         out: directory of the files.
@@ -30,10 +29,11 @@ def write_report(
         split: images and objects.
         results: entries of a COCO results file.
         metrics: of ``evaluate_coco``.
-        evaluated: from ``evaluate_coco``, one or more kinds.
+        analyses: from ``analyze``, of one or more kinds.
     """
-    folder, analyses = epath.Path(out), write_analysis(out, split, evaluated)
-    sections = [_metrics_table({kind: metrics[kind] for kind in evaluated})]
+    folder = epath.Path(out)
+    write_analysis(folder, split, analyses)
+    sections = [_metrics_table({kind: metrics[kind] for kind in analyses})]
     for kind, analysis in analyses.items():
         figures = draw_figures(analysis)
         for name, content in figures.items():
@@ -49,15 +49,11 @@ def write_report(
 
 
 def write_analysis(
-    out: str | os.PathLike, split: DatasetSplit, evaluated: Mapping[str, Evaluated]
-) -> dict[str, dict[str, Any]]:
-    """Writes analysis.json; returns the analyses by kind."""
-    analyses = {kind: analyze(each) for kind, each in evaluated.items()}
-    evaluator = next(iter(evaluated.values())).evaluator
+    out: str | os.PathLike, split: DatasetSplit, analyses: Mapping[str, dict[str, Any]]
+) -> None:
+    """Writes analysis.json, which says also what was evaluated."""
     origin = {"dataset": str(split.directory), "split": split.split}
-    limits = {"max_detections": list(map(int, evaluator.params.maxDets))}
-    write_json(epath.Path(out) / ANALYSIS, origin | limits | {"kinds": analyses}, indent=None)
-    return analyses
+    write_json(epath.Path(out) / ANALYSIS, origin | {"kinds": analyses}, indent=None)
 
 
 def _metrics_table(metrics: Metrics) -> str:
