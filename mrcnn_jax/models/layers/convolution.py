@@ -1,6 +1,7 @@
 """The convolution of every layer, with the operations that are fastest for the platform."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +11,12 @@ import jax.numpy as jnp
 from mrcnn_jax.models.layers.bias import add_bias
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
 from mrcnn_jax.models.layers.kernel_gradient import DIMENSIONS, kernel_gradient
+from mrcnn_jax.models.layers.winograd import winograd_convolution
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
+
+WINOGRAD_CHANNELS, WINOGRAD_CELLS = 256, 10_000
+"""Channels, and cells of all maps, from which ``winograd_convolution`` is clearly faster."""
 
 
 def convolution(
@@ -21,7 +26,8 @@ def convolution(
     """Computes ``jax.lax.conv_general_dilated``.
 
     On CPU, 1x1 convolutions are matrix products, because XLA rearranges maps for kernel gradients one number
-    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative.
+    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative. Large ones are
+    ``winograd_convolution`` if they are not differentiated, which is inference.
     """
     options = {"rhs_dilation": rhs_dilation, "dimension_numbers": DIMENSIONS}
     if feature_group_count > 1:
@@ -42,10 +48,15 @@ def convolution(
     def backward(operands, cotangent):
         x, kernel = operands
         edges = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(size, padding, strict=True)]
-        x_gradient = convolution(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), edges)
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        x_gradient = jax.lax.conv_general_dilated(cotangent, flipped, (1, 1), edges, **options)
         return x_gradient, kernel_gradient(x, cotangent, size, padding)
 
-    with_gradient = jax.custom_vjp(convolve)
+    undifferentiated = convolve
+    cells, large = x.size // x.shape[-1], min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+    if size == (3, 3) and x.dtype == jnp.float32 and large and cells >= WINOGRAD_CELLS:
+        undifferentiated = partial(winograd_convolution, padding=padding)
+    with_gradient = jax.custom_vjp(undifferentiated)
     with_gradient.defvjp(lambda *operands: (convolve(*operands), operands), backward)
     return with_gradient(x, kernel)
 

@@ -1,11 +1,10 @@
 """Gradient of the kernel of a convolution of stride 1, for a CPU."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrcnn_jax.models.layers.winograd import INPUT, ROOT_HALF, ROOT_TWO
 from mrcnn_jax.typing import Array, Float
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -14,17 +13,13 @@ LARGE = 2**27
 TILE = 4
 TILES = 320
 """Tiles of a strip, about: enough for fast matrix products, few enough to stay in cache."""
-# Toom-Cook at the points 0, +-1/sqrt(2), +-sqrt(2) and infinity, a quarter of the error of 0, +-1, +-2
-_A, _B = math.sqrt(0.5), math.sqrt(2.0)
-_INPUT = np.array([
-    [1, 0, -2.5, 0, 1, 0], [0, -_B, -2, _A, 1, 0], [0, _B, -2, -_A, 1, 0],
-    [0, -_A, -0.5, _B, 1, 0], [0, _A, -0.5, -_B, 1, 0], [0, 1, 0, -2.5, 0, 1],
-])  # fmt: skip
 _COTANGENT = np.array([
-    [1, 0, 0, 0], [1, _A, 0.5, _A / 2], [1, -_A, 0.5, -_A / 2],
-    [1, _B, 2, 2 * _B], [1, -_B, 2, -2 * _B], [0, 0, 0, 1],
+    [1, 0, 0, 0], [1, ROOT_HALF, 0.5, ROOT_HALF / 2], [1, -ROOT_HALF, 0.5, -ROOT_HALF / 2],
+    [1, ROOT_TWO, 2, 2 * ROOT_TWO], [1, -ROOT_TWO, 2, -2 * ROOT_TWO], [0, 0, 0, 1],
 ])  # fmt: skip
-_KERNEL = np.array([[6, -4, -4, 1, 1, 0], [0, -2 * _B, 2 * _B, _B, -_B, 0], [0, -2, -2, 2, 2, 6]]) / 6
+_KERNEL = np.array([
+    [6, -4, -4, 1, 1, 0], [0, -2 * ROOT_TWO, 2 * ROOT_TWO, ROOT_TWO, -ROOT_TWO, 0], [0, -2, -2, 2, 2, 6],
+]) / 6  # fmt: skip
 
 
 def kernel_gradient(
@@ -77,11 +72,11 @@ def winograd_kernel_gradient(
             strip = _transform(matrix, _transform(matrix, strip, 1, rows), 3, columns)
             return strip.reshape(len(matrix) ** 2, -1, array.shape[-1])
 
-        return total + jnp.einsum("ptc,pto->pco", tiles(x, _INPUT, 2), tiles(cotangent, _COTANGENT, 0))
+        return total + jnp.einsum("ptc,pto->pco", tiles(x, INPUT, 2), tiles(cotangent, _COTANGENT, 0))
 
-    zeros = jnp.zeros((len(_INPUT) ** 2, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    zeros = jnp.zeros((len(INPUT) ** 2, x.shape[-1], cotangent.shape[-1]), x.dtype)
     total = jax.lax.fori_loop(0, strips, add_strip, zeros)
-    total = total.reshape(len(_INPUT), len(_INPUT), *total.shape[1:])  # positions along columns, rows
+    total = total.reshape(len(INPUT), len(INPUT), *total.shape[1:])  # positions along columns, rows
     for _ in range(2):  # a tiny matrix product would be slower
         total = _combine(_KERNEL, list(total.swapaxes(0, 1)))
     return total.swapaxes(0, 1)
