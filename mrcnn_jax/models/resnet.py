@@ -9,9 +9,11 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
+from mrcnn_jax.models.layers.blocked_stem import convolve_blocks, pool_blocks
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import make_norm
+from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Bool, Float
 
 DEPTHS = {
@@ -122,11 +124,7 @@ class ResNet(nn.Module):
             train: batch norm uses and updates the statistics of the batch.
         """
         config = self.config
-        norm = make_norm(config.norm, config.norm_epsilon, train, self.dtype)
-        stem = Conv(config.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=MSRA,
-                       dtype=self.dtype, name="stem")  # fmt: skip
-        x = nn.relu(norm(name="stem_norm")(stem(images)))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = self._stem(images, make_norm(config.norm, config.norm_epsilon, train, self.dtype))
         features = []
         for number in range(2, 5 if config.features == "c4" else 6):
             if number - 1 <= config.freeze_stages:
@@ -137,6 +135,16 @@ class ResNet(nn.Module):
             features.append(x)
         frozen = max(config.freeze_stages - 1, 0)  # the first is the stem
         return [*map(jax.lax.stop_gradient, features[:frozen]), *features[frozen:]]
+
+    def _stem(self, images, make_layer):
+        config = self.config
+        settings = {"use_bias": False, "kernel_init": MSRA, "dtype": self.dtype, "name": "stem"}
+        norm, is_frozen = make_layer(name="stem_norm"), config.norm == "frozen" and config.freeze_stages > 0
+        if target_platform() == "tpu" and is_frozen and not (images.shape[1] % 4 or images.shape[2] % 4):
+            stem = nn.Conv(config.width, (7, 7), conv_general_dilated=convolve_blocks, **settings)
+            return pool_blocks(*(nn.relu(norm(block)) for block in jnp.split(stem(images), 4, axis=-1)))
+        x = nn.relu(norm(Conv(config.width, (7, 7), (2, 2), padding=3, **settings)(images)))
+        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
 class Res5(nn.Module):
