@@ -19,6 +19,10 @@ from mrcnn_jax.errors import InputError
 
 # XLA's convolutions on CPU train 1.7 to 3 times as fast without this fusion; other platforms ignore the flag
 _FLAGS = MappingProxyType({"--xla_cpu_experimental_ynn_fusion_type": ""})
+# without it, a convolution of few images takes a TPU a fraction of the cycles (docs/decisions.md)
+TPU_FLAGS = MappingProxyType({
+    "--xla_tpu_run_space_to_batch": "false", "--xla_tpu_run_space_to_batch_on_new_platforms": "false",
+})  # fmt: skip
 DEFAULT_COMPILATION_CACHE = "~/.cache/mrcnn_jax"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from benchmarks.model._synthetic import standalone
-from benchmarks.tpu._hlo import all_reduces, estimated_cycles
+from benchmarks.tpu._hlo import all_reduces, cycles_by_part, estimated_cycles
 from benchmarks.tpu._programs import compile_for, figures, first_sentence, topology
 from benchmarks.tpu._step_flops import step_and_arguments, step_flops
 from mrcnn_jax.config import Experiment
@@ -43,7 +43,8 @@ def compile_step(experiment: Experiment, slice_name: str, effort: float = 0.0) -
         return row | {"unavailable": first_sentence(error)}
     row["compile_cpu_seconds"] = round(time.process_time() - start)
     text = program.compiled.as_text()
-    return row | figures(program) | {"all_reduces": all_reduces(text), "cycles": estimated_cycles(text)}
+    cycles, parts = estimated_cycles(text), cycles_by_part(text)
+    return row | figures(program) | {"all_reduces": all_reduces(text), "cycles": cycles, "parts": parts}
 
 
 @contextmanager

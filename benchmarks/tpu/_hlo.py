@@ -2,7 +2,7 @@
 operations."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -10,11 +10,21 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+PATH = re.compile(r'(?<=op_name=")[^"]*')
 ROLES = {
     "while": "body", "call": "to_apply",
     "conditional": "branch_computations|true_computation|false_computation",
 }  # fmt: skip
 """Attributes with the computations that an operation runs."""
+PARTS = {
+    "stem and res2": r"backbone/(?:stem|res2)|MaskRCNN\.pyramid\)*/(?!backbone|fpn)",
+    "res3": "backbone/res3", "res4": "backbone/res4", "res5": "backbone/res5", "pyramid": "/fpn/",
+    "RPN head": r"MaskRCNN\.objectness", "proposals": r"MaskRCNN\.proposals",
+    "RoI pooling": r"MaskRCNN\.roi_features", "box head": r"MaskRCNN\.classify",
+    "mask head": r"MaskRCNN\.mask_logits", "targets, losses, update": ".",
+}  # fmt: skip
+"""Parts of a training step, and what the paths of their operations contain; the first that fits counts."""
+UNNAMED = "copies without a path"
 Instruction = tuple[str, str, str]  # type of the result, operation, and the rest from the operands on
 
 
@@ -39,8 +49,19 @@ def estimated_cycles(text: str) -> int | None:
     The body of a loop counts once, of branches the most expensive. Custom gathers and scatters, sorting,
     collectives and waiting for memory have no estimate.
     """
-    computations, entry = _parse(text)
-    return _cycles(computations, entry) if CYCLES.search(text) else None
+    return sum(cycles for _, cycles in _noted(*_parse(text))) if CYCLES.search(text) else None
+
+
+def cycles_by_part(text: str) -> dict[str, tuple[int, int]]:
+    """Returns the estimated cycles of the parts of a training step: forward, and of its gradient."""
+    parts = dict.fromkeys([*PARTS, UNNAMED], (0, 0))
+    for rest, cycles in _noted(*_parse(text)):
+        path = (PATH.search(rest) or [""])[0]
+        name = next((name for name, pattern in PARTS.items() if re.search(pattern, path)), UNNAMED)
+        forward, backward = parts[name]
+        is_gradient = "transpose(" in path
+        parts[name] = forward + cycles * (not is_gradient), backward + cycles * is_gradient
+    return parts
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -55,15 +76,16 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return computations, entry
 
 
-def _cycles(computations: Mapping[str, Sequence[Instruction]], name: str) -> int:
-    """Returns the estimated cycles of a computation and those that it runs."""
-    total = 0
+def _noted(computations: Mapping[str, Sequence[Instruction]], name: str) -> Iterator[tuple[str, int]]:
+    """Yields the operations with estimated cycles that a computation runs: their text and the cycles."""
     for _, operation, rest in computations[name]:
-        noted = CYCLES.search(rest)
-        called = [_cycles(computations, each) for each in _called(operation, rest)]
-        total += int(noted[1]) if noted else 0
-        total += max(called) if operation == "conditional" else sum(called)
-    return total
+        if noted := CYCLES.search(rest):
+            yield rest, int(noted[1])
+        called = [list(_noted(computations, each)) for each in _called(operation, rest)]
+        if operation == "conditional":
+            called = [max(called, key=lambda branch: sum(cycles for _, cycles in branch))]
+        for each in called:
+            yield from each
 
 
 def _called(operation: str, rest: str) -> list[str]:

@@ -26,6 +26,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path} is no result file of compiled training steps: {error}") from error
 
 
+def read_ablation(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of tpu_space_to_batch.json, none if it does not exist."""
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def program_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Returns the slice, the preset and its changes, which determine a program apart from the effort."""
     return row["topology"], row["experiment"], json.dumps(row["changes"], sort_keys=True)

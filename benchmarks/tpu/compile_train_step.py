@@ -78,6 +78,9 @@ def run(options: Options, experiment: Experiment, changes: dict[str, Any]) -> in
         row = compile_step(experiment, name, options.effort)
         row |= {"changes": changes, "jax": jax.__version__, "libtpu": version("libtpu")}
         key = program_of(row), row["effort"]
+        for old in rows:  # the parts of the first compilation are kept
+            if (program_of(old), old["effort"]) == key and (before := old.get("before", old.get("parts"))):
+                row["before"] = before
         rows = [old for old in rows if (program_of(old), old["effort"]) != key] + [row]
         if options.out:
             write_json(options.out, {"rows": rows})

@@ -18,10 +18,10 @@ from benchmarks.tpu import compile_train_step as tpu_compile
 from benchmarks.tpu import report as tpu_report
 from benchmarks.tpu._compile import compile_step
 from benchmarks.tpu._estimate import assumptions, estimate_step, free_bytes, gradient_reductions, used_bytes
-from benchmarks.tpu._hlo import AllReduce, all_reduces, estimated_cycles
+from benchmarks.tpu._hlo import PARTS, UNNAMED, AllReduce, all_reduces, cycles_by_part, estimated_cycles
 from benchmarks.tpu._product_flops import product_flops, static_flops
 from benchmarks.tpu._programs import CHIPS, GIB
-from benchmarks.tpu._rows import COLUMNS, read_rows
+from benchmarks.tpu._rows import COLUMNS, read_ablation, read_rows
 from benchmarks.tpu._step_flops import roi_programs, step_and_arguments
 from mrcnn_jax import presets
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
@@ -87,6 +87,23 @@ def test_all_reduces_of_a_text():
 def test_cycles_count_loops_once_and_the_most_expensive_branch():
     assert estimated_cycles(TEXT) == 7 + 50 + 1000
     assert estimated_cycles(TEXT.replace("estimated_cycles", "x")) is None
+
+
+def test_cycles_by_part_are_found_by_path():
+    assert cycles_by_part(TEXT)[UNNAMED] == (7 + 50 + 1000, 0)
+    paths = {
+        "calls=%fused.1": "jit(step)/jvp(MaskRCNN.roi_features)/while/body/dot_general",
+        "copy(%x.3)": "jit(step)/transpose(jvp(MaskRCNN.pyramid))/backbone/res3_0/conv1/add",
+        "negate(%which.1)": "jit(step)/mul",
+    }
+    text = TEXT
+    for place, path in paths.items():
+        text = text.replace(place, f'{place}, metadata={{op_name="{path}"}}')
+    cycles = cycles_by_part(text)
+    expected = {"RoI pooling": (7, 0), "res3": (0, 50), "targets, losses, update": (1000, 0)}
+    assert cycles == dict.fromkeys([*PARTS, UNNAMED], (0, 0)) | expected
+    images = text.replace("MaskRCNN.roi_features)/while", "MaskRCNN.pyramid)/jit(_where)/while")
+    assert cycles_by_part(images)["stem and res2"] == (7, 0)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +265,15 @@ def test_invalid_options_are_refused(arguments, named, tmp_path, capsys, monkeyp
 
 def test_published_page_is_current():
     rows = read_rows(RESULTS / tpu_report.FILE)
-    assert (RESULTS / tpu_report.PAGE).read_text() == tpu_report.page(rows)
+    ablation = read_ablation(RESULTS / tpu_report.ABLATION)
+    assert (RESULTS / tpu_report.PAGE).read_text() == tpu_report.page(rows, ablation)
+
+
+def test_page_shows_parts_before_and_after():
+    row = ROW | {"parts": {"res3": [1_500_000, 2_000_000]}, "before": {"res3": [3_000_000, 4_000_000]}}
+    assert "| res3 | 1.50 | 2.00 | 3.00 | 4.00 |" in tpu_report.page([row])
+    ablation = [{"part": "res4", "with": 5_000, "without": 2_000}]
+    assert "| res4 | 5,000 | 2,000 |" in tpu_report.page([row], ablation)
 
 
 def test_page_shows_the_effect_of_effort():
