@@ -27,17 +27,23 @@ DEFAULT_COMPILATION_CACHE = "~/.cache/mrcnn_jax"
 
 
 def set_xla_flags(flags: Mapping[str, str] = _FLAGS) -> None:
-    """Adds flags to XLA_FLAGS, keeping those that are set; must precede the first use of a device.
+    """Adds flags to XLA_FLAGS and LIBTPU_INIT_ARGS, keeping those set; must precede the use of a device.
 
-    XLA ends the process for an unknown flag, so flags that the installed jaxlib lacks are left out.
+    XLA ends the process for an unknown flag, so flags that the installed jaxlib or libtpu lacks are left out.
     """
-    given = os.environ.get("XLA_FLAGS", "")
+    _add_flags("XLA_FLAGS", flags, "jaxlib")
+    _add_flags("LIBTPU_INIT_ARGS", TPU_FLAGS, "libtpu")
+
+
+def _add_flags(variable: str, flags: Mapping[str, str], package: str) -> None:
+    given = os.environ.get(variable, "")
     if given and not given.startswith("--"):  # a file of flags
         return
     names = {word.partition("=")[0] for word in given.split()}
-    added = [f"{name}={value}" for name, value in flags.items() if name not in names and _is_known(name)]
+    missing = {name: value for name, value in flags.items() if name not in names}
+    added = [f"{name}={value}" for name, value in missing.items() if _is_known(name, package)]
     if added:
-        os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+        os.environ[variable] = " ".join([given, *added]).strip()
 
 
 def check_xla_flags() -> None:
@@ -57,9 +63,9 @@ def check_xla_flags() -> None:
             raise InputError(f"XLA cannot use XLA_FLAGS: one of the values in {given!r} is of the wrong kind")
 
 
-def _is_known(flag: str) -> bool:
-    """Returns whether a library of jaxlib contains the name of a flag; takes hundredths of a second."""
-    spec = find_spec("jaxlib")
+def _is_known(flag: str, package: str = "jaxlib") -> bool:
+    """Returns whether a library of a package contains the name of a flag; takes up to tenths of a second."""
+    spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else ()
     libraries = [path for folder in folders for path in Path(folder).glob("*.so*")]
     for library in sorted(libraries, key=lambda path: -path.stat().st_size):

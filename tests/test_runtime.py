@@ -35,6 +35,20 @@ def test_flags_that_jaxlib_does_not_know_are_left_out(monkeypatch):
     assert "XLA_FLAGS" not in os.environ
 
 
+def test_flags_for_tpus_are_those_that_libtpu_knows(monkeypatch, tmp_path):
+    known, unknown = runtime.TPU_FLAGS
+    (tmp_path / "libtpu").mkdir()
+    (tmp_path / "libtpu" / "__init__.py").touch()
+    (tmp_path / "libtpu" / "libtpu.so").write_bytes(b"\0" + known.removeprefix("--").encode() + b"\0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--other=1")
+    runtime.set_xla_flags({})
+    assert os.environ["LIBTPU_INIT_ARGS"] == f"--other=1 {known}=false" and unknown != known
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"{known}=true")
+    runtime.set_xla_flags({})
+    assert os.environ["LIBTPU_INIT_ARGS"] == f"{known}=true"
+
+
 @pytest.mark.slow
 def test_python_callers_get_the_flags_and_devices_start():
     """XLA ends a process for an unknown flag as soon as a device is used."""
