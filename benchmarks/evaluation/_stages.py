@@ -1,7 +1,7 @@
 """Stages of an evaluation, timed: a script that ``measure`` runs with the library of a checkout.
 
 ``_stages.py paste ROUNDS`` pastes the masks of one image, ``_stages.py evaluate IMAGES`` evaluates made-up
-predictions; with a third word, pycocotools evaluates them too.
+predictions, ``_stages.py report IMAGES`` analyses them too; with a third word, pycocotools evaluates them.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -65,8 +66,8 @@ def paste(rounds: int, masks: int = 100) -> dict[str, dict[str, float]]:
     return measured
 
 
-def evaluate(images: int, with_pycocotools: bool) -> dict[str, Any]:
-    """Measures every stage from predictions to metrics."""
+def detect(images: int) -> tuple[dict, list[dict], dict[str, float]]:
+    """Makes ground truth and results, and measures the seconds from predictions to results."""
     truth, config, results = _made_up.ground_truth(images), ModelConfig(), []
     size, seconds = (_made_up.HEIGHT, _made_up.WIDTH), dict.fromkeys(("paste", "entries"), 0.0)
     for image_id, predictions in _made_up.predictions(truth):
@@ -76,6 +77,12 @@ def evaluate(images: int, with_pycocotools: bool) -> dict[str, Any]:
         results += coco_results(image_id, found, _made_up.INFO)
         seconds["paste"] += pasted - begin
         seconds["entries"] += time.perf_counter() - pasted
+    return truth, results, seconds
+
+
+def evaluate(images: int, with_pycocotools: bool) -> dict[str, Any]:
+    """Measures every stage from predictions to metrics."""
+    truth, results, seconds = detect(images)
     metrics, before = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for kind in ("bbox", "segm"):
         begin = time.perf_counter()
@@ -93,6 +100,29 @@ def evaluate(images: int, with_pycocotools: bool) -> dict[str, Any]:
     if with_pycocotools:
         measured["pycocotools"] = {kind: _pycocotools(truth, results, kind) for kind in metrics}
     return measured
+
+
+def report(images: int) -> dict[str, Any]:
+    """Measures metrics, analysis and figures of a report, from results on."""
+    from mrcnn_jax.evaluation.analysis.analyze import analyze
+    from mrcnn_jax.evaluation.report.sections import draw_figures
+
+    truth, results, _ = detect(images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, analyses = {}, {}
+    for kind in ("bbox", "segm"):
+        begin = time.perf_counter()
+        evaluate_coco(truth, results, [kind], inspect=lambda name, one: analyses.update({name: analyze(one)}))
+        seconds[kind] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    for analysis in analyses.values():
+        draw_figures(analysis)
+    seconds["figures"] = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "megabytes_before_metrics": before / 1e3, "peak_megabytes": peak / 1e3,
+    }  # fmt: skip
 
 
 def _pycocotools(truth: dict, results: list[dict], kind: str) -> float:
@@ -113,4 +143,5 @@ def _pycocotools(truth: dict, results: list[dict], kind: str) -> float:
 
 if __name__ == "__main__":
     stage, number, *further = sys.argv[1:]
-    print(json.dumps(paste(int(number)) if stage == "paste" else evaluate(int(number), bool(further))))
+    stages = {"paste": paste, "report": report, "evaluate": partial(evaluate, with_pycocotools=bool(further))}
+    print(json.dumps(stages[stage](int(number))))

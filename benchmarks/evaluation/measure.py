@@ -54,6 +54,7 @@ def run(options: Options) -> list[Path]:
         "machine": {"processor": processor(), "cores": os.cpu_count()},
         "versions": versions("numpy", "pycocotools"), "date": time.strftime("%Y-%m-%d"),
         "images": options.images, "this": run_stage(this, "evaluate", options.images),
+        "report": run_stage(this, "report", options.images),
         "paste": {"this": run_stage(this, "paste", options.rounds)},
     }  # fmt: skip
     if options.against:

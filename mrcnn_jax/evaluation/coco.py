@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 from rich.table import Table
 
 from mrcnn_jax.errors import InputError, printable
@@ -24,8 +24,7 @@ from mrcnn_jax.evaluation.coco_checks import (
     check_sigmas,
     complete_objects,
 )
-from mrcnn_jax.evaluation.coco_evaluator import pycocotools_evaluator
-from mrcnn_jax.evaluation.coco_matching import AREA_RANGES, Curves, Found, Objects, evaluate
+from mrcnn_jax.evaluation.coco_matching import Curves, Found, Matching, Objects, Overlaps, accumulate, match
 from mrcnn_jax.evaluation.coco_overlaps import overlap_function
 from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS, Results, check_results
 from mrcnn_jax.evaluation.coco_values import Id, shown
@@ -37,14 +36,32 @@ KEYPOINT_LIMIT = 20
 """Detections of a class in an image that count for keypoints."""
 DEFAULT_SIGMA = 0.067
 """Tolerance of a keypoint for which none was ever measured: the mean of COCO's 17."""
+AREA_RANGES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+"""Areas of the objects that count, in square pixels."""
+
+
+class Compared(NamedTuple):
+    """Checked objects and detections of the classes that one kind of evaluation compares."""
+
+    kind: str
+    image_ids: list[Id]  # in the order of the images' numbers
+    class_names: dict[int, str]  # by number, ascending; no two are equal
+    objects: list[dict]  # grouped by class; those of a class in the order of images
+    results: Results
+    limits: list[int]
+    ranges: dict[str, tuple[float, float]]
+    sigmas: Sequence[float]
+    without_mask: int
 
 
 class Evaluated(NamedTuple):
-    """pycocotools' evaluator of one kind, with its matches, and the names behind its numbers."""
+    """Matches and curves of one kind; images and classes are numbered from 0 in the order of their names."""
 
-    evaluator: COCOeval
-    image_ids: list[Id]  # of its images 1, 2, ...
-    class_names: list[str]  # of its categories, in the order of params.catIds; no two are equal
+    compared: Compared
+    objects: Objects
+    matching: Matching
+    curves: Curves
+    overlaps: Overlaps
 
 
 def evaluate_coco(
@@ -75,8 +92,7 @@ def evaluate_coco(
             for 17 keypoints.
         proposal_limits: max_detections of "proposals".
         notices: list that gets a sentence about objects without a mask, if there are any.
-        inspect: called with each kind but "proposals" and pycocotools' evaluator, for an analysis; making
-            that takes many times as long as the metrics.
+        inspect: called with each kind but "proposals" and its matches, for an analysis.
 
     Returns:
         {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}},
@@ -94,16 +110,17 @@ def evaluate_coco(
     truth, metrics = check_ground_truth(ground_truth), {}
     for kind in map(_check_kind, kinds):
         limits = sorted(set(proposal_limits if kind == "proposals" else max_detections))
-        checked = _check(truth, results, kind, [KEYPOINT_LIMIT] if kind == "keypoints" else limits, sigmas)
-        if checked.without_mask and notices is not None:
-            objects = f"{checked.without_mask} objects"
+        compared = _check(truth, results, kind, [KEYPOINT_LIMIT] if kind == "keypoints" else limits, sigmas)
+        if compared.without_mask and notices is not None:
+            objects = f"{compared.without_mask} objects"
             notices.append(f"{objects} have no mask: segm ignores detections in their boxes")
-        curves, numbers = _curves(checked), checked.categories
-        metrics[kind] = _metrics(kind, curves, checked.limits)
+        evaluated = _evaluate(compared)
+        metrics[kind] = _metrics(kind, evaluated.curves, compared.limits)
         if kind != "proposals" and per_class:
-            metrics[kind]["per_class"] = _class_metrics(curves, truth, numbers)
+            metrics[kind]["per_class"] = _class_metrics(evaluated)
         if kind != "proposals" and inspect is not None:
-            inspect(kind, _named(checked, truth))
+            inspect(kind, evaluated)
+        del compared, evaluated  # before the next kind needs memory
     return metrics
 
 
@@ -143,48 +160,47 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
     return table
 
 
-class _Checked(NamedTuple):
-    """What an evaluation of one kind compares."""
-
-    kind: str
-    categories: list[int]
-    objects: list[dict]
-    results: Results
-    limits: list[int]
-    sigmas: Sequence[float]
-    without_mask: int
-
-
 def _check(
     truth: GroundTruth, results: list[dict], kind: str, limits: list[int], sigmas: Sequence[float]
-) -> _Checked:
-    numbers = [category.number for category in truth.categories.values()]
+) -> Compared:
+    names, ranges = _class_names(truth), AREA_RANGES
     if kind == "proposals":
         truth = truth._replace(objects=[each | {"category_id": 1} for each in truth.objects])
-        numbers = [1]
+        names = {1: "object"}
     elif kind == "keypoints":
         sigmas = check_sigmas(sigmas)
-        named = [category.number for category in truth.categories.values() if category.has_keypoints]
-        numbers = named or numbers
-    objects, without_mask = complete_objects(truth, kind, len(sigmas), numbers)
-    detected = check_results(truth, results, kind, len(sigmas), numbers)
-    return _Checked(kind, sorted(numbers), objects, detected, limits, sigmas, without_mask)
+        named = {each.number for each in truth.categories.values() if each.has_keypoints}
+        names = {number: name for number, name in names.items() if number in named or not named}
+        ranges = {name: bounds for name, bounds in ranges.items() if name != "small"}
+    objects, without_mask = complete_objects(truth, kind, len(sigmas), list(names))
+    objects.sort(key=lambda each: (each["category_id"], each["image_id"]))
+    found = check_results(truth, results, kind, len(sigmas), list(names))
+    return Compared(kind, list(truth.images), names, objects, found, limits, ranges, sigmas, without_mask)
 
 
-def _curves(checked: _Checked) -> Curves:
+def _class_names(truth: GroundTruth) -> dict[int, str]:
+    repeated = Counter(category.name for category in truth.categories.values())
+    return {
+        category.number: category.name if repeated[category.name] == 1 else f"{category.name} (id {id_})"
+        for id_, category in truth.categories.items()
+    }
+
+
+def _evaluate(compared: Compared) -> Evaluated:
+    numbers, results, ranges = list(compared.class_names), compared.results, list(compared.ranges.values())
     images, classes, areas, crowd = (
-        np.array([each[key] for each in checked.objects], dtype)
+        np.array([each[key] for each in compared.objects], dtype)
         for key, dtype in (("image_id", int), ("category_id", int), ("area", float), ("iscrowd", bool))
     )
-    ignored = crowd | np.array([each.get("num_keypoints") == 0 for each in checked.objects], bool)
-    results = checked.results
-    found = Found(results.images, results.categories, results.areas, results.scores)
-    return evaluate(
-        Objects(images, classes, areas, crowd, ignored), found,
-        overlap_function(checked.kind, checked.objects, results.values, checked.sigmas),
-        checked.categories, checked.limits,
-        [AREA_RANGES[0], *AREA_RANGES[2:]] if checked.kind == "keypoints" else AREA_RANGES,
-    )  # fmt: skip
+    ignored = crowd | np.array([each.get("num_keypoints") == 0 for each in compared.objects], bool)
+    objects = Objects(images - 1, np.searchsorted(numbers, classes), areas, crowd, ignored)
+    found = Found(
+        results.images - 1, np.searchsorted(numbers, results.categories), results.areas, results.scores
+    )
+    overlaps = overlap_function(compared.kind, compared.objects, results.values, compared.sigmas)
+    matching = match(objects, found, overlaps, compared.limits[-1], ranges)
+    curves = accumulate(objects, matching, len(numbers), compared.limits, ranges)
+    return Evaluated(compared, objects, matching, curves, overlaps)
 
 
 def _metrics(kind: str, curves: Curves, limits: Sequence[int]) -> dict[str, float | None]:
@@ -219,27 +235,9 @@ def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
     return {"AP": percent(precision), "AP50": percent(precision[0]), "AP75": percent(precision[5])}
 
 
-def _class_names(truth: GroundTruth, numbers: Sequence[int]) -> list[str]:
-    repeated = Counter(category.name for category in truth.categories.values())
-    names = {
-        category.number: category.name if repeated[category.name] == 1 else f"{category.name} (id {id_})"
-        for id_, category in truth.categories.items()
-    }
-    return [names[number] for number in numbers]
-
-
-def _class_metrics(curves: Curves, truth: GroundTruth, numbers: Sequence[int]) -> dict[str, float | None]:
-    names = enumerate(_class_names(truth, numbers))
-    return {name: percent(curves.precision[:, :, position, 0]) for position, name in names}
-
-
-def _named(checked: _Checked, truth: GroundTruth) -> Evaluated:
-    evaluator = pycocotools_evaluator(
-        truth, checked.categories, checked.objects, checked.results, checked.kind, checked.limits,
-        checked.sigmas,
-    )  # fmt: skip
-    image_ids = sorted(truth.images, key=lambda id_: truth.images[id_].number)
-    return Evaluated(evaluator, image_ids, _class_names(truth, evaluator.params.catIds))
+def _class_metrics(evaluated: Evaluated) -> dict[str, float | None]:
+    names = enumerate(evaluated.compared.class_names.values())
+    return {name: percent(evaluated.curves.precision[:, :, index, 0]) for index, name in names}
 
 
 def percent(values: np.ndarray) -> float | None:

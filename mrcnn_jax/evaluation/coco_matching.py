@@ -14,9 +14,6 @@ from mrcnn_jax.typing import Bool, Float, Int
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREA_RANGES = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))
-"""All objects, small, medium and large ones, in square pixels."""
-
 Ranges = Sequence[tuple[float, float]]
 Overlaps = Callable[[Int[np.ndarray, "d"], Int[np.ndarray, "g"]], Float[np.ndarray, "d g"]]
 """Computes the overlap of some detections with some objects of one image, both by index."""
@@ -25,9 +22,9 @@ Overlaps = Callable[[Int[np.ndarray, "d"], Int[np.ndarray, "g"]], Float[np.ndarr
 class Objects(NamedTuple):
     """Annotated objects of all images."""
 
-    images: Int[np.ndarray, "G"]
-    classes: Int[np.ndarray, "G"]
-    areas: Float[np.ndarray, "G"]
+    images: Int[np.ndarray, "G"]  # numbers from 0 up
+    classes: Int[np.ndarray, "G"]  # likewise
+    areas: Float[np.ndarray, "G"]  # in pixels
     crowd: Bool[np.ndarray, "G"]  # any number of detections may match
     ignored: Bool[np.ndarray, "G"]  # neither found nor missed
 
@@ -41,13 +38,18 @@ class Found(NamedTuple):
     scores: Float[np.ndarray, "D"]
 
 
-class Matches(NamedTuple):
-    """Detections by class and image, best first, and what each is at every area range and IoU threshold."""
+class Matching(NamedTuple):
+    """Detections that count, grouped by class, and what each is at every area range and IoU threshold.
 
+    The best of a class are first, equal scores in the order of images.
+    """
+
+    positions: Int[np.ndarray, "D"]  # among all detections
     found: Found
     ranks: Int[np.ndarray, "D"]  # place among the detections of a class in an image
     true: Bool[np.ndarray, "D A T"]  # matched with an object that counts
     false: Bool[np.ndarray, "D A T"]  # matched with nothing
+    objects: Int[np.ndarray, "D T"]  # index of the object that is matched at the first area range; -1: none
 
 
 class Curves(NamedTuple):
@@ -57,34 +59,25 @@ class Curves(NamedTuple):
     recall: Float[np.ndarray, "T K A L"]
 
 
-class _Pairs(NamedTuple):
-    """Detections and objects that overlap enough, both by index, ordered by detection and then by object."""
+class Pairs(NamedTuple):
+    """Pairs of a detection and an object that overlap enough, ordered by detection and then by object."""
 
-    found: Int[np.ndarray, "P"]
+    detections: Int[np.ndarray, "P"]
     objects: Int[np.ndarray, "P"]
     overlaps: Float[np.ndarray, "P"]
 
 
-def evaluate(
-    objects: Objects, found: Found, overlaps: Overlaps, classes: Sequence[int], limits: Sequence[int],
-    ranges: Ranges = AREA_RANGES,
-) -> Curves:  # fmt: skip
-    """Matches detections with objects and computes the curves.
+def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges: Ranges) -> Matching:
+    """Matches the best detections of each class in each image: every one, best first, with the object that
+    it overlaps most among those that are left, and with an ignored one only if there is no other.
 
     Args:
         objects: all that are annotated.
         found: all detections.
         overlaps: similarity that is compared with the thresholds.
-        classes: those that the curves are made of, in this order.
-        limits: numbers of the best detections of a class in an image that count, ascending.
+        limit: number of the best detections of a class in an image that count.
         ranges: areas of the objects that count.
     """
-    return accumulate(objects, match(objects, found, overlaps, limits[-1], ranges), classes, limits, ranges)
-
-
-def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges: Ranges) -> Matches:
-    """Matches the best detections of each class in each image: every one, best first, with the object that
-    it overlaps most among those that are left, and with an ignored one only if there is no other."""
     images = 1 + max(found.images.max(initial=0), objects.images.max(initial=0))
     order = np.lexsort((-found.scores, found.classes * images + found.images))
     groups = (found.classes * images + found.images)[order]
@@ -92,41 +85,70 @@ def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges
     order, groups, ranks = order[ranks < limit], groups[ranks < limit], ranks[ranks < limit]
     found = Found(*(values[order] for values in found))
 
-    pairs = _overlapping(groups, order, objects.classes * images + objects.images, overlaps)
+    pairs = overlapping(
+        groups, order, objects.classes * images + objects.images, overlaps, IOU_THRESHOLDS[0]
+    )
     ignored = objects.ignored[:, None] | _outside(objects.areas, ranges)
     matched = np.zeros((len(order), len(ranges), len(IOU_THRESHOLDS)), bool)
     without_count = np.zeros_like(matched)
-    _match_pairs(pairs, groups, objects.crowd, ignored, matched, without_count)
+    chosen = np.full((len(order), len(IOU_THRESHOLDS)), -1, np.int32)
+    _match_pairs(pairs, groups, objects.crowd, ignored, matched, without_count, chosen)
     without_count |= ~matched & _outside(found.areas, ranges)[:, :, None]
-    return Matches(found, ranks, matched & ~without_count, ~matched & ~without_count)
+    best = np.lexsort((-found.scores, found.classes))
+    without_count, matched = without_count[best], matched[best]
+    return Matching(
+        order[best], Found(*(values[best] for values in found)), ranks[best],
+        true=matched & ~without_count, false=~matched & ~without_count, objects=chosen[best],
+    )  # fmt: skip
 
 
 def accumulate(
-    objects: Objects, matches: Matches, classes: Sequence[int], limits: Sequence[int], ranges: Ranges
+    objects: Objects, matching: Matching, num_classes: int, limits: Sequence[int], ranges: Ranges
 ) -> Curves:
-    """Computes precision and recall of each class and area range from what was matched."""
-    shape = len(classes), len(ranges)
+    """Computes precision and recall of each class and area range from what was matched.
+
+    Args:
+        objects: all that are annotated.
+        matching: of all detections.
+        num_classes: number of classes.
+        limits: numbers of the best detections of a class in an image that count, ascending.
+        ranges: areas of the objects that count.
+    """
+    shape = num_classes, len(ranges)
     precision = np.full((len(IOU_THRESHOLDS), len(RECALLS), *shape), -1.0)
     recall = np.full((len(IOU_THRESHOLDS), *shape, len(limits)), -1.0)
     counted = ~(objects.ignored[:, None] | _outside(objects.areas, ranges))
-    for position, number in enumerate(classes):
-        totals = counted[objects.classes == number].sum(axis=0)
-        first, last = np.searchsorted(matches.found.classes, [number, number + 1])
-        best = first + np.argsort(-matches.found.scores[first:last], kind="stable")
+    ends = np.searchsorted(matching.found.classes, np.arange(num_classes + 1))
+    for class_ in range(num_classes):
+        totals = counted[objects.classes == class_].sum(axis=0)
+        own = slice(ends[class_], ends[class_ + 1])
         for area in np.flatnonzero(totals):
-            true, false = (np.ascontiguousarray(kind[best, area].T) for kind in (matches.true, matches.false))
-            precision[:, :, position, area] = _precision(true, false, totals[area])
+            true, false = (
+                np.ascontiguousarray(kind[own, area].T) for kind in (matching.true, matching.false)
+            )
+            precision[:, :, class_, area] = _precision(true, false, totals[area])
             for column, limit in enumerate(limits):
-                hits = true[:, matches.ranks[best] < limit].sum(axis=1)
-                recall[:, position, area, column] = hits / totals[area]
+                hits = true[:, matching.ranks[own] < limit].sum(axis=1)
+                recall[:, class_, area, column] = hits / totals[area]
     return Curves(precision, recall)
 
 
-def _overlapping(
+def overlapping(
     groups: Int[np.ndarray, "D"], order: Int[np.ndarray, "D"], object_groups: Int[np.ndarray, "G"],
-    overlaps: Overlaps,
-) -> _Pairs:  # fmt: skip
-    """Compares detections, sorted by their groups, with the objects of the same group."""
+    overlaps: Overlaps, minimum: float,
+) -> Pairs:  # fmt: skip
+    """Compares detections with the objects of the same group.
+
+    Args:
+        groups: number of the group of each detection, ascending.
+        order: index of each detection, for ``overlaps``.
+        object_groups: number of the group of each object.
+        overlaps: similarity that is computed.
+        minimum: overlap of pairs that are returned.
+
+    Returns:
+        Pairs with the place of the detection in ``groups`` and the index of the object.
+    """
     object_order = np.argsort(object_groups, kind="stable")
     object_groups = object_groups[object_order]
     common = np.intersect1d(groups, object_groups)
@@ -137,23 +159,24 @@ def _overlapping(
     for first, last, first_object, last_object in zip(*bounds, strict=True):
         chosen = object_order[first_object:last_object]
         values = np.asarray(overlaps(order[first:last], chosen))
-        one, other = np.nonzero(values >= IOU_THRESHOLDS[0])
+        one, other = np.nonzero(values >= minimum)
         pairs.append((first + one, chosen[other], values[one, other]))
-    return _Pairs(*map(np.concatenate, zip(*pairs, strict=True)))
+    return Pairs(*map(np.concatenate, zip(*pairs, strict=True)))
 
 
 def _match_pairs(
-    pairs: _Pairs, groups: Int[np.ndarray, "D"], crowd: Bool[np.ndarray, "G"],
+    pairs: Pairs, groups: Int[np.ndarray, "D"], crowd: Bool[np.ndarray, "G"],
     ignored: Bool[np.ndarray, "G A"], matched: Bool[np.ndarray, "D A T"],
-    without_count: Bool[np.ndarray, "D A T"],
+    without_count: Bool[np.ndarray, "D A T"], objects: Int[np.ndarray, "D T"],
 ) -> None:  # fmt: skip
-    """Fills in which detections are matched, and which of them with an ignored object."""
-    if not len(pairs.found):
+    """Fills in which detections are matched, which of them with an ignored object, and the object that each
+    is matched with at the first area range."""
+    if not len(pairs.detections):
         return
-    candidates, first, number = np.unique(pairs.found, return_index=True, return_counts=True)
+    candidates, first, number = np.unique(pairs.detections, return_index=True, return_counts=True)
     # from 1: the larger overlap is the better one, of equal ones the later object
-    preference = np.empty(len(pairs.found), int)
-    preference[np.lexsort((pairs.overlaps, pairs.found))] = np.arange(len(preference))
+    preference = np.empty(len(pairs.detections), int)
+    preference[np.lexsort((pairs.overlaps, pairs.detections))] = np.arange(len(preference))
     preference += 1 - np.repeat(first, number)
     turn = np.arange(len(candidates)) - np.searchsorted(groups[candidates], groups[candidates])
     enough = pairs.overlaps[:, None, None] >= IOU_THRESHOLDS
@@ -172,6 +195,8 @@ def _match_pairs(
         free[chosen] &= ~taken | crowd[chosen, None, None]
         matched[found] = best > 0
         without_count[found] = (best > 0) & (best <= counts[:, None, None])
+        row, threshold = np.nonzero(taken[:, 0])
+        objects[pairs.detections[rows[row]], threshold] = chosen[row]
 
 
 def _outside(areas: Float[np.ndarray, "N"], ranges: Ranges) -> Bool[np.ndarray, "N A"]:

@@ -26,8 +26,9 @@ def test_small_benchmark(tmp_path, monkeypatch):
     options = measure.Options(images=3, compared_images=2, rounds=1, against=here, out=out)
     assert measure.run(options) == [out]
     result = json.loads(out.read_text())
-    assert stages == ["evaluate", "paste", "paste", "evaluate", "evaluate"]
+    assert stages == ["evaluate", "report", "paste", "paste", "evaluate", "evaluate"]
     assert result["this"]["seconds"]["total"] > 0 and result["this"]["metrics"]["segm"]["AP"] > 0
+    assert result["report"]["seconds"].keys() == {"bbox", "segm", "figures", "total"}
     assert result["compared"]["this"]["pycocotools"]["segm"] > 0
 
 

@@ -16,8 +16,6 @@ from mrcnn_jax.evaluation.analysis.matches import read_matches
 from mrcnn_jax.evaluation.coco import evaluate_coco
 from mrcnn_jax.evaluation.results import coco_results
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 CATS = (7, 3, 0, 0, 20), (7, 3, 0, 35, 20), (7, 3, 40, 35, 10)
 DOG = 7, 17, 40, 0, 20
 FOUND = {
@@ -141,16 +139,16 @@ def test_precision_of_each_class_equals_pycocotools(kind):
     metrics = evaluate_coco(*inputs, per_class=True, inspect=evaluated.__setitem__)[kind]
     found = analyze(evaluated[kind])
     assert {row["class"]: row["AP"] for row in found["classes"]} == metrics["per_class"]
-    matches, precision = read_matches(evaluated[kind]), evaluated[kind].evaluator.eval["precision"]
+    matches, precision = read_matches(evaluated[kind]), evaluated[kind].curves.precision
     objects = matches.objects_per_class()
     for row, counted in enumerate(~matches.detections.ignored):
         chosen = (part[counted] for part in (matches.detections.classes, matches.detections.scores,
                                              matches.detections.correct[row]))  # fmt: skip
-        expected = precision[row, :, :, 0, -1].mean(axis=0)
+        expected = precision[row, :, :, 0].mean(axis=0)
         expected[objects == 0] = np.nan
         np.testing.assert_allclose(class_precisions(*chosen, objects), expected, atol=1e-12)
     assert found["precision_recall"]["IoU 0.50"] == pytest.approx(
-        precision[0, :, objects > 0, 0, -1].mean(axis=0), abs=1e-4
+        precision[0, :, objects > 0, 0].mean(axis=0), abs=1e-4
     )
     sizes = {row["size"]: row["AP"] for row in found["sizes"]}
     assert sizes["medium"] == metrics["APm"] and sizes["large"] == metrics["APl"]
@@ -207,5 +205,5 @@ def test_keypoints_are_judged_by_their_similarity():
     for entry, x in zip(results, (10, 13), strict=True):  # OKS 1, and (1 + exp(-9 / (2 * 400 * 0.04))) / 2
         entry["keypoints"] = [10, 10, 1, 20 - 10 + x, 20, 1]
     matches = matches_of(truth, results, "keypoints", keypoint_sigmas=(0.1, 0.1))
-    np.testing.assert_allclose(matches.pairs.ious, [1, (1 + np.exp(-9 / 32)) / 2], rtol=1e-6)
+    np.testing.assert_allclose(matches.pairs.overlaps, [1, (1 + np.exp(-9 / 32)) / 2], rtol=1e-6)
     assert matches.detections.correct[0].all() and (find_errors(matches).kinds == -1).all()

@@ -1,4 +1,4 @@
-"""Matching and its curves: the arrays of pycocotools, to the last bit."""
+"""Matching and its curves: the arrays of pycocotools, to the last bit, and its matches, id by id."""
 
 import contextlib
 import copy
@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn_jax.evaluation.coco import _check, _curves
+from mrcnn_jax.evaluation.analysis.matches import read_matches
+from mrcnn_jax.evaluation.coco import _check, _evaluate
 from mrcnn_jax.evaluation.coco_checks import check_ground_truth
 from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SIGMAS = np.array([0.03, 0.1, 0.07, 0.02, 0.05])
 
 
-def arrays_of_pycocotools(truth, results, kind, limits, sigmas):
+def evaluator_of_pycocotools(truth, results, kind, limits, sigmas):
     truth, results = copy.deepcopy(truth), copy.deepcopy(results)
     if kind == "proposals":  # in the order they are given: without categories, ties are in the order of these
         truth["categories"] = truth["categories"][:1]
@@ -38,16 +39,45 @@ def arrays_of_pycocotools(truth, results, kind, limits, sigmas):
             evaluator.params.kpt_oks_sigmas = np.array(sigmas)
         evaluator.evaluate()
         evaluator.accumulate()
-    return evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
+    return evaluator
 
 
 def assert_equal_curves(truth, results, kind, limits=(1, 10, 100), sigmas=SIGMAS):
-    precision, recall = arrays_of_pycocotools(truth, results, kind, list(limits), sigmas)
+    evaluator = evaluator_of_pycocotools(truth, results, kind, list(limits), sigmas)
     limits = [20] if kind == "keypoints" else list(limits)
-    curves = _curves(_check(check_ground_truth(truth), results, kind, limits, sigmas))
-    np.testing.assert_array_equal(curves.precision, precision)
-    np.testing.assert_array_equal(curves.recall, recall)
-    return curves
+    evaluated = _evaluate(_check(check_ground_truth(truth), results, kind, limits, sigmas))
+    np.testing.assert_array_equal(evaluated.curves.precision, evaluator.eval["precision"][..., -1])
+    np.testing.assert_array_equal(evaluated.curves.recall, evaluator.eval["recall"])
+    if kind != "proposals":
+        assert_equal_matches(truth, read_matches(evaluated), evaluator)
+    return evaluated.curves
+
+
+def assert_equal_matches(truth, matches, evaluator):
+    """Compares matches over all areas with those of pycocotools, by the ids of objects and detections."""
+    everything = evaluator.params.areaRng[0]
+    entries = [entry for entry in evaluator.evalImgs if entry and entry["aRng"] == everything]
+
+    def joined(key):
+        return np.concatenate([np.asarray(entry[key]) for entry in entries], axis=-1)
+
+    places = [number for number, entry in enumerate(entries) for _ in entry["dtIds"]]
+    classes = np.array([entries[place]["category_id"] for place in places])
+    order = np.lexsort((-joined("dtScores"), classes))
+    objects = sorted(truth["annotations"], key=lambda one: (one["category_id"], one["image_id"]))
+    ids, detections = np.array([one["id"] for one in objects]), matches.detections
+    assert 0 not in ids
+    np.testing.assert_array_equal(np.array(evaluator.params.catIds)[detections.classes], classes[order])
+    np.testing.assert_array_equal(1 + detections.positions, joined("dtIds")[order])
+    found = np.where(detections.matches < 0, 0, ids[detections.matches])
+    np.testing.assert_array_equal(found, joined("dtMatches")[:, order])
+    np.testing.assert_array_equal(detections.ignored, joined("dtIgnore")[:, order])
+    np.testing.assert_array_equal(detections.correct, (found > 0) & ~detections.ignored)
+    object_order = np.argsort(ids)
+    of_pycocotools = np.argsort(joined("gtIds"))
+    np.testing.assert_array_equal(ids[object_order], joined("gtIds")[of_pycocotools])
+    for ours, key in ((matches.objects.found, "gtMatches"), (matches.objects.ignored, "gtIgnore")):
+        np.testing.assert_array_equal(ours[..., object_order], joined(key)[..., of_pycocotools] > 0)
 
 
 def random_sets(seed, images=12, classes=3):
@@ -85,7 +115,7 @@ def random_sets(seed, images=12, classes=3):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints", "proposals"])
-def test_curves_of_the_golden_sets_equal_those_of_pycocotools(kind):
+def test_curves_and_matches_of_the_golden_sets_equal_those_of_pycocotools(kind):
     golden = json.loads((GOLDEN / "coco_eval.json").read_text())
     sigmas = COCOeval(iouType="keypoints").params.kpt_oks_sigmas
     curves = assert_equal_curves(golden["gt"], golden["dets"], kind, sigmas=sigmas)
@@ -94,7 +124,7 @@ def test_curves_of_the_golden_sets_equal_those_of_pycocotools(kind):
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints", "proposals"])
 @pytest.mark.parametrize("seed", range(5))
-def test_curves_of_random_sets_equal_those_of_pycocotools(kind, seed):
+def test_curves_and_matches_of_random_sets_equal_those_of_pycocotools(kind, seed):
     assert_equal_curves(*random_sets(seed), kind, limits=[(1, 10, 100), (2, 7), (300,)][seed % 3])
 
 

@@ -47,8 +47,8 @@ def analyze(evaluated: Evaluated, min_score: float | None = None) -> dict[str, A
     return {
         "images": len(matches.image_ids),
         "objects": int((~matches.objects.ignored).sum()),
-        "detections": len(matches.detections.ids),
-        "max_detections": [int(limit) for limit in evaluated.evaluator.params.maxDets],
+        "detections": len(matches.detections.scores),
+        "max_detections": [int(limit) for limit in evaluated.compared.limits],
         "iou": IOU,
         "min_score": min_score,
         "best": best,

@@ -25,8 +25,8 @@ def class_table(
         AP50 and AR in percent, the score with the best F1, and the kind of error that costs most AP50. None
         stands for what is undefined.
     """
-    precision = matches.evaluator.eval["precision"][..., 0, -1]
-    recall = matches.evaluator.eval["recall"][..., 0, -1]
+    precision = matches.evaluated.curves.precision[..., 0]
+    recall = matches.evaluated.curves.recall[..., 0, -1]
     detections = np.bincount(matches.detections.classes, minlength=len(curves))
     names, values = list(gains), np.array(list(gains.values()))
     rows = []

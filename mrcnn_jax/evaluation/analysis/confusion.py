@@ -23,11 +23,11 @@ def confusion_matrix(matches: Matches, min_score: float) -> Int[np.ndarray, "K1 
     detections, objects, pairs = matches.detections, matches.objects, matches.pairs
     kept = (detections.scores >= min_score) & ~detections.ignored[0]
     correct = kept & matches.detections.correct[0]
-    predicted = np.full(len(objects.ids), -1)
+    predicted = np.full(len(objects.images), -1)
     predicted[detections.matches[0, correct]] = detections.classes[correct]
     alone = kept & ~correct
-    chosen = alone[pairs.detections] & (predicted[pairs.objects] < 0) & (pairs.ious >= IOU)
-    left = np.lexsort((-pairs.ious[chosen], -detections.scores[pairs.detections[chosen]]))
+    chosen = alone[pairs.detections] & (predicted[pairs.objects] < 0) & (pairs.overlaps >= IOU)
+    left = np.lexsort((-pairs.overlaps[chosen], -detections.scores[pairs.detections[chosen]]))
     for index in np.flatnonzero(chosen)[left]:
         detection, object_ = pairs.detections[index], pairs.objects[index]
         if alone[detection] and predicted[object_] < 0:

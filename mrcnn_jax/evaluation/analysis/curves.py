@@ -73,7 +73,7 @@ def class_curves(matches: Matches) -> list[ScoreCurve]:
 def precision_recall(matches: Matches) -> dict[str, list[float]]:
     """Returns COCO's precision, 0 to 1, at the recalls 0, 0.01, ..., 1, as the mean over the classes with
     objects: at IoU 0.5, at 0.75, and as the mean over all IoU thresholds. Empty without objects."""
-    precision = matches.evaluator.eval["precision"][..., 0, -1]  # IoU, recall, class
+    precision = matches.evaluated.curves.precision[..., 0]  # IoU, recall, class
     defined = precision[0, 0] > -1
     if not defined.any():
         return {}

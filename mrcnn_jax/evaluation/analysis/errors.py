@@ -53,7 +53,8 @@ def _best(matches: Matches, chosen: Bool[np.ndarray, "P"]) -> tuple[Float[np.nda
     """Returns each detection's largest IoU among some pairs, and its object; 0 and -1 without a pair."""
     detections, objects, values = (part[chosen] for part in matches.pairs)
     order = np.argsort(values, kind="stable")  # the last of several assignments remains
-    ious, index = np.zeros(len(matches.detections.ids)), np.full(len(matches.detections.ids), -1)
+    number = len(matches.detections.scores)
+    ious, index = np.zeros(number), np.full(number, -1)
     ious[detections[order]] = values[order]
     index[detections[order]] = objects[order]
     return ious, index

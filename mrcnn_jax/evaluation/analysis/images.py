@@ -1,12 +1,13 @@
 """The images with most mistakes, and annotations that may be wrong."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.evaluation.analysis.errors import DETECTION_ERRORS, Errors
-from mrcnn_jax.evaluation.analysis.matches import Matches
+from mrcnn_jax.evaluation.analysis.matches import Annotated, Detections, Matches
 
 
 def worst_images(matches: Matches, min_score: float, count: int) -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def suspected_annotations(matches: Matches, errors: Errors, count: int) -> dict[
     of_kind = [errors.kinds == DETECTION_ERRORS.index(name) for name in ("background", "classification")]
     nothing, other = map(np.flatnonzero, of_kind)
     other = other[~objects.found[0, errors.objects[other]]]
-    touched = np.zeros(len(objects.ids), bool)
+    touched = np.zeros(len(objects.images), bool)
     touched[matches.pairs.objects] = True
     unseen = np.flatnonzero(~touched & ~objects.ignored)
     nothing, other = (
@@ -65,21 +66,30 @@ def suspected_annotations(matches: Matches, errors: Errors, count: int) -> dict[
             _detection(matches, index) | {"annotated": names[objects.classes[errors.objects[index]]]}
             for index in other
         ],
-        "not_detected": [_entry(matches, objects, index) for index in unseen],
+        "not_detected": [_object(matches, index) for index in unseen],
     }
 
 
 def _detection(matches: Matches, index: int) -> dict[str, Any]:
-    score = round(float(matches.detections.scores[index]), 6)
-    return _entry(matches, matches.detections, index) | {"score": score}
+    detections, compared = matches.detections, matches.evaluated.compared
+    box = value = compared.results.values[detections.positions[index]]
+    if compared.kind == "segm":
+        box = coco_mask.toBbox(value)
+    elif compared.kind == "keypoints":
+        points = value[0::3], value[1::3]
+        box = [*map(np.min, points), *map(np.ptp, points)]
+    return _entry(matches, detections, index, box) | {"score": round(float(detections.scores[index]), 6)}
 
 
-def _entry(matches: Matches, part: Any, index: int) -> dict[str, Any]:
-    """Describes an object or a detection."""
-    evaluator = matches.evaluator
-    coco = evaluator.cocoGt if part is matches.objects else evaluator.cocoDt
-    annotation = coco.anns[int(part.ids[index])]
-    box = annotation["bbox"] if "bbox" in annotation else coco_mask.toBbox(annotation["segmentation"])
+def _object(matches: Matches, index: int) -> dict[str, Any]:
+    one = matches.evaluated.compared.objects[index]
+    box = one["bbox"] if "bbox" in one else coco_mask.toBbox(one["segmentation"])
+    return _entry(matches, matches.objects, index, box)
+
+
+def _entry(
+    matches: Matches, part: Detections | Annotated, index: int, box: Sequence[float]
+) -> dict[str, Any]:
     return {
         "image_id": matches.image_ids[part.images[index]],
         "box": [round(float(side), 2) for side in box],

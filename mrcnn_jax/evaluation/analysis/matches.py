@@ -1,13 +1,11 @@
-"""Matches of detections and objects as arrays, read from pycocotools' evaluator."""
+"""Detections, objects and their matches in an evaluation, as an analysis reads them."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval
 
 from mrcnn_jax.evaluation.coco import Evaluated
+from mrcnn_jax.evaluation.coco_matching import Pairs, overlapping
 from mrcnn_jax.evaluation.coco_values import Id
 from mrcnn_jax.typing import Bool, Float, Int
 
@@ -17,10 +15,10 @@ IOU = 0.5
 """IoU from which a detection is on an object; keypoints take the object keypoint similarity instead."""
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """D detections, grouped by class; the best of a class first, equal scores in the order of images."""
 
-    ids: Int[np.ndarray, "D"]  # of the evaluator
+    positions: Int[np.ndarray, "D"]  # in the results that were compared
     images: Int[np.ndarray, "D"]  # index in Matches.image_ids
     classes: Int[np.ndarray, "D"]  # index in Matches.class_names
     scores: Float[np.ndarray, "D"]
@@ -30,10 +28,9 @@ class Found(NamedTuple):
     correct: Bool[np.ndarray, "T D"]  # on an object that counts
 
 
-class Objects(NamedTuple):
+class Annotated(NamedTuple):
     """G annotated objects, grouped by class; those of a class in the order of images."""
 
-    ids: Int[np.ndarray, "G"]
     images: Int[np.ndarray, "G"]
     classes: Int[np.ndarray, "G"]
     areas: Float[np.ndarray, "G"]
@@ -41,37 +38,21 @@ class Objects(NamedTuple):
     found: Bool[np.ndarray, "T G"]  # at each IoU threshold
 
 
-class Pairs(NamedTuple):
-    """P pairs of a detection and an object that counts, of any classes, with an IoU from MIN_OVERLAP up."""
-
-    detections: Int[np.ndarray, "P"]
-    objects: Int[np.ndarray, "P"]
-    ious: Float[np.ndarray, "P"]
-
-
 class Matches(NamedTuple):
     """Detections, objects and their matches in an evaluation of one kind."""
 
     evaluated: Evaluated
-    detections: Found
-    objects: Objects
-    pairs: Pairs
-
-    @property
-    def evaluator(self) -> COCOeval:
-        return self.evaluated.evaluator
-
-    @property
-    def kind(self) -> str:
-        return self.evaluator.params.iouType
+    detections: Detections
+    objects: Annotated
+    pairs: Pairs  # of any classes, with objects that count, from MIN_OVERLAP up
 
     @property
     def class_names(self) -> list[str]:
-        return self.evaluated.class_names
+        return list(self.evaluated.compared.class_names.values())
 
     @property
     def image_ids(self) -> list[Id]:
-        return self.evaluated.image_ids
+        return self.evaluated.compared.image_ids
 
     def objects_per_class(self) -> Int[np.ndarray, "K"]:
         """Counts the objects of each class, without those that do not count."""
@@ -84,114 +65,31 @@ def read_matches(evaluated: Evaluated) -> Matches:
 
     Keypoints are compared within a class alone.
     """
-    evaluator = evaluated.evaluator
-    entries = [
-        entry for entry in evaluator.evalImgs if entry and list(entry["aRng"]) == evaluator.params.areaRng[0]
-    ]
-    detections, objects = _read_detections(evaluator, entries), _read_objects(evaluator, entries)
-    positions = _positions(objects.ids)
-    detections = detections._replace(matches=positions[detections.matches])
-    blocks = _keypoint_blocks if evaluator.params.iouType == "keypoints" else _image_blocks
-    parts = [_overlapping(*block) for block in blocks(evaluator, entries, detections, objects)]
-    parts.append(Pairs(np.zeros(0, int), np.zeros(0, int), np.zeros(0)))
-    pairs = Pairs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    objects, matching, ranges = evaluated.objects, evaluated.matching, evaluated.compared.ranges
+    found, matches, (low, high) = matching.found, matching.objects.T, ranges["all"]
+    correct, wrong = (np.ascontiguousarray(kind[:, 0].T) for kind in (matching.true, matching.false))
+    detections = Detections(
+        matching.positions, found.images, found.classes, found.scores, found.areas, matches,
+        ignored=~correct & ~wrong, correct=correct,
+    )  # fmt: skip
+    on_objects = np.zeros((len(matches), len(objects.images)), bool)
+    thresholds, places = np.nonzero(matches >= 0)
+    on_objects[thresholds, matches[thresholds, places]] = True
+    ignored = objects.ignored | (objects.areas < low) | (objects.areas > high)
+    annotated = Annotated(objects.images, objects.classes, objects.areas, ignored, on_objects)
+    return Matches(evaluated, detections, annotated, _compare(evaluated, detections, annotated))
+
+
+def _compare(evaluated: Evaluated, detections: Detections, objects: Annotated) -> Pairs:
+    """Compares detections with the objects in their images, keypoints with those of their class in them."""
+    groups, object_groups = detections.images, objects.images
+    if evaluated.compared.kind == "keypoints":
+        classes = len(evaluated.compared.class_names)
+        groups = groups * classes + detections.classes
+        object_groups = object_groups * classes + objects.classes
+    order = np.argsort(groups, kind="stable")
+    pairs = overlapping(
+        groups[order], detections.positions[order], object_groups, evaluated.overlaps, MIN_OVERLAP
+    )
     counted = ~objects.ignored[pairs.objects]
-    return Matches(evaluated, detections, objects, Pairs(*(part[counted] for part in pairs)))
-
-
-def _read_detections(evaluator: COCOeval, entries: list[dict]) -> Found:
-    """Returns the detections with ids of objects in the place of their indices; id 0 is no object."""
-    counts = [len(entry["dtIds"]) for entry in entries]
-    ids = _joined([entry["dtIds"] for entry in entries], int)
-    rows = len(evaluator.params.iouThrs)
-    matches, ignored = (
-        _side_by_side([entry[key] for entry in entries], rows, dtype)
-        for key, dtype in (("dtMatches", int), ("dtIgnore", bool))
-    )
-    found = Found(
-        ids,
-        *_places(evaluator, entries, counts),
-        scores=_joined([entry["dtScores"] for entry in entries], float),
-        areas=np.array([evaluator.cocoDt.anns[id_]["area"] for id_ in ids.tolist()], float),
-        matches=matches,
-        ignored=ignored,
-        correct=(matches > 0) & ~ignored,
-    )
-    order = np.lexsort((-found.scores, found.classes))
-    return Found(*(part[..., order] for part in found))
-
-
-def _read_objects(evaluator: COCOeval, entries: list[dict]) -> Objects:
-    counts = [len(entry["gtIds"]) for entry in entries]
-    ids = _joined([entry["gtIds"] for entry in entries], int)
-    rows = len(evaluator.params.iouThrs)
-    return Objects(
-        ids,
-        *_places(evaluator, entries, counts),
-        areas=np.array([evaluator.cocoGt.anns[id_]["area"] for id_ in ids.tolist()], float),
-        ignored=_joined([entry["gtIgnore"] for entry in entries], bool),
-        found=_side_by_side([entry["gtMatches"] for entry in entries], rows, bool),
-    )
-
-
-def _places(evaluator: COCOeval, entries: list[dict], counts: list[int]) -> list[Int[np.ndarray, "n"]]:
-    """Returns the indices of the image and the class of each of an entry's ``counts`` items."""
-    classes = {number: index for index, number in enumerate(evaluator.params.catIds)}
-    images = [entry["image_id"] - 1 for entry in entries]
-    kinds = [classes[entry["category_id"]] for entry in entries]
-    return [np.repeat(np.array(values, int), counts) for values in (images, kinds)]
-
-
-def _joined(parts: list, dtype: type) -> np.ndarray:
-    return np.concatenate([np.zeros(0), *parts]).astype(dtype)
-
-
-def _side_by_side(parts: list, rows: int, dtype: type) -> np.ndarray:
-    return np.concatenate([np.zeros((rows, 0)), *parts], axis=1).astype(dtype)
-
-
-def _positions(ids: Int[np.ndarray, "n"]) -> Int[np.ndarray, "m"]:
-    """Returns the index of each id; -1 for numbers that are none."""
-    positions = np.full(ids.max(initial=0) + 1, -1)
-    positions[ids] = np.arange(len(ids))
-    return positions
-
-
-def _image_blocks(
-    evaluator: COCOeval, _: list[dict], detections: Found, objects: Objects
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the detections and objects of each image, and the IoU of all with all."""
-    field = "segmentation" if evaluator.params.iouType == "segm" else "bbox"
-    members = zip(_by_image(detections.images), _by_image(objects.images), strict=False)
-    for of_detections, of_objects in members:
-        if len(of_detections) and len(of_objects):
-            shapes = (
-                [coco.anns[id_][field] for id_ in ids.tolist()]
-                for coco, ids in ((evaluator.cocoDt, detections.ids[of_detections]),
-                                  (evaluator.cocoGt, objects.ids[of_objects]))
-            )  # fmt: skip
-            yield of_detections, of_objects, coco_mask.iou(*shapes, [0] * len(of_objects))
-
-
-def _by_image(images: Int[np.ndarray, "n"]) -> list[Int[np.ndarray, "m"]]:
-    """Returns the positions of each image index, from 0 up to the last that occurs."""
-    order = np.argsort(images, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(images))[:-1])
-
-
-def _keypoint_blocks(
-    evaluator: COCOeval, entries: list[dict], detections: Found, objects: Objects
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the detections and objects of each image and class, and the similarity of all with all."""
-    of_detections, of_objects = _positions(detections.ids), _positions(objects.ids)
-    for entry in entries:
-        similarity = evaluator.ious[entry["image_id"], entry["category_id"]]
-        if len(similarity):  # its columns are in the order of the annotations, which is that of their ids
-            yield of_detections[entry["dtIds"]], of_objects[sorted(entry["gtIds"])], similarity
-
-
-def _overlapping(
-    detections: Int[np.ndarray, "d"], objects: Int[np.ndarray, "g"], ious: Float[np.ndarray, "d g"]
-) -> Pairs:
-    rows, columns = np.nonzero(ious >= MIN_OVERLAP)
-    return Pairs(detections[rows], objects[columns], ious[rows, columns])
+    return Pairs(order[pairs.detections[counted]], pairs.objects[counted], pairs.overlaps[counted])

@@ -20,11 +20,10 @@ def by_size(matches: Matches) -> list[dict[str, Any]]:
         their class is on at IoU 0.5. COCO's sizes are pycocotools'. For quarters of equal numbers of objects,
         detections on objects of another quarter do not count, nor do unmatched ones of another size.
     """
-    areas, params = matches.objects.areas[~matches.objects.ignored], matches.evaluator.params
-    precision = matches.evaluator.eval["precision"][..., -1]
+    areas, precision = matches.objects.areas[~matches.objects.ignored], matches.evaluated.curves.precision
     rows = [
         _row(matches, label, *bounds, percent(precision[..., index]), percent(precision[0, ..., index]))
-        for index, (label, bounds) in enumerate(zip(params.areaRngLbl, params.areaRng, strict=True))
+        for index, (label, bounds) in enumerate(matches.evaluated.compared.ranges.items())
         if label != "all"
     ]
     if len(np.unique(areas)) < len(QUARTERS):
