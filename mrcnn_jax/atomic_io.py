@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_place
 
 if TYPE_CHECKING:
     from etils import epath
@@ -41,8 +42,10 @@ def require_writable(directory: str | os.PathLike, files: Sequence[str] = ()) ->
         files: names that will be written there.
 
     Raises:
-        InputError: it is a file or below one, a name is that of a folder, or nothing can be written there.
+        InputError: it is a file or below one, an address other than gs://..., unnamed, a name is that of a
+            folder, or nothing can be written there.
     """
+    require_place(directory, "the output")
     if "://" in str(directory):
         return
     if any(len(os.fsencode(part)) > 255 for part in Path(directory).parts):

@@ -16,6 +16,7 @@ from mrcnn_jax import distributed
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError, TrainingError
+from mrcnn_jax.paths import require_place
 from mrcnn_jax.run_description import Description, edited_experiment, parse_description
 from mrcnn_jax.structures import DatasetInfo
 
@@ -40,14 +41,9 @@ class DamagedCheckpointError(RuntimeError):
 
 
 def run_directory(directory: str | os.PathLike) -> epath.Path:
-    """Returns a directory on disk or in a bucket; raises InputError if the package for buckets is missing."""
-    path = epath.Path(directory)
-    try:
-        path.exists()
-    except ImportError as error:
-        package = 'pip install "mrcnn_jax[gcs]"'
-        raise InputError(f"{directory} is in a bucket, which needs a package: {package} ({error})") from error
-    return path
+    """Returns a directory on disk or in a bucket; raises InputError for what ``require_place`` refuses."""
+    require_place(directory, "the directory")
+    return epath.Path(directory)
 
 
 class Checkpoint(NamedTuple):

@@ -10,6 +10,7 @@ from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
 from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar
 from mrcnn_jax.errors import KeyboardInterrupted
+from mrcnn_jax.paths import require_place
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Options:
     """Prepared data set, whose classes are matched by name; by default the one it was trained on."""
     split: str | None = None
     """Split to evaluate on; by default the validation split."""
-    out: Path | None = None
+    out: str | None = None
     """Directory of metrics.json, results.json, a contact sheet and a report; by default DIR/evaluation, and
     evaluation/NAME for weights by name."""
     pictures: int | None = None
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> int:
     from mrcnn_jax.inference.evaluate import evaluate
     from mrcnn_jax.weights.locate import is_local, short_name
 
+    if options.out is not None:
+        require_place(options.out, "--out")
     name = options.directory
     default = epath.Path(name) / "evaluation" if is_local(name) else Path("evaluation") / short_name(name)
     console, out = Console(), epath.Path(options.out or default)

@@ -24,7 +24,7 @@ class Options:
     directory: TrainedDirectory
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
-    out: Path = Path("predictions")
+    out: str = "predictions"
     """Directory of results.json, images.json and one overlay picture for each image; those of an earlier
     prediction are replaced."""
     score: float = 0.5

@@ -15,6 +15,7 @@ from mrcnn_jax.cli.first_options import first_options
 from mrcnn_jax.cli.terminal import PROGRAM, TolerantStream, parse
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_place
 from mrcnn_jax.presets.schedule import scale_schedule
 
 DESCRIPTION = "Train an experiment, continue a run or fine-tune trained weights; evaluate the result."
@@ -113,6 +114,7 @@ def _parse(name: str, words: Sequence[str], default: Options, given: Set[str]) -
         raise SystemExit(OK)
     words = ["--help" if word == "--help-all" else word for word in words]
     options = parse(Options, f"train {name}", words, default, DESCRIPTION)
+    require_place(options.directory, "--directory")
     before, experiment = default.experiment.train.steps, options.experiment
     if experiment.train.steps == before:
         return options

@@ -5,6 +5,7 @@ from pathlib import Path
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import DatasetSplit, open_dataset
+from mrcnn_jax.paths import require_local
 
 EMBEDDED = {"shapes": shapes.ShapesConfig(), "puppets": shapes.ShapesConfig(kinds=("puppet",))}
 """Data sets that are drawn on first use."""
@@ -19,6 +20,7 @@ def open_split(config: DataConfig, split: str) -> DatasetSplit:
         InputError: the directory is no prepared data set, or has no such split.
     """
     if config.dataset not in EMBEDDED:
+        require_local(config.dataset, "the data set")
         return open_dataset(Path(config.dataset).expanduser(), split)
     directory = DATA_FOLDER / config.dataset
     shapes.prepare(directory, EMBEDDED[config.dataset], progress=True)

@@ -26,6 +26,7 @@ from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.dataset import Record, is_prepared
 from mrcnn_jax.data.statistics import Statistics
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
 
 IMAGES_PER_SHARD = 2048  # a few hundred megabytes of ordinary photographs
@@ -70,6 +71,7 @@ def write_dataset(
 
 def check_destination(directory: Path, overwrite: bool = False) -> None:
     """Raises InputError unless a data set can be written to a directory."""
+    require_local(directory, "the data set")
     if directory.exists() and not overwrite:
         advice = "choose another name, or overwrite it if it is a prepared set"
         raise InputError(f"{directory} exists already: {advice}")

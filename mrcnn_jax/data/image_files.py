@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_local
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm".split()
@@ -28,8 +29,11 @@ def find_image_files(paths: Iterable[str | os.PathLike]) -> Found:
     Hidden files and what operating systems leave behind is passed over without being counted.
 
     Raises:
-        InputError: a path does not exist, or there are no image files.
+        InputError: a path does not exist or is an address, or there are no image files.
     """
+    paths = list(paths)
+    for path in paths:
+        require_local(path, "image")
     given, files, skipped = list(map(Path, paths)), [], {}
     for path in given:
         if not path.exists():

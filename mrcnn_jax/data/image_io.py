@@ -21,6 +21,7 @@ from mrcnn_jax.data.image_content import (
     require_plausible_size,
 )
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes, require_place
 
 # decoding errors are reported by exceptions
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -83,10 +84,11 @@ def read_file(path: str | PathLike) -> bytes:
     """Returns the content of an image file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is a pipe, a device or an address.
     """
+    require_place(path, "image")
     try:
-        return epath.Path(path).read_bytes()
+        return read_bytes(path)
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise InputError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -132,6 +134,7 @@ def save_image(path: str | PathLike, image: UInt8[np.ndarray, "H W 3"]) -> None:
 
 def require_picture_path(path: str | PathLike) -> None:
     """Raises InputError if ``save_image`` could not write to a path; leaves nothing there."""
+    require_place(path, "the picture")
     place = epath.Path(path)
     if place.is_dir():
         raise InputError(f"cannot write image {path}: it is a folder")

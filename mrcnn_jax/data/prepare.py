@@ -13,6 +13,7 @@ from mrcnn_jax.data.formats.coco_layout import CocoSplit
 from mrcnn_jax.data.formats.foreign_files import describe_folder
 from mrcnn_jax.data.stored_image import Rotation
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_local
 
 ADVICE = "set images aside with --validation-images NUMBER, e.g. a tenth of them"
 
@@ -68,6 +69,7 @@ def prepare(
         InputError: the format is unknown, an option does not apply to it, or the input cannot be trusted.
             Nothing is written then.
     """
+    require_local(folder, "the data set")
     folder, notify = Path(folder), notify or (lambda _: None)
     options = {"validation_images": validation_images, "keypoints": keypoints, "name": name,
                "max_bad": max_bad, "strict": strict, "rotation": rotation, "seed": seed}  # fmt: skip

@@ -131,7 +131,8 @@ def evaluate(
 def _open(detector: Detector, name: Any, dataset: Any, split: str | None) -> DatasetSplit:
     """Opens a split, and warns of what cannot be scored on it; InputError if nothing can."""
     data = detector.experiment.data
-    source = open_split(replace(data, dataset=str(dataset or data.dataset)), split or data.validation_split)
+    given = data if dataset is None else replace(data, dataset=os.fspath(dataset))
+    source = open_split(given, split or data.validation_split)
     match = match_dataset(detector.info, source.info, detector.experiment.model.tasks, name, source.directory)
     for message in [*match.warnings, *scored_kinds(detector, source, match)[1]]:
         print_warning(message)

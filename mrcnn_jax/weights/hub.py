@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mrcnn_jax.atomic_io import write_text
+from mrcnn_jax.atomic_io import require_writable, write_text
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.detector import Detector, load
@@ -79,6 +79,7 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
     Raises:
         InputError: the directory holds no detector, or the folder is not empty or cannot be written.
     """
+    require_writable(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: choose another --out")
     detector = load(directory)

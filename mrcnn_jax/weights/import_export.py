@@ -17,12 +17,13 @@ from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import torchvision
 from mrcnn_jax.weights.identify import SourceModel, identify_model
 from mrcnn_jax.weights.locate import find_file, locate
 from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
-from mrcnn_jax.weights.readers import read_weights, write_tensors
+from mrcnn_jax.weights.readers import read_weights, require_suffix, write_tensors
 from mrcnn_jax.weights.summary import describe_assumptions
 
 UNUSED_FILE = "unused.npz"
@@ -111,6 +112,7 @@ def read_source(
 
 def check_out(out: Path) -> None:
     """Checks that weights can be written to a directory."""
+    require_local(out, "the output")
     if (out / "checkpoints").exists():
         raise InputError(f"{out} already holds checkpoints: choose another directory")
     require_writable(out)
@@ -171,17 +173,18 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     Args:
         target: "torchvision".
         directory: of a training run, or of imported weights.
-        file: .pth, .pt, .safetensors or .npz.
+        file: new, .pth, .pt, .safetensors or .npz.
 
     Returns:
         Fields of the experiment that differ from what torchvision's constructor assumes, as "field: value
         here, value there". Its arguments can change some of them; others torchvision cannot do.
 
     Raises:
-        InputError: torchvision has no such model.
+        InputError: torchvision has no such model, or the file exists or cannot be written.
     """
     if target != "torchvision":
         raise InputError(f"weights can be exported to torchvision only, not to {target!r}")
+    _check_file(file)
     directory, file = Path(locate(directory)), Path(file)
     detector = load(directory)
     model = detector.experiment.model
@@ -202,6 +205,16 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     weights = torchvision.normalize_state_dict(tensors)
     theirs = torchvision.infer_experiment(weights, str(file), trained_norm=trained_norm).model
     return list(_differences(_comparable(theirs), _comparable(model)))
+
+
+def _check_file(file: str | Path) -> None:
+    """Checks that weights can be written to a new file."""
+    require_local(file, "the output")
+    path = Path(file).absolute()
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{file} exists already: name a new file, or move that one away")
+    require_suffix(Path(file))
+    require_writable(path.parent)
 
 
 def _unsupported_by_torchvision(model: ModelConfig) -> list[str]:

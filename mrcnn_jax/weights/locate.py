@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import require_local, require_name, require_place
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.weights import download, zoo
 
@@ -38,6 +39,7 @@ def locate(model: str | os.PathLike) -> str | os.PathLike:
         InputError: there is no such name, or the weights cannot be loaded or imported.
     """
     text = os.fspath(model)
+    _require_model(model)
     if text.startswith(HUB):
         from mrcnn_jax.weights import hub  # here, as hub imports the detector, which imports this module
 
@@ -47,9 +49,21 @@ def locate(model: str | os.PathLike) -> str | os.PathLike:
 
 
 def is_local(model: str | os.PathLike) -> bool:
-    """Returns whether a model argument is a path, also one in a bucket."""
+    """Returns whether a model argument is a path, also one in a bucket.
+
+    Raises:
+        InputError: it is empty, or an address of another kind.
+    """
     text = os.fspath(model)
+    _require_model(model)
     return not re.match(f"{HUB}|{_ADDRESS}", text) and (Path(text).exists() or text not in zoo.ENTRIES)
+
+
+def _require_model(model: str | os.PathLike) -> None:
+    """Raises InputError for an empty name, or an address from which no model is read."""
+    require_name(model, "the model")
+    if not re.match(f"{HUB}|{_ADDRESS}", os.fspath(model)):
+        require_place(model, "the model", "gs://..., https://... or hf://owner/name")
 
 
 def short_name(model: str | os.PathLike) -> str:
@@ -65,6 +79,7 @@ def find_file(file: str | os.PathLike) -> WeightFile:
     text = os.fspath(file)
     entry = _entry(text)
     if entry is None:
+        require_local(file, "the file of weights", "https://...")
         return WeightFile(Path(file))
     path = download.cache_directory() / "downloads" / entry.name / urlsplit(entry.url).path.rpartition("/")[2]
     if not path.is_file():

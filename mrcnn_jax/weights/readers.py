@@ -74,6 +74,13 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return read_weights(path).tensors
 
 
+def require_suffix(path: Path) -> None:
+    """Raises InputError for a file that ``write_tensors`` has no format for."""
+    if path.suffix.lower() not in _WRITERS:
+        allowed = ", ".join(_WRITERS)
+        raise InputError(f"{path}: the suffix of weights to write must be one of {allowed}")
+
+
 def write_tensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
     """Writes tensors, with the dtypes that ``read_tensors`` returns, to a .pth, .pt, .safetensors or .npz
     file.
@@ -84,9 +91,7 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> No
         InputError: an unknown format, a folder that cannot be written to, values that are not finite numbers.
     """
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
-        allowed = ", ".join(_WRITERS)
-        raise InputError(f"{path}: the suffix of weights to write must be one of {allowed}")
+    require_suffix(path)
     tensors = _check_and_convert(path, tensors)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

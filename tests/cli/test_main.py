@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from cli_inputs import write_image
 from paths import REPOSITORY
 
 from mrcnn_jax import presets
@@ -155,3 +156,22 @@ def test_a_closed_pipe_is_not_reported(arguments):
     shown = run_process(*arguments, stdout=writing)
     os.close(writing)
     assert shown.returncode == 1 and shown.stderr == ""
+
+
+ADDRESSES = [
+    ("predict", "s3://b/x", "a.jpg"), ("evaluate", "ftp://b/x"), ("push", "s3://b/x", "--out", "p"),
+    ("train", "s3://b/x"), ("train", "demo", "--directory", "https://b/x"),
+    ("train", "demo", "--data.dataset", "s3://b/x"), ("predict", "run", "s3://b/a.jpg"),
+    ("predict", "run", ".", "--out", "s3://b/x"), ("evaluate", "run", "--out", "https://b/x"),
+    ("compare", "s3://b/x", "r"), ("compare", "r", "r", "--out", "s3://b/x"), ("dataset", "https://b/x"),
+    ("import-weights", "s3://b/x.pth", "--out", "o"), ("import-weights", "x.pth", "--out", "s3://b/x"),
+    ("export-weights", "torchvision", "run", "s3://b/x.pth"), ("push", "run", "--out", "gs://b/x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ADDRESSES, ids=" ".join)
+def test_addresses_where_none_is_taken(rejected, command):
+    write_image("a.jpg")
+    address = next(word for word in command if "://" in word)
+    message = rejected(*command)
+    assert f"{address} is an address: it must be a path on this machine" in message

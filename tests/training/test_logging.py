@@ -86,5 +86,6 @@ def test_missing_package_for_buckets_is_named(monkeypatch):
         raise ImportError("Please install gcsfs")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
+    monkeypatch.setattr("mrcnn_jax.paths.BUCKETS", ("gs", "s3"))
     with pytest.raises(InputError, match=r"^s3://bucket/run is in a bucket, .*\[gcs\].*gcsfs\)$"):
         run_directory("s3://bucket/run")  # not gs://, which epath has cached

@@ -151,6 +151,14 @@ def test_export_restores_the_imported_file(imported, tensors, tmp_path, suffix):
     assert "model.box.score_threshold: 0.0 here, 0.05 there" in printed
 
 
+def test_export_writes_new_files_only(imported, tmp_path):
+    (tmp_path / "mine.npz").write_text("mine")
+    for name, fault in {"mine.npz": "exists already: name a new", "mine.onnx": "suffix of weights"}.items():
+        with pytest.raises(InputError, match=fault):
+            import_export.export_weights("torchvision", imported[0], tmp_path / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("mine.npz", "mine")]
+
+
 def test_export_names_only_differences_that_loading_does_not_set(file, tmp_path):
     epsilon = ("--model.backbone.norm-epsilon", "1e-5")
     assert mrcnn("import-weights", "torchvision", file, "--out", "tv", *FIELDS, *epsilon)[0] == 0

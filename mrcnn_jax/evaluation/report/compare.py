@@ -11,6 +11,7 @@ from mrcnn_jax.evaluation.analysis.comparison import RESAMPLES, compare
 from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Kind, evaluate_coco, read_json
 from mrcnn_jax.evaluation.report.files import ANALYSIS
+from mrcnn_jax.paths import require_local
 
 _FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
@@ -66,6 +67,7 @@ def _matches(
 
 
 def _open(path: str | os.PathLike) -> Results:
+    require_local(path, "the evaluation")
     given = Path(path)
     file = given
     if given.is_dir():
@@ -96,6 +98,7 @@ def _open_truth(
             shown_ = " and ".join(f"{dataset} ({part})" for dataset, part in origins)
             raise InputError(f"the two were evaluated on different data, {shown_}: give --truth")
         truth, split = origins[0][0], split or origins[0][1]
+    require_local(truth, "the data set")
     if not is_prepared(truth):
         if Path(truth).is_dir():
             raise InputError(f"{truth} is neither a prepared data set nor an annotation file")
