@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.data.formats.coco_numbers import to_id, to_number
+from mrcnn_jax.data.formats.coco_numbers import to_number, to_whole
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco_values import (
     Id,
@@ -43,7 +43,7 @@ class GroundTruth(NamedTuple):
 
 def check_limits(name: str, limits: Sequence[int]) -> None:
     """Raises InputError unless there are limits and all are whole numbers from 1 up."""
-    usable = isinstance(limits, Sequence) and all(to_id(limit) == limit and limit >= 1 for limit in limits)
+    usable = isinstance(limits, Sequence) and all(to_whole(limit) == limit and limit >= 1 for limit in limits)
     if not limits or not usable:
         raise InputError(f"{name} must be one or more numbers from 1 up, not {shown(limits)}")
 
@@ -161,7 +161,7 @@ def _by_id(entries: list[dict], what: str) -> dict[Id, tuple[int, dict]]:
 
 
 def _side(value: Any) -> int | None:
-    side = to_id(value)
+    side = to_whole(value)
     return side if side is not None and side > 0 else None
 
 
@@ -190,6 +190,6 @@ def _keypoints(given: dict, name: str, num_keypoints: int) -> dict[str, Any]:
             f"{name} has {len(keypoints) // 3} keypoints, but keypoint_sigmas has {num_keypoints}: "
             "there must be one for each (by default COCO's 17)"
         )
-    labelled = to_id(given.get("num_keypoints"))
+    labelled = to_whole(given.get("num_keypoints"))
     visible = sum(visibility > 0 for visibility in keypoints[2::3])
     return {"keypoints": keypoints, "num_keypoints": visible if labelled is None else labelled}

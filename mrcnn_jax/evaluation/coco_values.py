@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.formats.coco_masks import judge_mask
-from mrcnn_jax.data.formats.coco_numbers import is_empty, to_id
+from mrcnn_jax.data.formats.coco_numbers import is_empty, to_id, to_whole
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.run_length_masks import measure_counts
 from mrcnn_jax.typing import Int
@@ -103,7 +103,7 @@ def read_mask(segmentation: Any, image: Image, name: str) -> dict | None:
     size = [image.height, image.width]
     if isinstance(segmentation, dict):
         given = segmentation.get("size")
-        own = [to_id(side) for side in given] if isinstance(given, list | tuple) else []
+        own = [to_whole(side) for side in given] if isinstance(given, list | tuple) else []
         if len(own) == 2 and None not in own:
             size = own if None in size else size
             if own != size:

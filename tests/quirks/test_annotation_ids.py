@@ -4,7 +4,7 @@ import pytest
 from converted_sets import change_first, convert, kinds
 from quirks import quirk
 from rich.console import Console
-from small_sets import write_set
+from small_sets import rectangle, write_set
 
 from mrcnn_jax.data.dataset import open_dataset, read_metadata
 from mrcnn_jax.data.formats import coco
@@ -46,6 +46,64 @@ def test_ids(tmp_path, change):
     assert [record.file_name for record in records] == [f"{i}.jpg" for i in range(1, 5)]
     assert [record.objects.classes.tolist() for record in records] == [[1], [0], [1], [0]]
     assert report.kept == 4 and all(type(record.image_id) is int for record in records)
+
+
+NAMES = [
+    ["10", "1_0", "1e1", "010"], ["1", "01", " 1", "1."], [7, "07", "7e0", "\u0667"], [1, "x", "2", "+2"],
+]  # fmt: skip
+
+
+@quirk('ids that are nearly numbers ("01", "1_0", "1e1", " 1", "²")', "names of their own, matched exactly")
+@pytest.mark.parametrize("ids", NAMES)
+def test_ids_that_are_names(tmp_path, ids):
+    def change(content):
+        for image, annotation, id_ in zip(content["images"], content["annotations"], ids, strict=True):
+            image["id"] = annotation["image_id"] = id_
+            annotation["bbox"][0] = 20 + int(image["file_name"][0])
+
+    records, report = convert(tmp_path, change)
+    assert report.kept == 4 and not report.images_left_out
+    assert {r.file_name: r.objects.boxes[0, 0] - 20 for r in records} == {f"{i}.jpg": i for i in range(1, 5)}
+
+
+ELSEWHERE = {
+    "underscore": (lambda d: d["images"][0].update(id="10"), "1_0"),
+    "leading zero": (lambda d: None, "01"),
+    "number that a name was given": (lambda d: d["images"][3].update(id="name"), 4),
+}
+
+
+@quirk("annotations whose image_id or category_id is nearly that of another", "left out, not attached to it")
+@pytest.mark.parametrize("change, id_", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_annotations_are_attached_to_no_other_image(tmp_path, change, id_):
+    def both(content):
+        change(content)
+        content["annotations"] = [content["annotations"][1] | {"id": 9, "image_id": id_}, rectangle(8, 2, 1)]
+
+    records, report = convert(tmp_path, both)
+    assert report.left_out == {"annotation of an image that is not listed": {9}}
+    assert [record.file_name for record in records if len(record.objects.ids)] == ["2.jpg"]
+
+
+@quirk("ids beyond 2**53, as of databases", "kept as they are; the ids of annotations are new")
+@pytest.mark.parametrize("kind", [int, str], ids=["number", "text"])
+def test_ids_of_64_bits(tmp_path, kind):
+    def change(content):
+        every(lambda id_: kind(2**63 - 5 + id_))(content)
+
+    records, report = convert(tmp_path, change)
+    assert [record.image_id for record in records] == [2**63 - 5 + id_ for id_ in range(1, 5)]
+    assert [record.objects.classes.tolist() for record in records] == [[1], [0], [1], [0]]
+    assert read_metadata(tmp_path / "out")[0].category_ids == (2**63 - 4, 2**63 - 3) and report.kept == 4
+
+
+@pytest.mark.parametrize("id_", [2**63, 1.5, 2.0**60, True, []])
+def test_ids_that_are_none(tmp_path, id_):
+    _, report = convert(tmp_path, lambda d: d["images"][0].update(id=id_))
+    flaw = "whose id is neither a whole number of 64 bits nor a text"
+    assert report.images_left_out == {flaw: ["1.jpg"]}
+    _, report = convert(tmp_path, lambda d: d["categories"].append({"id": id_, "name": "c"}))
+    assert "category c is left out: its id is neither a whole number of 64 bits" in str(report)
 
 
 @quirk("annotation ids missing, repeated, 0, negative, too large or no numbers", "new ids are given")

@@ -67,6 +67,18 @@ def test_ids_of_other_and_of_mixed_types(convert):
     assert changed(names) == CLEAN
 
 
+@quirk('ids that are nearly numbers ("07", "7_0"), or beyond 2**53', "ids of their own, matched exactly")
+@pytest.mark.parametrize("ids", [("7", "07"), ("7_0", "70"), ("7e0", 7), (2**53, 2**53 + 1), (2**70, -1)])
+def test_ids_that_are_nearly_equal(ids):
+    def change(truth, results):
+        new = dict(zip((7, 9), ids, strict=True))
+        for entries, key in ((truth["images"], "id"), (truth["annotations"], "image_id")):
+            set_all(entries, key, new.get)
+        set_all(results, "image_id", new.get)
+
+    assert changed(change) == CLEAN
+
+
 @quirk("two categories of one name", "two entries of the metrics per class, with their ids")
 def test_categories_of_one_name_have_two_entries():
     truth = ground_truth(*OBJECTS)

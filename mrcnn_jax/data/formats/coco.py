@@ -20,7 +20,7 @@ from mrcnn_jax.data.formats.coco_annotation import Judgement, judge
 from mrcnn_jax.data.formats.coco_categories import Classes, unite
 from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, Contents
 from mrcnn_jax.data.formats.coco_layout import CocoSplit, HeldOut, find_splits
-from mrcnn_jax.data.formats.coco_numbers import to_id
+from mrcnn_jax.data.formats.coco_numbers import to_whole
 from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes
 from mrcnn_jax.data.formats.conversion_report import Report
 from mrcnn_jax.data.formats.holdout import hold_out
@@ -219,7 +219,7 @@ class CocoFile:
         image = self.contents.images[id_]
         stored = read_stored_image(self.paths[id_], _annotated_size(image), self._rotation)
         for given in (image.get("height"), image.get("width")):
-            if given and (isinstance(given, str) or (to_id(given) or -1) < 0):
+            if given and (isinstance(given, str) or (to_whole(given) or -1) < 0):
                 self._note(self.report.images_mended, "whose annotated size is text or no size", image)
         for note in stored.notes:
             self._note(self.report.image_notes, note, image)
@@ -262,7 +262,7 @@ class CocoFile:
 
 def _annotated_size(image: dict) -> tuple[int | None, int | None]:
     """Returns the annotated height and width; None for one that is missing or no size."""
-    numbers = [to_id(image.get(side)) for side in ("height", "width")]
+    numbers = [to_whole(image.get(side)) for side in ("height", "width")]
     height, width = (number if number is not None and number > 0 else None for number in numbers)
     return height, width
 

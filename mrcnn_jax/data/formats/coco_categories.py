@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mrcnn_jax.data.coco_keypoints import PERSON_KEYPOINTS, PERSON_SIGMAS, flip_indices
-from mrcnn_jax.data.formats.coco_numbers import is_empty, parse_text, to_id
+from mrcnn_jax.data.formats.coco_numbers import is_empty, parse_text, to_whole
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
@@ -54,8 +54,8 @@ def _keypoint_names(given: Any) -> tuple[tuple[str, ...], str | None]:
     if isinstance(value, str):
         value = parse_text(value) if value.lstrip().startswith("[") else value.replace(";", ",").split(",")
     if isinstance(value, dict):
-        numbered = all(to_id(number) is not None for number in value.values())
-        value = sorted(value, key=lambda name: to_id(value[name])) if numbered else list(value)
+        numbered = all(to_whole(number) is not None for number in value.values())
+        value = sorted(value, key=lambda name: to_whole(value[name])) if numbered else list(value)
     if not isinstance(value, list):
         return (), "keypoints that are no list of names are not used"
     names = [_text(item.get("name") if isinstance(item, dict) else item).strip() for item in value]
@@ -83,7 +83,7 @@ def _skeleton(given: Any, names: Sequence[str]) -> tuple[Edges, int]:
         value = [value[i : i + 2] for i in range(0, len(value), 2)]
     number = {name: i for i, name in reversed(list(enumerate(names, start=1)))}
     ends = [
-        [number.get(end) if isinstance(end, str) and end in number else to_id(end) for end in item]
+        [number.get(end) if isinstance(end, str) and end in number else to_whole(end) for end in item]
         if isinstance(item, list) and len(item) == 2 else [None]
         for item in value
     ]  # fmt: skip

@@ -1,20 +1,22 @@
 """Contents of a COCO annotation file by id: images, categories and the annotations of each image.
 
-Ids that are written as text or as whole floats are read as what they mean, other texts get numbers of their
-own, and entries that cannot be placed are left out and kept as flaws for the report.
+Ids are whole numbers, also as floats or in the plain decimal spelling of a text; other texts are names, which
+get numbers of their own. Entries that cannot be placed are left out and kept as flaws for the report.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mrcnn_jax.data.formats.coco_categories import Category, read_category, some
 from mrcnn_jax.data.formats.coco_json import load
-from mrcnn_jax.data.formats.coco_numbers import to_id
+from mrcnn_jax.data.formats.coco_numbers import MAX_WHOLE, to_id
 from mrcnn_jax.data.formats.conversion_report import Label, Report
 from mrcnn_jax.errors import InputError
 
 Heading = Literal["left_out", "mended", "images_left_out", "images_mended"]
+_NO_ID = "id is neither a whole number of 64 bits nor a text"
 OF_A_BAD_IMAGE = "annotation of an image that is left out"
 
 
@@ -67,8 +69,8 @@ class Contents:
         self._unusable_images = images.keys() - self.images.keys()
         self._group(content["annotations"])
 
-    def _by_id(self, kind: str, entries: list) -> tuple[dict[int, list[dict]], dict[str, int]]:
-        """Returns the entries of each id, and the numbers given to ids that are other texts."""
+    def _by_id(self, kind: str, entries: list) -> tuple[dict[int, list[dict]], "_Ids"]:
+        """Returns the entries of each id, and the reader of these ids."""
         groups: dict[int, list[dict]] = {}
         texts: dict[str, list[dict]] = {}
         for position, entry in enumerate(entries):
@@ -79,14 +81,17 @@ class Contents:
             elif isinstance(given, str) and given.strip():
                 texts.setdefault(given, []).append(entry)
             elif kind == "image":
-                self.flaws.append(Flaw("images_left_out", "without an id", name))
+                flaw = "without an id" if _is_blank(given) else f"whose {_NO_ID}"
+                self.flaws.append(Flaw("images_left_out", flaw, name))
             else:
-                self.warnings.append(f"category {name} is left out: it has no id")
+                flaw = "it has no id" if _is_blank(given) else f"its {_NO_ID}"
+                self.warnings.append(f"category {name} is left out: {flaw}")
             if isinstance(given, str | float) and kind == "image":
                 self.flaws.append(Flaw("images_mended", "whose id is written as text or float", name))
-        first = max(groups, default=0) + 1
-        numbers = {text: first + i for i, text in enumerate(texts)}
-        return groups | {numbers[text]: group for text, group in texts.items()}, numbers
+        first = max((id_ for id_ in groups if id_ < MAX_WHOLE), default=0) + 1
+        free = (number for number in itertools.count(first) if number not in groups)
+        numbers = dict(zip(texts, free, strict=False))
+        return groups | {numbers[text]: group for text, group in texts.items()}, _Ids(numbers)
 
     def _usable_images(self, groups: dict[int, list[dict]]) -> Iterator[tuple[int, dict]]:
         for id_, (image, *others) in sorted(groups.items()):
@@ -120,6 +125,7 @@ class Contents:
 
     def _group(self, entries: list) -> None:
         """Places annotations under their images and gives them ids that are unique and positive."""
+        plain = not (self._image_ids.texts or self._category_ids.texts)
         seen, renumbered = set[int](), list[tuple[dict, int]]()
         for position, entry in enumerate(entries):
             if not isinstance(entry, dict):
@@ -127,7 +133,7 @@ class Contents:
                 self.flaws.append(Flaw("left_out", "annotation that is not an object", label))
                 continue
             image_id, category_id, id_ = entry.get("image_id"), entry.get("category_id"), entry.get("id")
-            if not (type(image_id) is type(category_id) is type(id_) is int):
+            if not (plain and type(image_id) is type(category_id) is type(id_) is int):
                 image_id, category_id, id_ = self._read_ids(entry)
             if image_id not in self.annotations or category_id not in self.categories:
                 label = id_ if id_ is not None else f"number {position}, from 0"
@@ -145,14 +151,17 @@ class Contents:
 
     def _read_ids(self, entry: dict) -> tuple[int | None, int | None, int | None]:
         """Returns the ids of an annotation that are written as text or float, and stores them in it."""
-        found = []
-        for key, texts in (("image_id", self._image_ids), ("category_id", self._category_ids), ("id", {})):
+        found, plain = [], True
+        readers = {"image_id": self._image_ids, "category_id": self._category_ids, "id": _Ids({})}
+        for key, ids in readers.items():
             given = entry.get(key)
-            number = texts.get(given) if isinstance(given, str) and given in texts else to_id(given)
+            number = ids.read(given)
             found.append(number)
             entry[key] = number if number is not None else given
+            plain &= type(given) is int
         image_id, category_id, id_ = found
-        if image_id in self.annotations and category_id in self.categories and id_ is not None:
+        usable = image_id in self.annotations and category_id in self.categories and id_ is not None
+        if usable and not plain:
             self.flaws.append(Flaw("mended", "ids written as text or float", id_, image_id))
         return image_id, category_id, id_
 
@@ -161,6 +170,28 @@ class Contents:
             return OF_A_BAD_IMAGE
         unlisted = "a category" if image_id in self.annotations else "an image"
         return f"annotation of {unlisted} that is not listed"
+
+
+class _Ids:
+    """Reader of ids as numbers.
+
+    Args:
+        texts: numbers of the ids that are names.
+    """
+
+    def __init__(self, texts: dict[str, int]):
+        self.texts, self._given = texts, set(texts.values())
+
+    def read(self, value: Any) -> int | None:
+        """Returns the number of an id; None if it is none, or the number that a name was given."""
+        if isinstance(value, str) and value in self.texts:
+            return self.texts[value]
+        number = to_id(value)
+        return None if number in self._given else number
+
+
+def _is_blank(id_: Any) -> bool:
+    return id_ is None or (isinstance(id_, str) and not id_.strip())
 
 
 def _name(entry: Any, otherwise: str) -> str:

@@ -16,10 +16,10 @@ from mrcnn_jax.data.formats.coco_numbers import (
     MAX_COORDINATE,
     is_empty,
     parse_text,
-    to_id,
     to_number,
     to_numbers,
     to_vector,
+    to_whole,
 )
 
 MAX_OUTLINE = 4e6  # in pixels; the rasteriser holds every pixel of it, five times as fine, in memory
@@ -160,7 +160,7 @@ def _polygon(part: Any, mended: set[str]) -> Float[np.ndarray, "N"]:
 def _rle(code: dict, height: int, width: int, mended: set[str]) -> dict:
     size, counts = code.get("size"), code.get("counts")
     if size != [height, width]:
-        numbers = [to_id(side) for side in size] if isinstance(size, list) else []
+        numbers = [to_whole(side) for side in size] if isinstance(size, list) else []
         if size is not None and numbers != [height, width]:
             raise _Unusable("run-length code of another size than the image")
         mended.add("run-length code whose size is missing or written as text")
@@ -170,7 +170,7 @@ def _rle(code: dict, height: int, width: int, mended: set[str]) -> dict:
             mended.add("run-length code written as Python prints bytes")
         counts = _runs(counts)
     elif isinstance(counts, list) and not all(type(count) is int for count in counts):
-        counts = [to_id(count) for count in counts]
+        counts = [to_whole(count) for count in counts]
         mended.add("run-length code with numbers written as text or float")
     # pycocotools decodes runs that do not fill the image into uninitialised memory
     whole = isinstance(counts, list) and all(count is not None and count >= 0 for count in counts)

@@ -1,13 +1,16 @@
 """Numbers of annotation files as tools write them: 1, 1.0, "1", "1.0"."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 MAX_COORDINATE = 1e6  # in pixels
-MAX_ID = 2**53  # JSON's readers keep whole numbers exactly up to here
+MAX_WHOLE = 2**53  # floats are exact whole numbers below
+MAX_ID = 2**63  # data sets store ids in 64 bits
+_ID_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0+)?")
 
 
 def to_number(value: Any, largest: float = MAX_COORDINATE) -> float | None:
@@ -21,10 +24,24 @@ def to_number(value: Any, largest: float = MAX_COORDINATE) -> float | None:
     return value if usable and -largest <= value <= largest else None
 
 
-def to_id(value: Any) -> int | None:
+def to_whole(value: Any) -> int | None:
     """Returns a whole number, given as such, as float or as text; None for anything else."""
-    number = to_number(value, MAX_ID - 1)
+    number = to_number(value, MAX_WHOLE - 1)
     return int(number) if number is not None and number == int(number) else None
+
+
+def to_id(value: Any) -> int | None:
+    """Returns an id that is a whole number; None for anything else.
+
+    Ids are not only counted but told apart, so that a text is a number in its plain spelling alone ("10",
+    "10.0"): "010", "1_0", "1e1" and " 10" are names.
+    """
+    if isinstance(value, str):
+        match = _ID_TEXT.fullmatch(value)
+        value = int(match[1]) if match else None
+    if type(value) is int:
+        return value if -MAX_ID <= value < MAX_ID else None
+    return to_whole(value)
 
 
 def to_vector(values: Any) -> tuple[Float[np.ndarray, "N"], float] | None:
