@@ -108,6 +108,8 @@ def _next_step(directory: Path, arguments: list[str] | None) -> str:
         words = [*arguments, *["--overwrite"] * ("--overwrite" not in arguments)]
         command = shlex.join(["mrcnn", "dataset", *words, "--validation-images", count])
         return f"{lack}. This makes one:\n{command}"
+    if not statistics["train"]["objects"]:
+        return "No object is in train, from which a training could learn: its images need annotations."
     preset = "small" if images <= SMALL_SET else "mask_rcnn_r50_fpn"
     command = shlex.join(["mrcnn", "train", preset, "--data.dataset", str(directory)])
     return f"Ready. This trains on it:\n{command}"

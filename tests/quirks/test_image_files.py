@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from converted_sets import convert
 from PIL import Image
 from quirks import quirk
 from small_sets import write_set
@@ -380,3 +381,32 @@ def test_very_large_image(tmp_path):
     Image.new("RGB", (16_000, 12_000), (9, 8, 7)).save(tmp_path / "1.png")
     assert read_stored_image(tmp_path / "1.png", (12_000, 16_000)).notes == ()
     assert read_image(tmp_path / "1.png", upright=True)[-1, -1].tolist() == [9, 8, 7]
+
+
+ALL_UNUSABLE = {
+    "missing": (lambda image: image.update(file_name=f"x{image['id']}.jpg"), r"x4.jpg: missing from .*im"),
+    "without file_name": (lambda image: image.update(coco_url=image.pop("file_name")), "without a file_name"),
+    "without id": (lambda image: image.pop("id"), "without an id"),
+}
+
+
+@quirk("no image can be used (wrong folder, LVIS without `file_name`)", "refused with the reasons")
+@pytest.mark.parametrize("change, reason", ALL_UNUSABLE.values(), ids=ALL_UNUSABLE)
+@pytest.mark.parametrize("validation_images", [0, 2])
+def test_no_image_can_be_used(tmp_path, change, reason, validation_images):
+    def all_images(content):
+        for image in content["images"]:
+            change(image)
+
+    with pytest.raises(InputError, match=f"4 of 4 images cannot be used, none is left .*{reason}"):
+        convert(tmp_path, all_images, validation_images=validation_images)
+
+
+def test_missing_images_are_said_before_those_held_out(tmp_path):
+    def rename(count):
+        return lambda d: [image.update(file_name=f"x{image['id']}") for image in d["images"][:count]]
+
+    with pytest.raises(InputError, match="2 of 4 images cannot be used, --max-bad 0.05 allows 1 "):
+        convert(tmp_path, rename(2), validation_images=2)
+    with pytest.raises(InputError, match="none of its 3 images is left for training, if 3 are held out"):
+        convert(tmp_path, rename(1), validation_images=3)

@@ -10,6 +10,7 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.dataset import read_metadata
 from mrcnn_jax.data.formats import coco
 from mrcnn_jax.data.transforms import training_example
+from mrcnn_jax.errors import InputError
 
 
 def change_all(**fields):
@@ -112,17 +113,27 @@ def test_all_crowds(tmp_path, flag):
     assert warning.startswith("all 4 objects are crowd regions, from which nothing is learned")
 
 
-EMPTY = {
-    "no annotation": lambda d: d.update(annotations=[]),
-    "all unusable": lambda d: [a.update(bbox=[], segmentation=[[1, 2, 3]]) for a in d["annotations"]],
-    "all unlisted": lambda d: [a.update(image_id=99) for a in d["annotations"]],
+ALL_LOST = {
+    "boxes": ({"bbox": [10, 10, -5, -5], "segmentation": []}, "box without a positive, finite width"),
+    "parts": ({"bbox": [], "segmentation": [[1, 2, 3]]}, "mask: "),
+    "captions": ({"category_id": None, "caption": "a dog"}, "annotation of a category that is not listed"),
+    "categories by name": ({"category_id": "a"}, "annotation of a category that is not listed"),
+    "images by name": ({"image_id": "1.jpg"}, "annotation of an image that is not listed"),
 }
 
 
-@quirk("nothing to learn: no annotation, or none that can be used", "a warning")
-@pytest.mark.parametrize("change", EMPTY.values(), ids=EMPTY)
-def test_nothing_to_learn(tmp_path, change):
-    _, report = convert(tmp_path, change)
+@quirk("none of the annotations for training can be used (captions, names in place of ids)", "refused: why")
+@pytest.mark.parametrize("fields, reason", ALL_LOST.values(), ids=ALL_LOST)
+@pytest.mark.parametrize("validation_images", [0, 1])
+def test_all_annotations_are_lost(tmp_path, fields, reason, validation_images):
+    with pytest.raises(InputError, match=f"annotations of train can be used.* x {reason}"):
+        convert(tmp_path, change_all(**fields), validation_images=validation_images)
+    assert not (tmp_path / "out").exists()
+
+
+@quirk("nothing to learn: no annotation", "a warning")
+def test_nothing_to_learn(tmp_path):
+    _, report = convert(tmp_path, lambda content: content.update(annotations=[]))
     assert "no object is left in train: nothing can be learned from it" in report.warnings
     assert read_metadata(tmp_path / "out")[1]["train"]["objects"] == 0
 

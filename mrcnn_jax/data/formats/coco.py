@@ -122,6 +122,8 @@ class CocoFile:
         located = locate_images(names.values(), self.path, Path(images) if images else None)
         self.paths = {id_: located.paths[name] for id_, name in names.items() if name in located.paths}
         missing = [id_ for id_ in images_by_id if id_ not in self.paths]
+        too_many = part.count if part and part.count >= len(self.paths) else None
+        part = None if too_many else part  # what the file lacks is to be said first
         self._ids, validation = self._choose(part), bool(part and part.validation)
         rest = [] if validation else missing  # what the file lacks is reported once
         listed = sum(len(self.contents.annotations[id_]) for id_ in (*self._ids, *rest))
@@ -133,6 +135,9 @@ class CocoFile:
         if not validation:
             self.report.warnings += [*self.contents.warnings, *located.notes, *self._warn_of_repeated_files()]
         self._check_images()
+        if too_many:
+            left = f"none of its {len(self.paths)} images is left for training"
+            raise InputError(f"{self.path}: {left}, if {too_many} are held out for validation")
         if not self._ids:
             raise InputError(f"{self.path}: none of its {len(self.paths)} images is left for this split")
         self.use_classes(_unite(name or self.path.stem, {"": self.contents}), "")
@@ -140,6 +145,7 @@ class CocoFile:
     def use_classes(self, classes: Classes, split: str) -> None:
         """Sets the classes of the data set that this split is a part of."""
         self.info: DatasetInfo = classes.info
+        self._training = split == "train"
         self._class_of, self._with_keypoints = classes.class_of[split], classes.keypoints_of[split]
         self.report.warnings += classes.warnings[split] if split else []
         self.suspicions = Suspicions(self.info.num_classes)
@@ -149,9 +155,6 @@ class CocoFile:
         ids = list(self.paths)
         if not part:
             return ids
-        if part.count >= len(ids):
-            left = f"none of its {len(ids)} images is left for training"
-            raise InputError(f"{self.path}: {left}, if {part.count} are held out for validation")
         shown = {id_: {a["category_id"] for a in self.contents.annotations[id_]} for id_ in ids}
         drawn = hold_out(shown, part.count, part.seed)
         if part.count <= FEW:  # one bad image would be much of them, so it goes to the other side
@@ -207,6 +210,8 @@ class CocoFile:
             else:
                 yield record
         self._check_images()
+        if self._training:
+            self.report.require_an_object(self.path)
         found = [*self.suspicions.warnings(), *self.report.warn_of_share_left_out(self._max_bad)]
         self.report.warnings += [warning for warning in found if warning not in self.report.warnings]
         if self._strict:

@@ -52,6 +52,13 @@ class Report:
             allowed = allowed if len(bad) < self.images else "none is left"
             raise InputError(printable(f"{path}: {count}, {allowed} ({_some(bad, 20, '; ')})"))
 
+    def require_an_object(self, path: object) -> None:
+        """Raises InputError, which lists the reasons, if there are annotations but all are left out."""
+        if self.annotations and not self.kept:
+            count = f"none of its {self.annotations:,} annotations of {self.name} can be used"
+            reasons = "; ".join(_annotation_lines(self.left_out))
+            raise InputError(printable(f"{path}: {count}, so that nothing can be learned: {reasons}"))
+
     def require_no_flaw(self, path: object) -> None:
         """Raises InputError, which lists the kinds of flaws, if anything was mended or left out."""
         if flaws := [line for _, line in self._flaws()]:
@@ -78,14 +85,19 @@ class Report:
         images += [("mended", line) for line in _image_lines(self.images_mended)]
         headings = {"left out": self.left_out, "not used": self.dropped, "mended": self.mended}
         return images + [
-            (heading, f"{len(labels):,} x {kind} (annotation {_some(_in_order(labels))})")
-            for heading, kinds in headings.items()
-            for kind, labels in sorted(kinds.items())
+            (heading, line) for heading, kinds in headings.items() for line in _annotation_lines(kinds)
         ]
 
 
 def _image_lines(kinds: dict[str, list[str]]) -> list[str]:
     return [f"{len(names):,} x image {kind} ({_some(names)})" for kind, names in sorted(kinds.items())]
+
+
+def _annotation_lines(kinds: dict[str, set[Label]]) -> list[str]:
+    return [
+        f"{len(labels):,} x {kind} (annotation {_some(_in_order(labels))})"
+        for kind, labels in sorted(kinds.items())
+    ]
 
 
 def _in_order(labels: Iterable[Label]) -> list[Label]:

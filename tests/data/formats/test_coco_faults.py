@@ -190,7 +190,7 @@ def test_missing_images_are_named(tmp_path):
 
 
 def test_unusable_images_are_left_out_up_to_a_share(tmp_path):
-    write_folder(tmp_path, content(annotation(), image_ids=(4, 7, 9)))
+    write_folder(tmp_path, content(annotation(), annotation(2, image_id=4), image_ids=(4, 7, 9)))
     for id_ in (7, 9):
         (tmp_path / f"images/{id_}.jpg").write_bytes(b"no image")
     expected = r"2 of 3 images cannot be used, --max-bad 0.05 allows 1 \(7.jpg: .*; 9.jpg: "
