@@ -3,19 +3,13 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.stream import StreamResult
-from mrcnn_jax.structures import Detections
 
 
 class StandInDetector:
     """Reads files as a detector does, and calls itself with their pixels."""
-
-    def __call__(self, image: np.ndarray) -> Detections:
-        raise NotImplementedError
 
     def stream(self, images: Iterable[Path], **options: object) -> Iterator[StreamResult]:
         for source in images:
