@@ -47,7 +47,7 @@ class Options:
     model: tuple[Literal[*presets.PRESETS], ...] = ("mask_rcnn_r50_fpn",)
     """Presets."""
     work: tuple[Literal["inference", "training"], ...] = ("inference", "training")
-    """What is measured."""
+    """Models, work and batches to measure."""
     batch: tuple[int, ...] = ()
     """Images of a batch; by default 1, on accelerators also 8."""
     dtype: tuple[Literal["float32", "bfloat16"], ...] = ()

@@ -25,7 +25,7 @@ class WeightFile(NamedTuple):
 
     path: Path
     entry: zoo.Entry | None = None
-    """What is known of it, if it was downloaded."""
+    """Its entry in the catalogue, if it was downloaded."""
 
 
 def locate(model: str | os.PathLike) -> str | os.PathLike:

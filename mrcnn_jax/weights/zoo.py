@@ -31,7 +31,7 @@ class Entry:
     """Library and model, "torchvision/maskrcnn_resnet50_fpn_v2"."""
     url: str
     tasks: tuple[str, ...]
-    """What the model predicts, as in ``model.tasks``; nothing for a backbone."""
+    """Outputs of the model, as in ``model.tasks``; nothing for a backbone."""
     megabytes: float | None
     """Size in units of 2**20 bytes; None if it is not stated."""
     box_ap: float | None = None

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Server:
-    """What the server has and does, and what was asked of it."""
+    """Files and behaviour of the server, and the requests it got."""
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)

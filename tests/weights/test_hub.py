@@ -26,7 +26,7 @@ def names(folder) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """What a finished run leaves, with metrics."""
+    """The files of a finished run, with metrics."""
     base = tmp_path_factory.mktemp("hub")
     data = saved_runs.write(base / "set")
     saved_runs.saved_run(base / "run", data)
