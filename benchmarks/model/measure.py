@@ -47,7 +47,7 @@ class Options:
     model: tuple[Literal[*presets.PRESETS], ...] = ("mask_rcnn_r50_fpn",)
     """Presets."""
     work: tuple[Literal["inference", "training"], ...] = ("inference", "training")
-    """Models, work and batches to measure."""
+    """Inference, training or both."""
     batch: tuple[int, ...] = ()
     """Images of a batch; by default 1, on accelerators also 8."""
     dtype: tuple[Literal["float32", "bfloat16"], ...] = ()
