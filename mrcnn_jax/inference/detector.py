@@ -1,6 +1,7 @@
 """A trained model as a function from images to their detections."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -198,18 +199,37 @@ def read_weights(directory: str | os.PathLike) -> Weights:
     Raises:
         InputError: the directory holds none.
     """
-    directory = locate(directory)
-    path = run_directory(directory) / "checkpoints"
+    directory = require_weights(directory)
     if is_model_folder(directory):
         return read_model_folder(directory)
-    if not path.is_dir():
-        needed = "give the directory of a training run, or weights by name (`mrcnn zoo` lists them)"
-        raise InputError(f"{directory} holds no checkpoints: {needed}")
+    path = run_directory(directory) / "checkpoints"
     with CheckpointStore(path, read_only=True) as checkpoints:
         saved = checkpoints.restore_latest(print_warning)
     if saved is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
     return Weights(saved.experiment, saved.info, saved.variables)
+
+
+def require_weights(directory: str | os.PathLike) -> str | os.PathLike:
+    """Returns the directory of weights that ``load`` accepts, which are downloaded if need be.
+
+    Raises:
+        InputError: the directory holds none; the message names what it is instead.
+    """
+    directory = locate(directory)
+    path = run_directory(directory)
+    if is_model_folder(directory) or (path / "checkpoints").is_dir():
+        return directory
+    needed = "give the directory of a training run, or weights by name (`mrcnn zoo` lists them)"
+    if (path / "metadata.json").exists():
+        raise InputError(f"{directory} is a data set and holds no checkpoints: {needed}")
+    if path.exists() and not path.is_dir():
+        command = f"{shlex.join(['mrcnn', 'import-weights', str(directory)])} --out weights/{path.stem}"
+        raise InputError(
+            f"{directory} is a file and holds no checkpoints: {needed}; if it holds weights of another "
+            f"library, `{command}` makes a directory of them"
+        )
+    raise InputError(f"{directory} holds no checkpoints: {needed}")
 
 
 def expected_arrays(model: ModelConfig) -> set[str]:

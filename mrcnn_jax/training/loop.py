@@ -21,8 +21,8 @@ from mrcnn_jax.training.history import read_metrics
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, SaveTimer, StepTimer, warn
-from mrcnn_jax.training.run_lock import claimed_directory
-from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, start_run
+from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
+from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, require_origins, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
 
 
@@ -84,6 +84,8 @@ def _train(
     preemption: PreemptionHandler, store_programs: bool,
 ) -> dict[str, Any]:  # fmt: skip
     watchdog = resources.enter_context(Watchdog(experiment.train.stall_seconds))
+    require_run_directory(directory)  # before an embedded data set is drawn
+    require_origins(experiment, directory)
     splits = open_splits(experiment.data)  # a missing data set is an error before anything is written
     resources.enter_context(claimed_directory(directory))
     store = CheckpointStore(directory / "checkpoints", experiment.train.keep_checkpoints)

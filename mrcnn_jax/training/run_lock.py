@@ -9,8 +9,35 @@ from pathlib import Path
 from etils import epath
 
 from mrcnn_jax import distributed
+from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.dataset import is_prepared
 from mrcnn_jax.errors import InputError
+
+_OWN = frozenset(
+    "checkpoints damaged_checkpoints experiment.json history.jsonl history.damaged.jsonl curves.png "
+    "tensorboard metrics.json predictions.png predictions.jpg evaluation".split()
+)
+"""Names of what a run and its evaluation write."""
+_LOGS = frozenset([".log", ".txt", ".out", ".err"])
+"""Suffixes of the output of a run, which shells and schedulers write into its directory."""
+
+
+def require_run_directory(directory: epath.Path) -> None:
+    """Checks, for all processes, that a run may begin or continue in a directory; writes nothing.
+
+    Raises:
+        InputError: it is something else, or would lose results.
+    """
+    problem = ""
+    if distributed.is_primary() and "://" not in str(directory):
+        try:
+            _check(Path(directory))
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = _unwritable(directory, error)
+    if problem := distributed.all_gather_object(problem)[0]:
+        raise InputError(problem)
 
 
 @contextmanager
@@ -23,16 +50,16 @@ def claimed_directory(directory: epath.Path) -> Iterator[None]:
     Raises:
         InputError: another run is using the directory, it is something else, or it cannot be written.
     """
+    require_run_directory(directory)
     lock, problem = None, ""
     if distributed.is_primary() and "://" not in str(directory):
         try:
-            _check(Path(directory))
             Path(directory).mkdir(parents=True, exist_ok=True)
             lock = _lock(Path(directory) / ".lock")
         except InputError as error:
             problem = str(error)
         except OSError as error:
-            problem = f"{directory} cannot be written ({error.strerror}): choose another --directory"
+            problem = _unwritable(directory, error)
     if problem := distributed.all_gather_object(problem)[0]:
         raise InputError(problem)
     try:
@@ -50,11 +77,33 @@ def _check(directory: Path) -> None:
     if is_prepared(directory):
         raise InputError(f"{directory} is a data set: choose another --directory")
     results = [name for name in ("metrics.json", "predictions.png") if (directory / name).exists()]
-    if results and not (directory / "checkpoints").is_dir():
+    checkpoints = directory / "checkpoints"
+    saved = checkpoints.is_dir() and any(path.name.isdecimal() for path in checkpoints.iterdir())
+    if results and not saved:
         raise InputError(
             f"{directory} holds {' and '.join(results)} but no checkpoints, and a run would replace them: "
             "choose another --directory, or move them away"
         )
+    begun = checkpoints.is_dir() and (directory / "experiment.json").exists()
+    if not (saved or begun) and directory.exists() and (others := _others(directory)):
+        raise InputError(
+            f"{directory} holds {others[0]} and no run, with which a run would mix: choose another "
+            "--directory, or an empty one"
+        )
+    try:
+        require_writable(str(directory))
+    except InputError as error:
+        raise InputError(f"{directory} cannot be written ({error}): choose another --directory") from None
+
+
+def _others(directory: Path) -> list[str]:
+    """Returns the names of what neither a run nor a redirection of its output leaves in a directory."""
+    found = (path for path in directory.iterdir() if path.name not in _OWN and path.suffix not in _LOGS)
+    return sorted(path.name for path in found if not path.name.startswith("."))
+
+
+def _unwritable(directory: epath.Path, error: OSError) -> str:
+    return f"{directory} cannot be written ({error.strerror}): choose another --directory"
 
 
 def _lock(file: Path) -> int | None:

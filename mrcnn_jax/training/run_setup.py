@@ -22,9 +22,9 @@ from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.detector import Weights, read_weights
+from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables, jitted_init
-from mrcnn_jax.run_description import differing_fields
+from mrcnn_jax.run_description import differing_fields, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.training.data_checks import data_warnings
 from mrcnn_jax.training.data_identity import compare_data, contents_of, same_place
@@ -84,6 +84,17 @@ class Run:
 def open_splits(config: DataConfig) -> tuple[DatasetSplit, DatasetSplit]:
     """Opens the splits for training and for validation."""
     return open_split(config, config.train_split), open_split(config, config.validation_split)
+
+
+def require_origins(experiment: Experiment, directory: epath.Path) -> None:
+    """Checks, for a new run, that the weights it starts from are there, without reading them.
+
+    Raises:
+        InputError: train.init_from or model.rpn.proposals_from is no directory of weights.
+    """
+    for origin in (experiment.train.init_from, experiment.model.rpn.proposals_from):
+        if origin and newest_description(directory) is None:
+            require_weights(origin)
 
 
 def open_sources(

@@ -17,9 +17,10 @@ from saved_runs import INFO, image, repeat, saved_run, write
 from mrcnn_jax.checkpoint import edited_experiment
 from mrcnn_jax.config import to_dict
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.presets import get
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.loop import train
-from mrcnn_jax.training.run_lock import claimed_directory
+from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
 from mrcnn_jax.training.warm_start import resolve_dataset_fields
 
 # ---- the data set of a run ----
@@ -140,13 +141,50 @@ def test_directories_that_hold_something_else(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "results").mkdir()
     (tmp_path / "results/metrics.json").write_text("{}")
-    reasons = {"file": "is a file", "data": "is a data set", "results": "metrics.json but no checkpoints",
+    for name in ("alien", "emptied/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "alien/notes.md").write_text("mine")
+    (tmp_path / "emptied/metrics.json").write_text("{}")
+    (tmp_path / "emptied/experiment.json").write_text("{}")
+    reasons = {"alien": "holds notes.md and no run", "emptied": "metrics.json but no checkpoints",
+               "file": "is a file", "data": "is a data set", "results": "metrics.json but no checkpoints",
                "file/run": "cannot be written"}  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     for name, reason in reasons.items():
         with pytest.raises(InputError, match=f"{name} .*{reason}.*: choose another --directory"):
             train(tiny_run.run_experiment(data), tmp_path / name, tiny_run.recording_console())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_folders_in_which_a_run_may_begin(tmp_path):
+    for name in ("new", "empty", "logs", "begun"):
+        if name != "new":
+            (tmp_path / name).mkdir()
+    (tmp_path / "logs/train.log").write_text("of a shell")
+    (tmp_path / "logs/.DS_Store").write_text("")
+    (tmp_path / "begun/checkpoints").mkdir()
+    for file in ("begun/experiment.json", "begun/notes.md"):
+        (tmp_path / file).write_text("{}")
+    for name in ("new", "empty", "logs", "begun"):
+        require_run_directory(epath.Path(tmp_path / name))
+    assert not (tmp_path / "new").exists()
+
+
+@quirk("`train demo` with a directory, or weights to start from, that cannot be used",
+       "refused before the data set is drawn")  # fmt: skip
+def test_places_are_checked_before_data_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    experiment = get("demo")
+    for directory, reason in {"file": "is a file", "file/run": "cannot be written", "": "empty name",
+                              "s3://b/x": "is an address"}.items():  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            train(experiment, directory, tiny_run.recording_console())
+    for origin in ("nosuch", "file"):
+        changed = replace(experiment, train=replace(experiment.train, init_from=origin))
+        with pytest.raises(InputError, match="holds no checkpoints"):
+            train(changed, "run", tiny_run.recording_console())
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 @quirk("`experiment.json` of a run edited", "a warning that the file has no effect, and which option has")
