@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar
+from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar, refuse_experiment
 from mrcnn_jax.errors import KeyboardInterrupted
 from mrcnn_jax.paths import require_place
 
@@ -38,6 +38,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn evaluate`; returns the exit status."""
     options = parse_with_settings(Options, "evaluate", arguments)
+    refuse_experiment(options.directory)
     from etils import epath
 
     from mrcnn_jax.evaluation.report.files import REPORT

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse
+from mrcnn_jax.cli.terminal import TrainedDirectory, parse, refuse_experiment
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn export-weights`; returns the exit status."""
     options = parse(Options, "export-weights", arguments)
+    refuse_experiment(options.directory)
     from mrcnn_jax.config import read_experiment
     from mrcnn_jax.weights.import_export import export_weights
     from mrcnn_jax.weights.locate import locate

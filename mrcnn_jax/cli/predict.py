@@ -10,7 +10,7 @@ import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar
+from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar, refuse_experiment
 from mrcnn_jax.errors import InputError, KeyboardInterrupted
 from mrcnn_jax.inference.settings import SETTINGS
 
@@ -43,6 +43,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn predict`; returns the exit status."""
     options = parse_with_settings(Options, "predict", arguments, _SETTINGS)
+    refuse_experiment(options.directory)
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")
     if options.batch_size < 1:

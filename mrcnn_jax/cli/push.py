@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse, printable
+from mrcnn_jax.cli.terminal import TrainedDirectory, parse, printable, refuse_experiment
 from mrcnn_jax.errors import InputError
 
 
@@ -31,6 +31,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn push`; returns the exit status."""
     options = parse(Options, "push", arguments)
+    refuse_experiment(options.directory)
     if not (options.model or options.out):
         raise InputError("give a name on the Hub, hf://owner/name, or a folder, --out DIR")
     from mrcnn_jax.weights import hub

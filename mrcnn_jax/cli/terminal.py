@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
 import tyro
@@ -20,12 +21,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mrcnn_jax import signals
+from mrcnn_jax import presets, signals
 from mrcnn_jax.cli import PROGRAM, foreign_options
 from mrcnn_jax.errors import InputError, printable
 
 __all__ = [
     "PROGRAM", "TolerantStream", "TrainedDirectory", "parse", "parse_known", "printable", "progress_bar",
+    "refuse_experiment",
 ]  # fmt: skip
 
 _SECONDS_BETWEEN_LINES = 30
@@ -73,6 +75,7 @@ def parse_known(
     description: str | None = None,
 ) -> tuple[Options, list[str]]:  # fmt: skip
     """Does the same, but returns unknown arguments."""
+    _refuse_empty_names(command, arguments)
     settings: dict[str, Any] = {"prog": f"{PROGRAM} {command}", "description": description}
     settings |= {} if default is None else {"default": default}
     printed = io.StringIO()
@@ -92,6 +95,19 @@ def parse_known(
         if unknown:
             raise InputError(foreign_options.answer(unknown[0], command.split()[0], known)) from None
         raise InputError(_sentence(printed.getvalue(), command)) from None
+
+
+def _refuse_empty_names(command: str, arguments: Sequence[str]) -> None:
+    """Raises InputError for "" where a name is expected; a path of it would be the working directory.
+
+    Fields of the experiment, such as --train.init-from, and --licence may be empty.
+    """
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = (before, "=", word) if before.startswith("--") else ("", "=", word)
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+        if equals and not value and "." not in name and name != "--licence":
+            raise InputError(f"{PROGRAM} {command}: {name or 'an argument'} is an empty text: name something")
 
 
 def _refuse_unknown(options: type, command: str, rest: Sequence[str], default: Any) -> str:
@@ -125,6 +141,14 @@ def _sentence(box: str, command: str) -> str:
     for pattern, meaning in _REPHRASED.items():
         text = re.sub(pattern, meaning, text)
     return text[:1].lower() + text[1:]
+
+
+def refuse_experiment(name: str) -> None:
+    """Raises InputError for the name of an experiment, where trained weights are needed."""
+    if name in presets.PRESETS and not Path(name).exists():
+        run = Path("runs", name)
+        advice = f"its run is {run}" if run.exists() else f"`{PROGRAM} train {name}` trains it in {run}"
+        raise InputError(f"{name} is an experiment and has no weights: {advice}")
 
 
 class TolerantStream:

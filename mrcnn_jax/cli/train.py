@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
     name, words = arguments[0], arguments[1:]
     if name.startswith("-"):
         raise InputError(f"an experiment or a directory precedes the options: `{PROGRAM} train demo {name}`")
+    if not name:
+        raise InputError(f"the experiment has an empty name: `{PROGRAM} train --help` lists them")
     given = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     options, adapts = _resolve(name, words, given)
 

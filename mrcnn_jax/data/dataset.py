@@ -9,6 +9,7 @@ are grouped by shape without reading a record. Other programs read it with TFDS 
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.structures import DatasetInfo
 
 
@@ -146,10 +148,14 @@ def read_metadata(directory: str | os.PathLike) -> tuple[DatasetInfo, dict[str, 
         InputError: the directory is no prepared data set.
     """
     try:
-        metadata = json.loads((Path(directory) / "metadata.json").read_text())
+        metadata = json.loads(read_bytes(Path(directory) / "metadata.json"))
         dataset, statistics = metadata["dataset"], metadata["statistics"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{directory} is not a prepared data set: prepare one there first") from None
+        advice = "prepare one there first"
+        if Path(directory).exists():
+            command = shlex.join(["mrcnn", "dataset", str(directory)])
+            advice = f"`{command}` prepares one, if it has images and annotations"
+        raise InputError(f"{directory} is not a prepared data set: {advice}") from None
     dataset["skeleton"] = tuple(map(tuple, dataset["skeleton"]))
     info = DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()})
     if info.keypoint_names and "keypoint_classes" not in dataset:  # prepared before these fields were stored

@@ -28,6 +28,7 @@ from mrcnn_jax.evaluation.coco_matching import Curves, Found, Matching, Objects,
 from mrcnn_jax.evaluation.coco_overlaps import overlap_function
 from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS, Results, check_results
 from mrcnn_jax.evaluation.coco_values import Id, shown
+from mrcnn_jax.paths import read_bytes
 
 Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
@@ -249,7 +250,7 @@ def percent(values: np.ndarray) -> float | None:
 def read_json(path: str | Path) -> Any:
     """Returns the content of a JSON file; InputError if it cannot be read."""
     try:
-        return json.loads(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8))
+        return json.loads(read_bytes(path).removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except RecursionError as error:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from cli_inputs import write_image
@@ -15,6 +16,9 @@ from mrcnn_jax import presets
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.main import COMMANDS, main
 from mrcnn_jax.config import Experiment
+from mrcnn_jax.data.dataset import read_metadata
+from mrcnn_jax.data.formats import coco_json
+from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 
 POSITIONAL = set("first second directory images folder source file target model words".split())
@@ -175,3 +179,45 @@ def test_addresses_where_none_is_taken(rejected, command):
     address = next(word for word in command if "://" in word)
     message = rejected(*command)
     assert f"{address} is an address: it must be a path on this machine" in message
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "", "a.jpg"), ("predict", "run", ""), ("predict", "run", "a.jpg", "--out", ""),
+        ("evaluate", "run", "--dataset", ""), ("evaluate", "run", "--dataset="), ("dataset", ""),
+        ("dataset", ".", "--out", ""), ("import-weights", "", "--out", "o"), ("train", ""),
+        ("train", "demo", "--directory", ""), ("push", "", "--out", "p"), ("compare", "", "r"),
+        ("export-weights", "torchvision", "run", ""), ("train", "demo", "--data.dataset", ""),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_empty_names(rejected, command):
+    write_image("a.jpg")
+    assert re.search("empty (text: name something|name)", rejected(*command))
+
+
+def test_pipes_are_not_read(rejected):
+    os.mkfifo("pipe.jpg")
+    os.mkfifo("pipe.json")
+    with pytest.raises(InputError, match="cannot read pipe.json: it is a pipe or a device"):
+        coco_json.load(Path("pipe.json"))
+    rejected("dataset", "pipe.json", "--train", ".", "pipe.json")
+    rejected("dataset", "pipe.json")
+    rejected("dataset", ".")
+    assert "pipe or a device" in rejected("compare", "pipe.json", "pipe.json")
+    assert "pipe or a device" in rejected("compare", "/dev/zero", "pipe.json")
+    with pytest.raises(InputError, match="cannot read image pipe.jpg: it is a pipe or a device"):
+        read_image("pipe.jpg")
+
+
+def test_files_that_are_no_runs_are_named(rejected):
+    write_image("a.jpg")
+    message = rejected("predict", "a.jpg", "a.jpg")
+    assert "a.jpg is a file" in message and "`mrcnn import-weights a.jpg --out weights/a`" in message
+    for command in (("predict", "demo", "a.jpg"), ("evaluate", "demo"), ("push", "demo", "--out", "p"),
+                    ("export-weights", "torchvision", "demo", "x.npz")):  # fmt: skip
+        assert rejected(*command).startswith("demo is an experiment and has no weights: `mrcnn train demo`")
+    os.mkdir("coco")
+    with pytest.raises(InputError, match="`mrcnn dataset coco` prepares one"):
+        read_metadata("coco")

@@ -25,6 +25,7 @@ from mrcnn_jax.data.dataset import Objects, Record
 from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.image_io import decode_image, decode_unchanged, require_jpeg_or_png
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.structures import DatasetInfo
 
 LABELS = {
@@ -144,7 +145,7 @@ def read_instance_ids(path: Path) -> UInt16[np.ndarray, "H W"]:
         InputError: it is missing, truncated or damaged, or has not one channel of 16 bits.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError:
         raise InputError(f"{path}: there is no such file") from None
     require_jpeg_or_png(data, path)

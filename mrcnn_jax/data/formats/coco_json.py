@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.paths import read_bytes
 
 _KINDS = {
     b"\x1f\x8b": "it is compressed by gzip: unpack it",
@@ -25,7 +26,7 @@ def load(path: Path) -> tuple[dict[str, list], list[str]]:
         InputError: the file cannot be read, is not JSON, or lacks one of the lists.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such annotation file") from None
     except (OSError, ValueError) as error:

@@ -33,6 +33,8 @@ _JSON_KINDS = (
 
 def json_kind(path: Path) -> str | None:
     """Returns "COCO" for what is or may be meant as a COCO file, another format's name, or None."""
+    if not path.is_file():  # a pipe has no end
+        return None
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
@@ -57,6 +59,8 @@ def json_kind(path: Path) -> str | None:
 
 def lists_no_image(path: Path) -> bool:
     """Returns whether a COCO file's list of images is empty."""
+    if not path.is_file():
+        return False
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             start = content.find(b'"images"')
@@ -67,7 +71,7 @@ def lists_no_image(path: Path) -> bool:
 
 def describe_folder(folder: Path) -> str | None:
     """Returns a clause that names the annotations of a folder without COCO files and says what to do."""
-    files = [path for path, _ in zip(walk(folder), range(100_000), strict=False)]
+    files = [path for path, _ in zip(walk(folder), range(100_000), strict=False) if path.is_file()]
     by_suffix = Counter(path.suffix.lower() for path in files)
     kinds = Counter(json_kind(path) for path in _some(files, ".json"))
     for kind, count in kinds.most_common():
