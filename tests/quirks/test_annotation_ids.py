@@ -124,7 +124,7 @@ UNPLACED = {
     "list as image": (change_last(image_id=[4]), "annotation of an image that is not listed"),
     "unlisted category": (change_last(category_id=9), "annotation of a category that is not listed"),
     "true as category": (change_last(category_id=True), "annotation of a category that is not listed"),
-    "null": (lambda d: d["annotations"].append(d["annotations"].clear()), "annotation that is not an object"),
+    "null": (lambda d: d["annotations"].insert(0, None), "annotation that is not an object"),
     "text": (lambda d: d["annotations"].__setitem__(3, "x"), "annotation that is not an object"),
 }
 

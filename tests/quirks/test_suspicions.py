@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from converted_sets import convert
+from PIL import Image
 from quirks import quirk
 from small_sets import rectangle, write_set
 
@@ -145,6 +146,30 @@ def test_objects_without_mask(tmp_path):
     assert report.warnings == [f"1 of 4 objects have no mask: {use}"]
     _, report = convert(tmp_path, change_all(segmentation=[]))
     assert report.warnings == ["4 of 4 objects have no mask: only boxes are of use"]
+
+
+@quirk("images that are in two splits, under any name", "a warning with the number and an example")
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_images_in_two_splits(tmp_path, split):
+    folder = write_set(tmp_path / "set", images="train", listing="annotations/train.json")
+    names = [f"photo {i}.jpg" for i in range(1, 5)]
+    write_set(folder, images=split, listing=f"annotations/{split}.json", names=names)
+    reports = coco.prepare(folder, tmp_path / "out")
+    assert reports["train"].warnings == []
+    warned = "different images are also in train (photo 1.jpg is 1.jpg there): scores on them"
+    assert [w for w in reports[split].warnings if w.startswith(f"4 of 4 {warned}")]
+    for grey, name in enumerate(names[1:]):
+        Image.new("L", (96, 64), grey).save(folder / split / name)
+    reports = coco.prepare(folder, tmp_path / "out", overwrite=True)
+    assert [w for w in reports[split].warnings if w.startswith(f"1 of 4 {warned}")]
+
+
+def test_held_out_images_are_in_one_split(tmp_path):
+    reports = coco.prepare(write_set(tmp_path / "set"), tmp_path / "out", validation_images=1)
+    assert "also in train" not in str(reports["validation"])
+    source = coco.CocoSplit(tmp_path / "set/images", tmp_path / "set/annotations/all.json")
+    reports = coco.prepare({"train": source, "validation": source}, tmp_path / "twice")
+    assert "4 of 4 different images are also in train (1.jpg is 1.jpg there)" in str(reports["validation"])
 
 
 @quirk("classes without objects, or with objects in one split alone", "named in a warning")

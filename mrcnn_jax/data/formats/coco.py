@@ -21,7 +21,7 @@ from mrcnn_jax.data.formats.coco_categories import Classes, unite
 from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, Contents
 from mrcnn_jax.data.formats.coco_layout import CocoSplit, HeldOut, find_splits
 from mrcnn_jax.data.formats.coco_numbers import to_whole
-from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes
+from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes, warn_of_shared_images
 from mrcnn_jax.data.formats.conversion_report import Report
 from mrcnn_jax.data.formats.holdout import hold_out
 from mrcnn_jax.data.formats.image_location import locate_images, unlisted_images
@@ -73,8 +73,9 @@ def prepare(
     write_dataset(out, classes.info, files, progress=progress, overwrite=overwrite)
     parents = {c.name: c.parent for file in files.values() for c in file.contents.categories.values()}
     found = warn_of_classes(classes.info, {split: file.suspicions for split, file in files.items()}, parents)
+    shared = warn_of_shared_images({split: file.pictures for split, file in files.items()})
     for split, file in files.items():
-        file.report.warnings += found[split]
+        file.report.warnings += [*found[split], *shared[split]]
     if unlisted := unlisted_images(file.paths for file in files.values()):
         report = next(iter(files.values())).report
         report.image_notes["that is not listed, so that it is not used"] += unlisted
@@ -146,6 +147,7 @@ class CocoFile:
         """Sets the classes of the data set that this split is a part of."""
         self.info: DatasetInfo = classes.info
         self._training = split == "train"
+        self.pictures: dict[int, str] = {}  # file names by the hash of their content
         self._class_of, self._with_keypoints = classes.class_of[split], classes.keypoints_of[split]
         self.report.warnings += classes.warnings[split] if split else []
         self.suspicions = Suspicions(self.info.num_classes)
@@ -208,6 +210,7 @@ class CocoFile:
                 reason = str(error).replace(f"cannot read image {self.paths[id_]}: ", "")
                 self._leave_out_image(id_, reason.replace(f"image {self.paths[id_]} ", ""))
             else:
+                self.pictures[hash(record.image)] = record.file_name
                 yield record
         self._check_images()
         if self._training:

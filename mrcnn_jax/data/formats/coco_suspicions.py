@@ -3,6 +3,7 @@
 Each kind becomes one warning, with the number of objects and an example.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -186,6 +187,22 @@ def warn_of_classes(
             names = [name for name, one in zip(info.category_names, only, strict=True) if one]
             effect = "scored" if split == "train" else "learned"
             warnings[split].append(f"{_count(names)} with objects in {split} alone, which cannot be {effect}")
+    return warnings
+
+
+def warn_of_shared_images(splits: Mapping[str, Mapping[int, str]]) -> dict[str, list[str]]:
+    """Returns warnings, by split, about images that an earlier split holds too.
+
+    Args:
+        splits: the file names of each split by the hash of the files' content.
+    """
+    warnings: dict[str, list[str]] = {split: [] for split in splits}
+    for one, other in itertools.combinations(splits, 2):
+        if shared := [key for key in splits[other] if key in splits[one]]:
+            count = f"{len(shared):,} of {len(splits[other]):,} different images are also in {one}"
+            example = f"{splits[other][shared[0]]} is {splits[one][shared[0]]} there"
+            effect = "scores on them do not tell how well other images are understood"
+            warnings[other].append(f"{count} ({example}): {effect}")
     return warnings
 
 
