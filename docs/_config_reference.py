@@ -51,7 +51,8 @@ def allowed_values(hint: Any) -> str:
         return f"{allowed_values(get_args(hint)[0])}, or none"
     kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     bounds = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)]
-    return " ".join([kind.__name__, *(BOUNDS[bound] for bound in bounds)])
+    words = (BOUNDS.get(bound, f"≤ {bound.high:,}") for bound in bounds)
+    return " ".join([kind.__name__, " and ".join(words)]).rstrip()
 
 
 def default_text(value: Any) -> str:

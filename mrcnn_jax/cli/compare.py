@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.terminal import parse, printable
+from mrcnn_jax.config.validation import require_whole
 from mrcnn_jax.errors import InputError
 
 
@@ -26,7 +27,7 @@ class Options:
     out: Path | None = None
     """Directory that gets comparison.json and comparison.html, with all classes."""
     resamples: int = 1000
-    """Number of times that images are drawn with replacement."""
+    """Number of times that images are drawn with replacement, 100 to 100,000."""
     seed: int = 0
     """Seed of the draws."""
 
@@ -34,8 +35,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn compare`; returns the exit status."""
     options = parse(Options, "compare", arguments)
-    if options.resamples < 1:
-        raise InputError(f"--resamples must be at least 1, not {options.resamples}")
+    require_whole("--resamples", options.resamples, 100, 100_000)
     if options.seed < 0:
         raise InputError(f"--seed must be 0 or more, not {options.seed}")
     from mrcnn_jax.atomic_io import require_writable

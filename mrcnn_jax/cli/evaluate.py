@@ -8,7 +8,14 @@ from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar, refuse_experiment
+from mrcnn_jax.cli.terminal import (
+    TrainedDirectory,
+    folder_name,
+    printable,
+    progress_bar,
+    refuse_experiment,
+)
+from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
 from mrcnn_jax.errors import KeyboardInterrupted
 from mrcnn_jax.paths import require_place
 
@@ -39,6 +46,8 @@ def main(arguments: list[str]) -> int:
     """Runs `mrcnn evaluate`; returns the exit status."""
     options = parse_with_settings(Options, "evaluate", arguments)
     refuse_experiment(options.directory)
+    if options.pictures is not None:
+        require_whole("--pictures", options.pictures, 0, MOST_PICTURES)
     from etils import epath
 
     from mrcnn_jax.evaluation.report.files import REPORT
@@ -68,7 +77,7 @@ def main(arguments: list[str]) -> int:
         kept = f"detections in {done} images are in {out}/results.json" if done else "nothing is written"
         raise KeyboardInterrupted(f"interrupted; {kept}") from None
     console.print(*evaluation.tables())
-    print(f"Metrics, results and pictures are in {printable(out)}.")
+    print(f"Metrics, results and pictures are in {folder_name(out)}.")
     if (out / REPORT).exists():
         print(f"What they mean: {printable(out / REPORT)}")
     return OK

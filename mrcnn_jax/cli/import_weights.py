@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import PROGRAM, parse, parse_known
+from mrcnn_jax.cli.terminal import PROGRAM, folder_name, parse, parse_known
 from mrcnn_jax.errors import InputError
 
 SOURCES = ("torchvision", "detectron2")
@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
         commands = [_train_with_backbone(experiment.model.backbone, out)]
     else:
         commands = [tune] if missing else [f"{PROGRAM} predict {out} photo.jpg", tune]
-    lines += [f"The weights are in {options.out}. Next:", *(f"  {command}" for command in commands)]
+    place = folder_name(options.out)
+    lines += [f"The weights are in {place}. Next:", *(f"  {command}" for command in commands)]
     Console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return OK
 

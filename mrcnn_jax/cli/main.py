@@ -9,7 +9,7 @@ import sys
 import threading
 from importlib import import_module
 
-from mrcnn_jax import signals
+from mrcnn_jax import __version__, signals
 from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import FAILED, INVALID_INPUT, KEYBOARD_INTERRUPT, OK, RETRY, exit_status
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError, printable
@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"usage: {PROGRAM} COMMAND ...\n\nMask R-CNN in JAX.\n\ncommands:\n{listing}\n\n"
               f"`{PROGRAM} COMMAND --help` lists the options of a command.")
         return OK if arguments else INVALID_INPUT
+    if arguments[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return OK
     try:
         if arguments[0] not in COMMANDS:
             raise InputError(f"there is no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}")

@@ -10,7 +10,14 @@ import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import TrainedDirectory, printable, progress_bar, refuse_experiment
+from mrcnn_jax.cli.terminal import (
+    TrainedDirectory,
+    folder_name,
+    printable,
+    progress_bar,
+    refuse_experiment,
+)
+from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.errors import InputError, KeyboardInterrupted
 from mrcnn_jax.inference.settings import SETTINGS
 
@@ -46,8 +53,7 @@ def main(arguments: list[str]) -> int:
     refuse_experiment(options.directory)
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be at least 1, not {options.batch_size}")
+    require_whole("--batch-size", options.batch_size, 1, LARGEST_BATCH)
     from mrcnn_jax.inference.predict import predict_files
 
     lines, print_line = 0, line_printer()
@@ -74,7 +80,7 @@ def main(arguments: list[str]) -> int:
     if found.images:
         counts = f"{len(found.results)} detections in {len(found.images)} images"
         text = "pictures, results.json (COCO results) and images.json (file of each image_id) are in"
-        print(f"{counts}: {text} {printable(options.out)}.")
+        print(f"{counts}: {text} {folder_name(options.out)}.")
     found.raise_unreadable()
     return OK
 

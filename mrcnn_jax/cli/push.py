@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse, printable, refuse_experiment
+from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, parse, printable, refuse_experiment
 from mrcnn_jax.errors import InputError
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
     if not options.model:
         hub.write_shared_model(options.directory, options.out, options.licence)
-        print(f"The model and its card are in {printable(options.out)}.")
+        print(f"The model and its card are in {folder_name(options.out)}.")
         return OK
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)

@@ -26,8 +26,8 @@ from mrcnn_jax.cli import PROGRAM, foreign_options
 from mrcnn_jax.errors import InputError, printable
 
 __all__ = [
-    "PROGRAM", "TolerantStream", "TrainedDirectory", "parse", "parse_known", "printable", "progress_bar",
-    "refuse_experiment",
+    "PROGRAM", "TolerantStream", "TrainedDirectory", "folder_name", "parse", "parse_known", "printable",
+    "progress_bar", "refuse_experiment",
 ]  # fmt: skip
 
 _SECONDS_BETWEEN_LINES = 30
@@ -44,8 +44,13 @@ _REPHRASED = {
     r"could not convert string to float: (.*)": r"must be a number, not \1",
     r"^Missing value for argument '(.*)'. Expected 1 values": r"\1 needs a value",
     r"^Missing value for argument '(.*)'. Expected (\d+) values": r"\1 needs \2 values",
-    r"^invalid choice (.*) for argument '(.*)'. Expected one of \((.*?),?\)": r"\2 must be one of \3, not \1",
+    r"^invalid choice (.*) for argument '(.*)'. Expected one of \((.*?),?\)":
+        lambda found: f"{found[2]} must be one of {_choices(found[3])}, not {found[1]}",
+    r"no type matching \{None\}\|\{?((?:INT|FLOAT)(?: INT| FLOAT)*)\}? could be instantiated from \[(.*)\]":
+        lambda found: f"must be {_numbers(found[1].split())}, not {found[2].replace(',', '')}",
 }
+_ABSENT = "'None'"
+"""Choice of an option that has no value by default."""
 
 
 def parse(
@@ -141,6 +146,23 @@ def _sentence(box: str, command: str) -> str:
     for pattern, meaning in _REPHRASED.items():
         text = re.sub(pattern, meaning, text)
     return text[:1].lower() + text[1:]
+
+
+def _choices(listed: str) -> str:
+    """Returns choices without that of absence, with which the parser lists them in no order."""
+    choices = listed.split(", ")
+    return ", ".join(sorted(set(choices) - {_ABSENT})) if _ABSENT in choices else listed
+
+
+def _numbers(kinds: Sequence[str]) -> str:
+    """Returns the words for as many numbers as the parser expects: INT or FLOAT."""
+    kind = "whole number" if kinds[0] == "INT" else "number"
+    return f"a {kind}" if len(kinds) == 1 else f"{len(kinds)} {kind}s"
+
+
+def folder_name(folder: object) -> str:
+    """Returns the name of a folder at the end of a sentence, whose full stop "." would double."""
+    return "the current directory" if str(folder) == "." else printable(folder)
 
 
 def refuse_experiment(name: str) -> None:

@@ -1,8 +1,18 @@
 """Configuration of the data set and of the sizes of its images."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from mrcnn_jax.config.validation import NonNegativeInt, PositiveInt, check_fields, require
+from mrcnn_jax.config.validation import (
+    LARGEST_EDGE,
+    BoxCount,
+    ImageEdge,
+    NonNegativeInt,
+    PositiveInt,
+    at_most,
+    check_fields,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -16,23 +26,23 @@ class DataConfig:
     """Split to train on."""
     validation_split: str = "validation"
     """Split to evaluate on."""
-    short_edge: tuple[PositiveInt, ...] = (800,)
+    short_edge: tuple[ImageEdge, ...] = (800,)
     """Lengths of the shorter image edge in training, in pixels; one is drawn at random for each image."""
-    short_edge_test: PositiveInt = 800
+    short_edge_test: ImageEdge = 800
     """Length of the shorter image edge at inference, in pixels."""
-    long_edge: int = 1333
+    long_edge: Annotated[int, at_most(LARGEST_EDGE)] = 1333
     """Maximum length of the longer image edge, in pixels; the shorter one is reduced where necessary."""
-    max_objects: PositiveInt = 100
+    max_objects: BoxCount = 100
     """Object slots of a training image; of an image with more objects the largest are kept."""
-    mask_size: PositiveInt = 112
+    mask_size: Annotated[PositiveInt, at_most(4_096)] = 112
     """Side of the training masks, in pixels, each cropped to its object's box."""
     flip: bool = True
     """Flip half of the training images horizontally."""
-    padding_divisor: NonNegativeInt = 0
+    padding_divisor: Annotated[NonNegativeInt, at_most(LARGEST_EDGE)] = 0
     """Padding at inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads
     each to multiples of n, which reproduces other libraries exactly (32; 1 without a pyramid) but compiles a
     program for each size. Training always uses the two sizes."""
-    threads: PositiveInt = 8
+    threads: Annotated[PositiveInt, at_most(1_024)] = 8
     """Threads that decode and resize images."""
     max_unreadable_images: NonNegativeInt = 10
     """Unreadable training images that are replaced by others, with a warning, before the run stops."""

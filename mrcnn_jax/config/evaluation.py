@@ -1,19 +1,31 @@
 """Configuration of the evaluation."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from mrcnn_jax.config.validation import Fraction, NonNegativeInt, PositiveInt, check_fields, require
+from mrcnn_jax.config.validation import (
+    MOST_BOXES,
+    MOST_PICTURES,
+    BatchSize,
+    Fraction,
+    NonNegativeInt,
+    at_most,
+    check_fields,
+    require,
+)
+
+_Limit = Annotated[int, at_most(MOST_BOXES)]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation with the COCO metrics."""
 
-    images_per_device: PositiveInt = 1
+    images_per_device: BatchSize = 1
     """Images per device and batch."""
-    max_detections: tuple[int, int, int] = (1, 10, 100)
+    max_detections: tuple[_Limit, _Limit, _Limit] = (1, 10, 100)
     """Detections per image at which COCO's average recall is reported; average precision is at the last."""
-    pictures: NonNegativeInt = 16
+    pictures: Annotated[NonNegativeInt, at_most(MOST_PICTURES)] = 16
     """Images of the contact sheet predictions.png (.jpg if larger than 3 MB); 0 draws none."""
     picture_score: Fraction = 0.5
     """Minimum score of detections that are drawn."""

@@ -1,18 +1,23 @@
 """Configuration of RoI pooling and of the branches that follow it."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from mrcnn_jax.config.validation import (
+    BoxCount,
+    Channels,
     Fraction,
+    Layers,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    at_most,
     check_fields,
     require,
 )
 
+SamplingRatio = Annotated[NonNegativeInt, at_most(256)]
 Norm = Literal["none", "batch", "group"]
 PoolOperation = Literal["roi_align", "roi_align_max", "roi_pool", "roi_warp", "roi_warp_max"]
 
@@ -25,7 +30,7 @@ class PoolConfig:
     """RoI operation (section 4.2): roi_align quantises nothing; roi_pool rounds RoI and bins (Fast R-CNN);
     roi_warp rounds the RoI only (MNC). They average bilinear samples, with _max take their maximum; roi_pool
     takes the maximum of whole cells."""
-    sampling_ratio: NonNegativeInt = 2
+    sampling_ratio: SamplingRatio = 2
     """Bilinear samples per bin and axis: 2 gives the paper's four per bin, 0 takes as many as the bin has
     cells. Not used by roi_pool."""
 
@@ -37,11 +42,11 @@ class PoolConfig:
 class BranchPoolConfig:
     """RoI pooling of one branch."""
 
-    size: PositiveInt = 7
+    size: Annotated[PositiveInt, at_most(512)] = 7
     """Bins along each side."""
     operation: Literal["inherit", PoolOperation] = "inherit"
     """RoI operation of this branch; inherit takes that of model.pool."""
-    sampling_ratio: NonNegativeInt | None = None
+    sampling_ratio: SamplingRatio | None = None
     """Sampling ratio of this branch; None takes that of model.pool."""
 
     def __post_init__(self):
@@ -73,7 +78,7 @@ class RoIConfig:
     res5_stride: int = 2
     """Stride of res5 over the bins of a RoI, with c4: 2 with 14 x 14 bins (released code), or 1 with 7 x 7
     (the paper's figure 4)."""
-    samples_per_image: PositiveInt = 512
+    samples_per_image: BoxCount = 512
     """RoIs sampled per training image."""
     positive_fraction: Fraction = 0.25
     """Maximum fraction of positive RoIs among them."""
@@ -94,15 +99,15 @@ class BoxHeadConfig:
     """Box branch: layers over the features of each RoI, then class scores and class-specific box deltas."""
 
     pool: BranchPoolConfig = field(default_factory=BranchPoolConfig)
-    convolutions: NonNegativeInt = 0
+    convolutions: Layers = 0
     """3x3 convolutions before the fully connected layers (4 in Wu & He, 2018)."""
-    convolution_channels: PositiveInt = 256
+    convolution_channels: Channels = 256
     """Channels of the convolutions."""
     norm: Norm = "none"
     """Normalisation of the convolutions."""
-    fully_connected: NonNegativeInt = 2
+    fully_connected: Layers = 2
     """Fully connected layers; with none the features are averaged over their positions, as c4 does."""
-    channels: PositiveInt = 1024
+    channels: Channels = 1024
     """Channels of the fully connected layers."""
     delta_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0)
     """Weights of the box deltas dx, dy, dw, dh."""
@@ -122,9 +127,9 @@ class BoxHeadConfig:
     min_size: NonNegativeFloat = 0.0
     """Minimum side of a detection, in pixels of the resized image; detections without area are always
     dropped."""
-    max_candidates: PositiveInt = 2000
+    max_candidates: BoxCount = 2000
     """Best (box, class) pairs of an image that enter NMS."""
-    max_detections: PositiveInt = 100
+    max_detections: BoxCount = 100
     """Maximum detections of an image."""
 
     def __post_init__(self):
@@ -139,9 +144,9 @@ class MaskHeadConfig:
     head: Literal["fcn", "mlp"] = "fcn"
     """Kind of head: fcn is convolutions and a 2x2 transposed convolution; mlp is fully connected layers
     (table 2e)."""
-    layers: NonNegativeInt = 4
+    layers: Layers = 4
     """3x3 convolutions of fcn, or hidden fully connected layers of mlp."""
-    channels: PositiveInt = 256
+    channels: Channels = 256
     """Channels of these layers; 1024 in the paper's mlp."""
     norm: Norm = "none"
     """Normalisation of the convolutions."""
@@ -169,13 +174,13 @@ class KeypointHeadConfig:
     as the RoI features."""
 
     pool: BranchPoolConfig = field(default_factory=lambda: BranchPoolConfig(size=14))
-    num_keypoints: NonNegativeInt = 17
+    num_keypoints: Annotated[NonNegativeInt, at_most(10_000)] = 17
     """Keypoints of an object; 0 takes their number, and the classes that have them, from the data set."""
     classes: tuple[NonNegativeInt, ...] = (0,)
     """Classes whose objects have keypoints."""
-    layers: NonNegativeInt = 8
+    layers: Layers = 8
     """3x3 convolutions."""
-    channels: PositiveInt = 512
+    channels: Channels = 512
     """Channels of the convolutions."""
 
     def __post_init__(self):

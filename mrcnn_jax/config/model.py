@@ -1,7 +1,7 @@
 """Configuration of the detector."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from mrcnn_jax.config.conventions import Conventions
 from mrcnn_jax.config.heads import (
@@ -15,11 +15,14 @@ from mrcnn_jax.config.heads import (
     RoIPooling,
 )
 from mrcnn_jax.config.validation import (
+    BoxCount,
+    Channels,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    at_most,
     check_fields,
     require,
 )
@@ -38,12 +41,12 @@ class BackboneConfig:
 
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     """Network."""
-    groups: PositiveInt = 1
+    groups: Channels = 1
     """Groups of the 3x3 convolution of a bottleneck; more than 1 is a ResNeXt."""
-    group_width: PositiveInt = 64
+    group_width: Channels = 64
     """Channels of a group in res2: ResNeXt-101 32x8d is resnet101 with 32 groups of 8, 64x4d with 64 groups
     of 4."""
-    width: PositiveInt = 64
+    width: Channels = 64
     """Channels of the stem: 64 is the published network, less a narrow one for small machines."""
     features: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
     """Feature maps: fpn is a pyramid of strides 4 to 64; c4 is res4 (stride 16), with res5 applied to each
@@ -61,7 +64,7 @@ class BackboneConfig:
     3x3 (torchvision)."""
     non_local: bool = False
     """Insert a non-local block before the last block of res4 (Wang et al., 2018)."""
-    pyramid_channels: PositiveInt = 256
+    pyramid_channels: Channels = 256
     """Channels of the feature pyramid."""
     pyramid_norm: Norm = "none"
     """Normalisation of the feature pyramid's convolutions."""
@@ -93,25 +96,25 @@ class RPNConfig:
     single feature map."""
     aspect_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     """Aspect ratios of the anchors, height / width."""
-    convolutions: PositiveInt = 1
+    convolutions: Annotated[PositiveInt, at_most(1_000)] = 1
     """3x3 convolutions before the logits."""
     foreground_iou: Fraction = 0.7
     """Minimum IoU of a foreground anchor with an object."""
     background_iou: Fraction = 0.3
     """Anchors with a smaller IoU with every object are background."""
-    samples_per_image: PositiveInt = 256
+    samples_per_image: BoxCount = 256
     """Anchors sampled per image."""
     positive_fraction: Fraction = 0.5
     """Maximum fraction of foreground anchors among them."""
     smooth_l1_beta: NonNegativeFloat = 1 / 9
     """Transition point of the smooth L1 loss; 0 is L1."""
-    pre_nms_train: PositiveInt = 2000
+    pre_nms_train: BoxCount = 2000
     """Best anchors per level that enter NMS, in training."""
-    pre_nms_test: PositiveInt = 1000
+    pre_nms_test: BoxCount = 1000
     """Best anchors per level that enter NMS, at inference."""
-    post_nms_train: PositiveInt = 2000
+    post_nms_train: BoxCount = 2000
     """Proposals per image, over all levels, in training."""
-    post_nms_test: PositiveInt = 1000
+    post_nms_test: BoxCount = 1000
     """Proposals per image, over all levels, at inference."""
     nms_iou: Fraction = 0.7
     """IoU threshold of NMS."""
@@ -131,7 +134,7 @@ class RPNConfig:
 class ModelConfig:
     """The detector."""
 
-    num_classes: NonNegativeInt = 80
+    num_classes: Annotated[NonNegativeInt, at_most(100_000)] = 80
     """Foreground classes; 0 takes their number from the data set."""
     tasks: tuple[Literal["boxes", "masks", "keypoints"], ...] = ("boxes", "masks")
     """Predictions: boxes alone are Faster R-CNN, none at all is a region proposal network alone."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from os import PathLike
@@ -41,6 +42,18 @@ def structure(values: Any, kind: type[T], origin: str) -> T:
     Raises:
         InputError: a dataclass has unknown fields, or values are missing or not allowed.
     """
+    try:
+        return _structure(values, kind)
+    except _Flaws as flaws:
+        reasons = "; ".join(flaws.args[0])
+        raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from flaws
+
+
+class _Flaws(Exception):
+    """All flaws of plain containers, each with its place: "must be float, not 'a' @ experiment.model.x"."""
+
+
+def _structure(values: Any, kind: type[T]) -> T:
     import cattrs  # here, so that a bare accelerator machine can do without
 
     def reason(error: BaseException, kind: type | None) -> str:
@@ -51,8 +64,7 @@ def structure(values: Any, kind: type[T], origin: str) -> T:
     try:
         return _converter().structure(values, kind)
     except cattrs.BaseValidationError as error:
-        reasons = "; ".join(cattrs.transform_error(error, kind.__name__.lower(), reason))
-        raise InputError(f"{origin} does not describe an experiment of this version: {reasons}") from error
+        raise _Flaws(cattrs.transform_error(error, kind.__name__.lower(), reason)) from error
 
 
 def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
@@ -73,7 +85,25 @@ def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experime
             place = place.get(parent) if isinstance(place, dict) else None
         require(isinstance(place, dict) and name in place, f"an experiment has no field {field}")
         place[name] = value
-    return from_dict(json.loads(json.dumps(values)), "the changed experiment")
+    try:
+        return _structure(json.loads(json.dumps(values, default=_plain_number)), Experiment)
+    except _Flaws as flaws:
+        raise InputError("; ".join(map(_name_field, flaws.args[0]))) from flaws
+
+
+def _plain_number(value: Any) -> Any:
+    """Returns a number of NumPy or JAX as Python's; of anything else a text, which no field takes."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else repr(value)
+
+
+def _name_field(flaw: str) -> str:
+    """Returns a flaw as a sentence that begins with the full name of the field."""
+    text, _, place = flaw.rpartition(" @ ")
+    place = place.removeprefix("experiment").lstrip(".")
+    parents, dot, owner = place.rpartition(".")
+    if text.startswith(f"{owner}."):
+        return f"{parents}{dot}{text}"
+    return text if re.match(r"[a-z_]+\.\w", text) or not place else f"{place} {text}"
 
 
 def read_experiment(path: str | PathLike) -> Experiment:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrcnn_jax.config.validation import (
+    BatchSize,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,7 +21,7 @@ class TrainConfig:
 
     steps: PositiveInt = 160_000
     """Training steps."""
-    images_per_device: PositiveInt = 2
+    images_per_device: BatchSize = 2
     """Images per device and step."""
     learning_rate: PositiveFloat = 0.02
     """Learning rate for reference_batch images per step; scaled linearly to the actual batch size."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from numbers import Integral
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from mrcnn_jax.errors import InputError
@@ -26,18 +27,38 @@ _LARGEST = {int: (2**31 - 1, "must fit into 32 bits"), float: (3.4e38, "must be 
 POSITIVE = Bound(0, float("inf"), False, "must be greater than 0")
 NON_NEGATIVE = Bound(0, float("inf"), True, "must not be negative")
 FRACTION = Bound(0, 1, True, "must lie between 0 and 1")
+LARGEST_BATCH, LARGEST_EDGE, MOST_BOXES, MOST_PICTURES = 4_096, 32_768, 100_000, 10_000
+"""Limits of sizes: what is beyond them cannot be meant, and would exhaust the memory after long work."""
+
+
+def at_most(largest: int) -> Bound:
+    """Returns the bound of numbers up to the largest, which is included."""
+    return Bound(-float("inf"), largest, True, f"must be at most {largest:,}")
+
 
 PositiveInt = Annotated[int, POSITIVE]
 PositiveFloat = Annotated[float, POSITIVE]
 NonNegativeInt = Annotated[int, NON_NEGATIVE]
 NonNegativeFloat = Annotated[float, NON_NEGATIVE]
 Fraction = Annotated[float, FRACTION]
+BatchSize = Annotated[PositiveInt, at_most(LARGEST_BATCH)]
+ImageEdge = Annotated[PositiveInt, at_most(LARGEST_EDGE)]
+BoxCount = Annotated[PositiveInt, at_most(MOST_BOXES)]
+Channels = Annotated[PositiveInt, at_most(65_536)]
+Layers = Annotated[NonNegativeInt, at_most(1_000)]
 
 
 def require(condition: bool, message: str) -> None:
     """Raises InputError(message) unless the condition holds."""
     if not condition:
         raise InputError(message)
+
+
+def require_whole(name: str, value: Any, low: int, high: int) -> None:
+    """Raises InputError, which names what was given, unless a value is a whole number from low to high."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    require(whole and low <= value <= high,
+            f"{name} must be a whole number from {low:,} to {high:,}, not {value!r:.50}")
 
 
 def check_fields(owner: str, config: Any) -> None:
@@ -64,7 +85,7 @@ def check_fields(owner: str, config: Any) -> None:
                 require(value in choices,
                         f"{owner}.{name} must be one of {', '.join(choices)}, not {value!r}")
             for bound in bounds:
-                require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given}")
+                require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given!s:.60}")
             limit, words = _LARGEST.get(type(value), (None, ""))
             require(limit is None or abs(value) <= limit, f"{owner}.{name} {words}")
 

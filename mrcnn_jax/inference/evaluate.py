@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 
 from mrcnn_jax.atomic_io import require_writable, write_json
+from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
@@ -99,9 +100,11 @@ def evaluate(
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
 
     Raises:
-        InputError: the detector knows none of the set's classes, something cannot be read, or ``out`` cannot
-            be written.
+        InputError: ``pictures`` is negative or beyond 10,000, the detector knows none of the set's classes,
+            something cannot be read, or ``out`` cannot be written.
     """
+    if pictures is not None:
+        require_whole("the number of pictures", pictures, 0, MOST_PICTURES)
     if out:
         require_writable(out, FILES)
     name = detector if isinstance(detector, str | os.PathLike) else "the detector"

@@ -22,7 +22,7 @@ def files():
 
 
 def test_compare_prints_and_writes_the_difference(mrcnn):
-    arguments = "none.json", "all.json", "--truth", "truth.json", "--out", "compared", "--resamples", "20"
+    arguments = "none.json", "all.json", "--truth", "truth.json", "--out", "compared", "--resamples", "100"
     status, out, err = mrcnn("compare", *arguments)
     assert status == 0 and err == ""
     assert table_rows(out)["AP"] == ["0.0", "100.0", "+100.0", "+100.0 to +100.0"]
@@ -38,7 +38,11 @@ def test_compare_prints_and_writes_the_difference(mrcnn):
     [
         (["none.json", "all.json"], "nothing says what none.json was evaluated on: give --truth"),
         (["none.json", "gone.json", "--truth", "truth.json"], "cannot read gone.json: No such file"),
-        (["none.json", "all.json", "--resamples", "0"], "--resamples must be at least 1, not 0"),
+        (["none.json", "all.json", "--resamples", "99"],
+         "--resamples must be a whole number from 100 to 100,000, not 99"),
+        (["none.json", "all.json", "--resamples", "3000000000"], "from 100 to 100,000, not 3000000000"),
+        (["none.json", "all.json", "--truth", "truth.json", "--split", "train"],
+         "a split belongs to a prepared data set, not to the annotation file truth.json: leave --split out"),
         (["none.json", "all.json", "--seed", "-1"], "--seed must be 0 or more, not -1"),
         (["none.json", "all.json", "--out", "truth.json"], "cannot write to truth.json"),
         (["truth.json", "all.json", "--truth", "truth.json"], "truth.json is not a COCO results file"),

@@ -12,7 +12,7 @@ import pytest
 from cli_inputs import write_image
 from paths import REPOSITORY
 
-from mrcnn_jax import presets
+from mrcnn_jax import __version__, presets
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.main import COMMANDS, main
 from mrcnn_jax.config import Experiment
@@ -79,6 +79,32 @@ def test_help_of_every_command_lists_its_options(mrcnn, capsys):
 def test_missing_arguments_print_the_usage_and_fail(mrcnn, arguments):
     status, out, _ = mrcnn(*arguments)
     assert status == 2 and out.startswith("usage: mrcnn ")
+
+
+def test_version_is_printed(mrcnn):
+    assert mrcnn("--version") == (0, f"mrcnn {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--evaluation.max-detections 1", "--evaluation.max-detections must be 3 whole numbers, not '1'"),
+        ("--model.pixel-mean 1 2 x", "--model.pixel-mean must be 3 numbers, not '1' '2' 'x'"),
+        ("--model.box.nms-iou x", "--model.box.nms-iou must be a number, not 'x'"),
+        ("--pictures x", "--pictures must be a whole number, not 'x'"),
+        ("--pictures -1", "--pictures must be a whole number from 0 to 10,000, not -1"),
+        ("--model.box.soft-nms x",
+         "--model.box.soft-nms must be one of 'gaussian', 'linear', 'none', not 'x'"),
+    ],
+)
+def test_wrong_settings_are_one_plain_sentence(rejected, words, message):
+    assert message in rejected("evaluate", "run", *words.split())
+
+
+@pytest.mark.parametrize("size", ["0", "4097", "99999999999"])
+def test_batch_sizes_are_bounded(rejected, size):
+    message = f"--batch-size must be a whole number from 1 to 4,096, not {size}"
+    assert message in rejected("predict", "run", "image.png", "--batch-size", size)
 
 
 def test_unknown_commands_are_rejected(rejected):

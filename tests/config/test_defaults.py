@@ -157,6 +157,6 @@ def test_every_field_has_a_description(reference):
 def test_reference_page_lists_every_field_with_default_and_bounds(reference):
     page = reference.configuration_reference()
     assert "| `--train.steps` | int > 0 | `160000` | Training steps. |" in page
-    assert "| `--model.box.pool.sampling-ratio` | int ≥ 0, or none | `none` |" in page
+    assert "| `--model.box.pool.sampling-ratio` | int ≥ 0 and ≤ 256, or none | `none` |" in page
     assert "| `--model.rpn.anchor-sizes` | any number of float > 0 | `32 64 128 256 512` |" in page
     assert page.count("\n| `--") > 110 and "\n## model.conventions\n" in page

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 
 from mrcnn_jax import presets
@@ -140,6 +141,27 @@ def test_with_changes_replaces_several_fields_at_once():
         with_changes(Experiment(), {"model.maks.loss": "softmax"})
     with pytest.raises(InputError, match="roi.levels must be 5 5"):
         with_changes(Experiment(), {"model.backbone.features": "c5"})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.box.nms_iou": 3}, "model.box.nms_iou must lie between 0 and 1, not 3.0"),
+        ({"data.long_edge": 10**8}, "data.long_edge must be at most 32,768, not 100000000"),
+        ({"model.box.nms_iou": "a"}, "model.box.nms_iou must be float, not 'a'"),
+        ({"model.box.max_detections": None}, "model.box.max_detections must be int, not None"),
+        ({"model.roi.res5_stride": 3}, "model.roi.res5_stride must be 1 or 2, not 3"),
+    ],
+)
+def test_wrong_changes_name_their_field(changes, message):
+    with pytest.raises(InputError) as error:
+        with_changes(Experiment(), changes)
+    assert str(error.value) == message
+
+
+def test_numbers_of_numpy_are_numbers():
+    changed = with_changes(Experiment(), {"model.box.nms_iou": np.float32(0.25), "train.seed": np.int64(3)})
+    assert (changed.model.box.nms_iou, changed.train.seed) == (0.25, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"train": {"steps": 5},}', b"\xff\xfe\x00\x01", b"\x89PNG"])

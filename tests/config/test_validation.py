@@ -23,6 +23,7 @@ from mrcnn_jax.config import (
     from_dict,
     to_dict,
 )
+from mrcnn_jax.config.validation import require_whole
 from mrcnn_jax.errors import InputError
 
 OPERATIONS = "roi_align, roi_align_max, roi_pool, roi_warp, roi_warp_max"
@@ -98,6 +99,35 @@ def test_values_out_of_bounds_are_rejected(kind, owner, rule, name, value):
     assert str(error.value) == f"{owner}.{name} {rule}, not {value}"
     with pytest.raises(InputError):
         dataclasses.replace(kind(), **{name: value})
+
+
+AT_MOST = [
+    (DataConfig, "data", 32_768, ("long_edge", "padding_divisor")),
+    (DataConfig, "data", 100_000, ("max_objects",)),
+    (RPNConfig, "rpn", 100_000, ("pre_nms_test", "post_nms_test", "samples_per_image")),
+    (BoxHeadConfig, "box", 100_000, ("max_candidates", "max_detections")),
+    (TrainConfig, "train", 4_096, ("images_per_device",)),
+    (EvaluationConfig, "evaluation", 4_096, ("images_per_device",)),
+    (EvaluationConfig, "evaluation", 10_000, ("pictures",)),
+]
+
+
+@pytest.mark.parametrize(
+    "kind, owner, largest, name", [(*checked, name) for *checked, names in AT_MOST for name in names]
+)
+def test_sizes_that_cannot_be_meant_are_rejected(kind, owner, largest, name):
+    assert getattr(kind(**{name: largest}), name) == largest
+    with pytest.raises(InputError) as error:
+        kind(**{name: largest + 1})
+    assert str(error.value) == f"{owner}.{name} must be at most {largest:,}, not {largest + 1}"
+
+
+@pytest.mark.parametrize("value", [0, 6, 2.0, "2", True, None])
+def test_whole_numbers_have_a_range(value):
+    with pytest.raises(InputError) as error:
+        require_whole("--number", value, 1, 5)
+    assert str(error.value) == f"--number must be a whole number from 1 to 5, not {value!r}"
+    require_whole("--number", 5, 1, 5)
 
 
 def model(**parts):

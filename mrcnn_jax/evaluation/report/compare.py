@@ -98,6 +98,9 @@ def _open_truth(
             shown_ = " and ".join(f"{dataset} ({part})" for dataset, part in origins)
             raise InputError(f"the two were evaluated on different data, {shown_}: give --truth")
         truth, split = origins[0][0], split or origins[0][1]
+    elif split and Path(truth).is_file():
+        kind = "a split belongs to a prepared data set, not to the annotation file"
+        raise InputError(f"{kind} {truth}: leave --split out")
     require_local(truth, "the data set")
     if not is_prepared(truth):
         if Path(truth).is_dir():
