@@ -174,7 +174,7 @@ def _box(given: dict, name: str, kind: str) -> list[float] | None:
         raise InputError(f'{name} has no "bbox", which {kind} needs')
     numbers = read_numbers(box, 4)
     if numbers is None:
-        raise InputError(f'{name} has an unusable "bbox": it must hold 4 finite numbers')
+        raise InputError(f'{name} has an unusable "bbox": it must hold 4 finite numbers, at most 1e+100')
     return numbers
 
 
@@ -184,7 +184,7 @@ def _keypoints(given: dict, name: str, num_keypoints: int) -> dict[str, Any]:
         values = [0] * (3 * num_keypoints)
     keypoints = read_numbers(values, len(values)) if isinstance(values, list | tuple) else None
     if keypoints is None:
-        raise InputError(f'{name} has unusable "keypoints": they must be finite numbers')
+        raise InputError(f'{name} has unusable "keypoints": they must be finite numbers, at most 1e+100')
     if len(keypoints) != 3 * num_keypoints:
         raise InputError(
             f"{name} has {len(keypoints) // 3} keypoints, but keypoint_sigmas has {num_keypoints}: "

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco_checks import GroundTruth
 from mrcnn_jax.evaluation.coco_values import (
+    MAX_NUMBER,
     is_finite,
     measure_masks,
     read_entries,
@@ -74,9 +75,11 @@ def _read_columns(
         if values.dtype.kind not in "iuf" or values.shape != (len(entries), length):
             return None
         values = values.astype(np.float64)
+        if not (np.abs(values) <= MAX_NUMBER).all():  # nor NaN
+            return None
         areas = _areas(values, kind)
     scores = np.array(scores, np.float64)
-    if areas is None or not (np.isfinite(scores).all() and (kind == "segm" or np.isfinite(values).all())):
+    if areas is None or not np.isfinite(scores).all():
         return None
     return Results(images, found, scores, values, areas)
 
@@ -118,7 +121,8 @@ def _read_one_by_one(
         else:
             value = read_numbers(entry[field], length)
             if value is None:
-                raise InputError(f'{name} has an unusable "{field}": it must hold {length} finite numbers')
+                flaw = f"it must hold {length} finite numbers, at most {MAX_NUMBER:g}"
+                raise InputError(f'{name} has an unusable "{field}": {flaw}')
         checked.append((numbers["image_id"], numbers["category_id"], float(entry["score"]), value))
     images, found, scores, values = map(list, zip(*checked, strict=True)) if checked else ([], [], [], [])
     if kind != "segm":

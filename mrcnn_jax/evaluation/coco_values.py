@@ -19,6 +19,9 @@ CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 MAX_PIXELS = 2**31
 """Pixels of a mask: pycocotools counts them in 32 bits."""
 
+MAX_NUMBER = 1e100
+"""Largest coordinate: products of larger ones are not finite."""
+
 
 class Image(NamedTuple):
     """An image of the ground truth; sides are None where it does not say them."""
@@ -73,10 +76,11 @@ def is_finite(value: Any) -> bool:
 
 
 def read_numbers(values: Any, length: int) -> list[float] | None:
-    """Returns a list of finite numbers of this length; None for anything else."""
+    """Returns a list of numbers of this length, at most ``MAX_NUMBER``; None for anything else."""
     if not isinstance(values, list | tuple | np.ndarray) or len(values) != length:
         return None
-    return [float(value) for value in values] if all(map(is_finite, values)) else None
+    usable = all(is_finite(value) and abs(value) <= MAX_NUMBER for value in values)
+    return [float(value) for value in values] if usable else None
 
 
 def read_crowd(value: Any, name: str) -> int:

@@ -266,6 +266,7 @@ def test_proposals_equal_pycocotools_without_categories(golden):
         ("bbox", {"score": float("nan")}, "results entry 1 has score nan"),
         ("bbox", {"score": "0.9"}, "results entry 1 has score '0.9', which is not a finite number"),
         ("bbox", {"bbox": 5}, "it must hold 4 finite numbers"),
+        ("bbox", {"bbox": [1, 1, 1e308, 1e308]}, r"it must hold 4 finite numbers, at most 1e\+100"),
         ("bbox", {"bbox": [1, 2, 3]}, 'entry 1 has an unusable "bbox": it must hold 4 finite numbers'),
         ("segm", {"segmentation": [[1, 1, 5, 1]]}, 'unusable "segmentation": polygon with fewer than 3'),
         ("segm", {"segmentation": encode_masks(np.ones((1, 6, 8), bool))[0]}, r"its size is \[6, 8\], but"),
