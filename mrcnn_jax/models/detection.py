@@ -21,7 +21,7 @@ def select_detections(
     """Selects the best boxes of each image after a score threshold and NMS.
 
     NMS sees the ``max_candidates`` best (box, class) pairs; the result is exact if ``max_detections`` of them
-    survive it.
+    survive it. The result has ``max_detections`` slots, or one for each pair if there are fewer pairs.
 
     Args:
         logits: of the K classes and background, K1 = K + 1.
@@ -57,15 +57,12 @@ def select_detections(
 
 def _suppress(boxes, scores, valid, classes, config):
     """Applies NMS or Soft-NMS; returns indices, scores and validity of the detections, best first."""
-    groups = None if config.class_agnostic_nms else classes
+    groups, limit = None if config.class_agnostic_nms else classes, min(config.max_detections, len(scores))
     if config.soft_nms == "none":
-        keep = ops.nms(boxes, scores, config.nms_iou, valid, groups, config.max_detections)
-        best, valid = ops.masked_top_k(keep, scores, config.max_detections)
+        keep = ops.nms(boxes, scores, config.nms_iou, valid, groups, limit)
+        best, valid = ops.masked_top_k(keep, scores, limit)
         return best, scores[best], valid
     best, scores, valid = ops.soft_nms(
-        boxes, scores, config.max_detections, valid, groups, config.soft_nms, config.nms_iou,
-        config.soft_nms_sigma,
-    )  # fmt: skip
-    missing = config.max_detections - len(best)
-    best, scores, valid = (jnp.pad(each, (0, missing)) for each in (best, scores, valid))
+        boxes, scores, limit, valid, groups, config.soft_nms, config.nms_iou, config.soft_nms_sigma
+    )
     return best, scores, valid & (scores > config.score_threshold)

@@ -200,3 +200,19 @@ def test_suppression_of_an_overlapping_object_of_another_class(settings, scores,
     assert found.valid[0].tolist() == [True] * count + [False] * (5 - count)
     np.testing.assert_allclose(found.scores[0, :count], scores, rtol=1e-5)
     assert found.classes[0, :count].tolist() == classes
+
+
+@pytest.mark.parametrize("soft_nms", ["none", "linear"])
+def test_there_are_no_more_slots_than_candidates(soft_nms):
+    boxes = jnp.float32([[[0, 0, 10, 10], [20, 20, 30, 30]]])
+    proposals = Proposals(boxes=boxes, scores=jnp.zeros((1, 2)), valid=jnp.ones((1, 2), bool))
+    logits, sizes = jnp.log(jnp.float32([[[0.6, 0.1, 0.3], [0.1, 0.8, 0.1]]])), jnp.int32([[100, 100]])
+
+    def select(limit):
+        config = BoxHeadConfig(max_detections=limit, soft_nms=soft_nms)
+        return select_detections(logits, jnp.zeros((1, 2, 2, 4)), proposals, sizes, config)
+
+    most, exact = select(100_000), select(4)
+    assert most.scores.shape == (1, 4)
+    jax.tree.map(np.testing.assert_array_equal, most, exact)
+    np.testing.assert_allclose(most.scores[0, :2], [0.8, 0.6], rtol=1e-5)
