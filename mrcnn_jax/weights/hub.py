@@ -15,6 +15,7 @@ from etils import epath
 from mrcnn_jax.atomic_io import require_writable, write_text
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.evaluation.coco_values import is_finite
 from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.weights import folder
 from mrcnn_jax.weights.locate import HUB, is_local
@@ -77,8 +78,14 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
         model: name on the Hub, for the card's example.
 
     Raises:
-        InputError: the directory holds no detector, or the folder is not empty or cannot be written.
+        InputError: the licence is no identifier, the directory holds no detector, or the folder is not empty
+            or cannot be written.
     """
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)?", licence):
+        raise InputError(
+            "the licence must be an identifier of letters, digits, dots, hyphens and underscores, such as "
+            f"apache-2.0, not {licence!r}"
+        )
     require_writable(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: choose another --out")
@@ -133,8 +140,9 @@ def _read_metrics(directory: str) -> dict[str, dict[str, Any]]:
     if is_local(directory):
         for file in (epath.Path(directory) / name for name in ("metrics.json", "evaluation/metrics.json")):
             if file.exists():
-                metrics = json.loads(file.read_text()).items()
-                return {kind: each for kind, each in metrics if isinstance(each, dict) and "AP" in each}
+                kinds = json.loads(file.read_text()).items()
+                metrics = {kind: each for kind, each in kinds if isinstance(each, dict)}
+                return {kind: each for kind, each in metrics.items() if is_finite(each.get("AP"))}
     return {}
 
 
@@ -155,7 +163,7 @@ def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence:
     if metrics:
         lines += ["| | AP | AP50 | AP75 |", "|---|---|---|---|"]
         for kind, values in metrics.items():
-            cells = (f"{values[name]:.1f}" if values.get(name) is not None else "-"
+            cells = (f"{values[name]:.1f}" if is_finite(values.get(name)) else "-"
                      for name in ("AP", "AP50", "AP75"))  # fmt: skip
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         lines += ["", "COCO metrics, in percent, on the validation split.", ""]

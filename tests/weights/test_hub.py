@@ -94,6 +94,12 @@ def test_the_card_has_metrics_classes_and_an_example(folder):
     assert f'detector = mrcnn_jax.load("{folder}")\ndetections = detector(image)' in card
 
 
+def test_metrics_that_are_not_defined_are_left_out(tmp_path):
+    metrics = {"bbox": {"AP": 1.5, "AP50": float("nan")}, "segm": {"AP": float("nan")}, "keypoints": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert list(hub._read_metrics(str(tmp_path))) == ["bbox"]
+
+
 def test_a_run_is_pushed(run, package):
     status, printed = call_cli("push", run, "hf://me/letters", "--private")
     assert status == 0, printed
@@ -138,6 +144,9 @@ def test_mistakes_are_found_before_work(run, folder, tmp_path):
     assert call_cli("push", run) == (2, message)
     with pytest.raises(InputError, match="is not an empty folder: choose another --out"):
         hub.write_shared_model(str(run), folder)
+    for licence in ("no licence\n---\nx: y", "my licence", "-", "a:b"):
+        with pytest.raises(InputError, match="the licence must be an identifier of letters, digits, dots, "):
+            hub.write_shared_model(str(run), tmp_path / "out", licence)
     (tmp_path / "dataset.json").write_text("{")
     for name in ("experiment.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
