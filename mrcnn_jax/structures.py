@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import numpy as np
 
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
 
@@ -176,33 +177,60 @@ class Detections:
         return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
     def filter(
-        self, score: float = 0.0, classes: Collection[int | str] | None = None, min_area: float = 0.0,
-        max_area: float = math.inf,
+        self, score: float = 0.0, classes: int | str | Collection[int | str] | None = None,
+        min_area: float = 0.0, max_area: float = math.inf,
     ) -> "Detections":  # fmt: skip
         """Returns the detections that meet all conditions.
 
         Args:
             score: minimum score.
-            classes: names or ids; None takes all.
+            classes: name or id, or several of them; None takes all.
             min_area: of the boxes, in square pixels.
             max_area: likewise.
 
         Raises:
-            ValueError: for a name that is none of ``class_names``.
+            InputError: for a class that is none of ``class_names``, or a limit that is no number.
         """
+        for limit, value in (("score", score), ("min_area", min_area), ("max_area", max_area)):
+            if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf" or np.isnan(value):
+                raise InputError(f"{limit} must be a number, not {value!r:.50}")
         areas = self.areas
         chosen = (np.asarray(self.scores) >= score) & (areas >= min_area) & (areas <= max_area)
         if classes is not None:
-            if unknown := {one for one in classes if isinstance(one, str)} - set(self.class_names):
-                named = ", ".join(self.class_names) or "not known: give ids"
-                raise ValueError(f"there is no class {sorted(unknown)[0]!r}; the classes are {named}")
-            ids = [index for index, name in enumerate(self.class_names) if name in classes]
-            chosen &= np.isin(self.class_ids, ids + [one for one in classes if not isinstance(one, str)])
+            chosen &= np.isin(self.class_ids, self._find_classes(classes))
         return self[chosen]
 
+    def _find_classes(self, classes: int | str | Collection[int | str]) -> list[int]:
+        """Returns the ids of classes that are given by name or id."""
+        names, ids = self.class_names, []
+        for one in [classes] if isinstance(classes, int | np.integer | str) else classes:
+            if isinstance(one, str):
+                found = [index for index, name in enumerate(names) if name == one]
+            else:
+                whole = hasattr(one, "__index__") and 0 <= one < (len(names) or math.inf)
+                found = [int(one)] if whole else []
+            if not found:
+                known = ", ".join(names) or "not known: give ids"
+                raise InputError(f"there is no class {one!r}; the classes are {known}")
+            ids += found
+        return ids
+
     def crops(self, image: UInt8[np.ndarray, "H W 3"]) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-        """Cuts the objects' boxes, enlarged to whole pixels, out of the image; they share its memory."""
-        height, width = image.shape[:2]
+        """Cuts the objects' boxes, enlarged to whole pixels, out of the image; they share its memory.
+
+        Raises:
+            InputError: it is no array, or of another size than the masks, where there are any.
+        """
+        shape = tuple(getattr(image, "shape", ()))
+        if len(shape) not in (2, 3) or 0 in shape:
+            given = f"shape {list(shape)}" if shape else type(image).__name__
+            raise InputError(f"crops are cut out of an array [H, W, 3], not {given}: pass the upright image "
+                             "in which the objects were detected, such as np.asarray(image)")  # fmt: skip
+        if self.masks is not None and tuple(self.masks.shape[1:]) != shape[:2]:
+            detected, given = (" x ".join(map(str, size)) for size in (self.masks.shape[1:], shape[:2]))
+            raise InputError(f"the objects were detected in an image of {detected} pixels (height x width), "
+                             f"not {given}")  # fmt: skip
+        height, width = shape[:2]
         first = np.floor(self.boxes[:, :2]).clip(0, [width - 1, height - 1]).astype(int)
         last = np.maximum(np.ceil(self.boxes[:, 2:]).clip(1, [width, height]).astype(int), first + 1)
         return [image[y1:y2, x1:x2] for (x1, y1), (x2, y2) in zip(first, last, strict=True)]

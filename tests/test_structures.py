@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.run_length_masks import RunLengthMasks
 from mrcnn_jax.structures import Detection, Detections
 
@@ -73,6 +74,12 @@ def test_filter_by_score_class_and_area():
     assert FOUND.filter(min_area=5, max_area=30).areas.tolist() == [25]
     with pytest.raises(ValueError, match="there is no class 'cow'; the classes are cat, dog"):
         FOUND.filter(classes=["cow"])
+    assert len(FOUND.filter(classes="dog")) == len(FOUND.filter(classes=1)) == 2
+    with pytest.raises(InputError, match="there is no class 2; the classes are cat, dog"):
+        FOUND.filter(classes=[2])
+    for limit, value in (("score", "x"), ("score", float("nan")), ("min_area", None), ("max_area", [1, 2])):
+        with pytest.raises(InputError, match=f"{limit} must be a number, not "):
+            FOUND.filter(**{limit: value})
 
 
 def test_crops_are_the_boxes_in_whole_pixels():
@@ -82,6 +89,15 @@ def test_crops_are_the_boxes_in_whole_pixels():
     expected = [image[2:6, 1:4], image[0:2, 0:2], image[9:10, 11:12], image[4:5, 4:5]]
     for crop, one in zip(crops, expected, strict=True):
         np.testing.assert_array_equal(crop, one)
+
+
+def test_crops_of_another_image_are_refused():
+    with pytest.raises(InputError, match=r"out of an array \[H, W, 3\], not str"):
+        FOUND.crops("image.png")
+    masked = dataclasses.replace(FOUND, masks=RunLengthMasks(["0`0", "0`0", "0`0"], 4, 6))
+    assert len(masked.crops(np.zeros((4, 6, 3), np.uint8))) == 3
+    with pytest.raises(InputError, match=r"an image of 4 x 6 pixels \(height x width\), not 6 x 4"):
+        masked.crops(np.zeros((6, 4, 3), np.uint8))
 
 
 def test_to_json_holds_plain_types():

@@ -23,18 +23,21 @@ class Found(NamedTuple):
     skipped: dict[str, int]
 
 
-def find_image_files(paths: Iterable[str | os.PathLike]) -> Found:
+def find_image_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Found:
     """Returns the given files, and the image files in and below given folders in alphabetical order.
 
-    Hidden files and what operating systems leave behind is passed over without being counted.
+    One path is like a list of it. Hidden files and what operating systems leave behind is passed over without
+    being counted.
 
     Raises:
-        InputError: a path does not exist or is an address, or there are no image files.
+        InputError: something is no path, a path does not exist or is an address, or there are no image files.
     """
-    paths = list(paths)
-    for path in paths:
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in listed:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"image files are given by their paths, not as {type(path).__name__}")
         require_local(path, "image")
-    given, files, skipped = list(map(Path, paths)), [], {}
+    given, files, skipped = list(map(Path, listed)), [], {}
     for path in given:
         if not path.exists():
             raise InputError(f"there is no image file or folder {path}")

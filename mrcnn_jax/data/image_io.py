@@ -115,6 +115,13 @@ def to_8_bits(image: Shaped[np.ndarray, "H W 3"], name: str | PathLike) -> UInt8
     return (image.astype(np.uint16, copy=False) >> (used_bits(int(high)) - 8)).astype(np.uint8)
 
 
+def pillow_samples(image: Image.Image) -> Shaped[np.ndarray, "H W 3"]:
+    """Returns a Pillow image as RGB, of 8 bits unless its samples are deeper: see ``to_8_bits``."""
+    if image.mode[0] in "IF":
+        return np.repeat(np.asarray(image)[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
 def save_image(path: str | PathLike, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes an RGB image in the format that the file's name asks for, making folders above it.
 
@@ -209,9 +216,7 @@ def _decode_by_pillow(data: bytes, name: str | PathLike) -> Shaped[np.ndarray, "
     """Decodes formats that OpenCV lacks, and samples of types that it does not convert to RGB."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            if image.mode[0] in "IF":
-                return np.repeat(np.asarray(image)[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+            return pillow_samples(image)
     except Image.UnidentifiedImageError:
         raise InputError(f"cannot read {name}: {describe(data)}") from None
     except Exception:  # Pillow's readers of rare formats raise any kind on damaged files

@@ -14,12 +14,13 @@ from flax.traverse_util import flatten_dict
 from mrcnn_jax.checkpoint import CheckpointStore, edited_experiment, run_directory
 from mrcnn_jax.compiled_programs import stored
 from mrcnn_jax.config import Experiment, ModelConfig
+from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_images
 from mrcnn_jax.inference.settings import full_names, with_settings
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
-from mrcnn_jax.inference.tiles import stream_tiles
+from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
@@ -77,7 +78,7 @@ class Detector:
             InputError: an image cannot be read, or an array is not uint8 of shape [H, W, 3].
         """
         if not is_one_image(images):
-            return self._each(images, batch_size)
+            return self._each(self.stream(images, batch_size=batch_size))
         pipeline = self._pipeline(1)
         return pipeline.start([pipeline.prepare(images)])()[0]
 
@@ -102,11 +103,12 @@ class Detector:
             InputError.
 
         Raises:
-            InputError: for a batch size below 1, tiles or an overlap that are impossible, or a folder without
-                images.
+            InputError: at once, for a batch size below 1 or beyond 4,096, tiles or an overlap that are
+                impossible, one image in place of many, or a folder without images.
         """
-        if batch_size < 1:
-            raise InputError(f"the batch size must be at least 1, not {batch_size}")
+        require_whole("the batch size", batch_size, 1, LARGEST_BATCH)
+        if tile != 0:
+            require_tiles(tile, tile_overlap)
         pipeline, images = self._pipeline(batch_size), list_images(images)
         if tile:
             return stream_tiles(pipeline, images, tile, tile_overlap)
@@ -135,8 +137,8 @@ class Detector:
             size = padded_size(self.experiment.data, portrait)
             list(self.stream([np.zeros((*size, 3), np.uint8)], batch_size=batch_size))
 
-    def _each(self, images: Any, batch_size: int) -> Iterator[Detections]:
-        for result in self.stream(images, batch_size=batch_size):
+    def _each(self, results: Iterator[StreamResult]) -> Iterator[Detections]:
+        for result in results:
             if result.error is not None:
                 raise result.error
             yield result.detections  # ty: ignore[invalid-yield]
@@ -169,6 +171,8 @@ def load(
         InputError: the directory holds no weights, or only a part of a model, such as a backbone; or a
             setting is not allowed.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise InputError(f"load takes a directory or a name of weights, not {directory!r:.50}")
     directory = locate(directory)
     if described := newest_description(directory):  # mistakes are found before arrays are read
         with_settings(described[1].experiment, settings)

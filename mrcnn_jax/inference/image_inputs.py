@@ -1,7 +1,7 @@
 """Images as callers hold them: arrays, Pillow images, files and folders."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +9,37 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mrcnn_jax.data.image_files import find_image_files
-from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.data.image_io import pillow_samples, read_image, to_8_bits
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.typing import UInt8
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
 """One image: a uint8 RGB array [H, W, 3], a Pillow image, or a file."""
-PILLOW_MODES = frozenset("1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB".split())
-"""Modes of Pillow with levels of at most 8 bits."""
 
 
 def is_one_image(images: Any) -> bool:
     """Tests for one image, as opposed to a folder or an iterable of images."""
     if isinstance(images, str | os.PathLike):
         return not Path(images).is_dir()
-    return hasattr(images, "__array__") or not isinstance(images, Iterable)
+    single = isinstance(images, bytes | bytearray | memoryview | Mapping) or hasattr(images, "read")
+    return single or hasattr(images, "__array__") or not isinstance(images, Iterable)
 
 
-def list_images(images: Iterable[ImageLike] | str | os.PathLike) -> Iterator[ImageLike]:
-    """Yields the image files in and below a folder in alphabetical order, or the images of an iterable.
+def list_images(images: Any) -> Iterator[ImageLike]:
+    """Returns an iterator over the images of an iterable, or over the image files in and below a folder.
+
+    Files are in alphabetical order.
 
     Raises:
-        InputError: a folder has no image files.
+        InputError: at once, for a folder without image files, or for one image in place of many.
     """
-    yield from find_image_files([images]).files if isinstance(images, str | os.PathLike) else images
+    if isinstance(images, str | os.PathLike):
+        return iter(find_image_files([images]).files)
+    array = hasattr(images, "__array__")
+    if not (np.ndim(images) in (0, 2, 3) if array else is_one_image(images)):
+        return iter(images)
+    given = type(images).__name__
+    raise InputError(f"many images must be a folder or a list of images, not {given}: pass one as [image]")
 
 
 def to_rgb(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
@@ -43,15 +50,11 @@ def to_rgb(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image, upright=True)
-    if isinstance(image, Image.Image) and image.mode in PILLOW_MODES:
-        try:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes a file when its pixels are read
-            name = getattr(image, "filename", "") or "an image"
-            raise InputError(f"Pillow cannot decode {name}: {error}") from error
-    image = np.asarray(image)
+    image = _from_pillow(image) if isinstance(image, Image.Image) else _to_array(image)
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return image
+    if not image.size:
+        raise InputError(f"an image must have pixels, not the shape {list(image.shape)}")
     hints = {
         "pass the images of a batch as a list": image.ndim == 4,
         "repeat the channel of a gray image": image.ndim == 2 or image.shape[2:] == (1,),
@@ -62,3 +65,23 @@ def to_rgb(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
     hint = next((f" ({hint})" for hint, applies in hints.items() if applies), "")
     given = f"{image.dtype} of shape {list(image.shape)}"
     raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {given}{hint}")
+
+
+def _from_pillow(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    name = getattr(image, "filename", "") or "an image"
+    try:
+        samples = pillow_samples(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes a file when its pixels are read
+        raise InputError(f"Pillow cannot decode {name}: {error}") from error
+    return to_8_bits(samples, name) if samples.size else samples.astype(np.uint8)
+
+
+def _to_array(image: Any) -> np.ndarray:
+    try:
+        array = np.asarray(image)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biufc":
+        given = type(image).__name__
+        raise InputError(f"an image must be a uint8 array, a Pillow image or a file's path, not {given}")
+    return array

@@ -47,7 +47,7 @@ class FilePredictions:
 
 
 def predict_files(
-    detector: Detector | str | os.PathLike, images: Sequence[str | os.PathLike],
+    detector: Detector | str | os.PathLike, images: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None, *, score_threshold: float = 0.5,
     progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
@@ -57,8 +57,8 @@ def predict_files(
 
     Args:
         detector: or the directory of a training run or of imported weights.
-        images: files, or folders of them with the folders below. Pictures are turned upright as their EXIF
-            orientation says.
+        images: a file, or a folder of them with the folders below, or a list of both. Pictures are turned
+            upright as their EXIF orientation says.
         out: directory that gets an overlay picture of each image, of at most 2048 pixels a side and 3 MB (PNG
             or else JPEG), results.json (COCO results) and images.json (file and picture of each image_id).
             Both are rewritten now and then, and when something stops the detection. Those of an earlier

@@ -1,7 +1,8 @@
 """Detection in large images tile by tile: objects that several tiles see are joined."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,10 +28,7 @@ def tile_image(height: int, width: int, side: int, overlap: float = 0.25) -> lis
     Raises:
         InputError: the side is below 1, or the overlap is not between 0 and 0.9.
     """
-    if side < 1:
-        raise InputError(f"the side of tiles must be at least 1 pixel, not {side}")
-    if not 0 <= overlap <= 0.9:
-        raise InputError(f"the overlap of tiles must be between 0 and 0.9 of their side, not {overlap:g}")
+    require_tiles(side, overlap)
 
     def starts(length: int) -> list[int]:
         count = 1 + max(0, -(-(length - side) // max(1, int(side * (1 - overlap)))))
@@ -39,6 +37,15 @@ def tile_image(height: int, width: int, side: int, overlap: float = 0.25) -> lis
     return [
         (x, y, min(x + side, width), min(y + side, height)) for y in starts(height) for x in starts(width)
     ]
+
+
+def require_tiles(side: Any, overlap: Any) -> None:
+    """Raises InputError unless the side is a positive whole number and the overlap from 0 to 0.9."""
+    if not isinstance(side, Integral) or isinstance(side, bool) or side < 1:
+        raise InputError(f"the side of tiles must be a whole number of at least 1 pixel, not {side!r:.50}")
+    if not isinstance(overlap, Real) or not 0 <= overlap <= 0.9:
+        given = f"{overlap!r:.50}"
+        raise InputError(f"the overlap of tiles must be between 0 and 0.9 of their side, not {given}")
 
 
 def join_tiles(
@@ -80,9 +87,9 @@ def stream_tiles(
     """Yields the result of each image, seen in tiles of side x side pixels, in order.
 
     Raises:
-        InputError: at once, as ``tile_image``.
+        InputError: at once, as ``require_tiles``.
     """
-    tile_image(1, 1, side, overlap)
+    require_tiles(side, overlap)
     return (_detect_tiles(pipeline, source, side, overlap) for source in images)
 
 

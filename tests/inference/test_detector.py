@@ -10,8 +10,10 @@ from PIL import Image
 import mrcnn_jax
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.data import shapes
+from mrcnn_jax.data.image_files import find_image_files
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Detector, load
+from mrcnn_jax.inference.image_inputs import is_one_image, list_images, to_rgb
 
 CLASSES = len(shapes.KINDS)
 
@@ -111,15 +113,58 @@ def test_detections_are_in_pixels_of_the_image_as_given(detector):
         (noise(8, 8).repeat(2, axis=2)[..., :4], "uint8 of shape [8, 8, 4] (drop the alpha channel)"),
         (noise(8, 9).transpose(2, 0, 1), "uint8 of shape [3, 8, 9] (move the channels last)"),
         (noise(8, 8)[None], "uint8 of shape [1, 8, 8, 3] (pass the images of a batch as a list)"),
-        (noise(8, 8)[:0], "uint8 of shape [0, 8, 3]"),
         (7, "int64 of shape [] (levels are 0 to 255)"),
-        (Image.new("F", (4, 5)), "float32 of shape [5, 4] (repeat the channel of a gray image)"),
     ],
 )
 def test_wrong_images_are_refused(detector, image, given):
     with pytest.raises(InputError) as error:
         detector(image)
     assert str(error.value) == f"an image must be uint8 RGB of shape [H, W, 3], not {given}"
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (noise(8, 8)[:0], r"must have pixels, not the shape \[0, 8, 3\]"),
+        (Image.new("RGB", (0, 0)), r"must have pixels, not the shape \[0, 0, 3\]"),
+        (Image.new("F", (0, 0)), r"must have pixels, not the shape \[0, 0, 3\]"),
+        (b"jpeg", "must be a uint8 array, a Pillow image or a file's path, not bytes"),
+        ({"image": 1}, "must be a uint8 array, a Pillow image or a file's path, not dict"),
+        (None, "must be a uint8 array, a Pillow image or a file's path, not NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    assert is_one_image(image)
+    with pytest.raises(InputError, match=message):
+        to_rgb(image)
+
+
+def test_deep_pillow_images_are_read_as_files_are(tmp_path):
+    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    expected = to_rgb(tmp_path / "deep.png")
+    np.testing.assert_array_equal(to_rgb(Image.open(tmp_path / "deep.png")), expected)
+    np.testing.assert_array_equal(to_rgb(Image.fromarray(deep.astype(np.int32))), expected)
+    levels = Image.fromarray(np.float32([[0, 0.5, 1]]))
+    assert to_rgb(levels)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_many_images_are_no_single_one():
+    assert len(list(list_images(noise(8, 8)[None]))) == 1
+    assert list(list_images(np.array(["a.png", "b.png"]))) == ["a.png", "b.png"]
+    for given in (noise(8, 8), None, 5):
+        with pytest.raises(InputError, match="many images must be a folder or a list of images, not "):
+            list_images(given)
+
+
+def test_paths_of_images_are_a_path_or_a_list(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"")
+    assert find_image_files(str(file)).files == find_image_files([file]).files == [file]
+    with pytest.raises(InputError, match="image files are given by their paths, not as ndarray"):
+        find_image_files([noise(8, 8)])
+    with pytest.raises(InputError, match="load takes a directory or a name of weights, not None"):
+        load(None)
 
 
 def test_directories_without_weights_are_refused(tmp_path):

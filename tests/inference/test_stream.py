@@ -74,7 +74,7 @@ def test_empty_inputs(detector, tmp_path):
     assert list(detector([])) == []
     with pytest.raises(InputError, match="no image files in"):
         list(detector(tmp_path))
-    with pytest.raises(InputError, match="the batch size must be at least 1, not 0"):
+    with pytest.raises(InputError, match="the batch size must be a whole number from 1 to 4,096, not 0"):
         detector.stream([], batch_size=0)
 
 

@@ -47,7 +47,7 @@ def test_tiles_cover_the_image_and_overlap(height, width, side, overlap):
 
 def test_an_image_of_the_tile_size_is_one_tile():
     assert tile_image(40, 60, 60) == [(0, 0, 60, 40)]
-    with pytest.raises(InputError, match="the side of tiles must be at least 1 pixel, not 0"):
+    with pytest.raises(InputError, match="must be a whole number of at least 1 pixel, not 0"):
         tile_image(40, 60, 0)
     with pytest.raises(InputError, match="between 0 and 0.9 of their side, not 1"):
         tile_image(40, 60, 10, 1.0)
@@ -127,3 +127,6 @@ def test_unreadable_files_and_impossible_tiles(detector, tmp_path):
     assert "none.png" in str(result.error)
     with pytest.raises(InputError, match="the side of tiles"):
         detector.stream([], tile=-1)
+    for wrong in ({"tile": "32"}, {"tile": 1.5}, {"tile": 32, "tile_overlap": "x"}):
+        with pytest.raises(InputError, match="of tiles must be "):
+            detector.stream([], **wrong)
