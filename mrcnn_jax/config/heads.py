@@ -12,6 +12,7 @@ from mrcnn_jax.config.validation import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SampleCount,
     at_most,
     check_fields,
     require,
@@ -78,7 +79,7 @@ class RoIConfig:
     res5_stride: int = 2
     """Stride of res5 over the bins of a RoI, with c4: 2 with 14 x 14 bins (released code), or 1 with 7 x 7
     (the paper's figure 4)."""
-    samples_per_image: BoxCount = 512
+    samples_per_image: SampleCount = 512
     """RoIs sampled per training image."""
     positive_fraction: Fraction = 0.25
     """Maximum fraction of positive RoIs among them."""

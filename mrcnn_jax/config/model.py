@@ -22,6 +22,7 @@ from mrcnn_jax.config.validation import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SampleCount,
     at_most,
     check_fields,
     require,
@@ -102,7 +103,7 @@ class RPNConfig:
     """Minimum IoU of a foreground anchor with an object."""
     background_iou: Fraction = 0.3
     """Anchors with a smaller IoU with every object are background."""
-    samples_per_image: BoxCount = 256
+    samples_per_image: SampleCount = 256
     """Anchors sampled per image."""
     positive_fraction: Fraction = 0.5
     """Maximum fraction of foreground anchors among them."""

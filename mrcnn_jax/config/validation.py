@@ -44,6 +44,7 @@ Fraction = Annotated[float, FRACTION]
 BatchSize = Annotated[PositiveInt, at_most(LARGEST_BATCH)]
 ImageEdge = Annotated[PositiveInt, at_most(LARGEST_EDGE)]
 BoxCount = Annotated[PositiveInt, at_most(MOST_BOXES)]
+SampleCount = Annotated[PositiveInt, at_most(10_000_000)]  # Detectron2 has a million where all RoIs count
 Channels = Annotated[PositiveInt, at_most(65_536)]
 Layers = Annotated[NonNegativeInt, at_most(1_000)]
 

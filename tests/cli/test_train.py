@@ -48,6 +48,7 @@ def test_arguments_reach_the_training(mrcnn, monkeypatch):
     monkeypatch.setattr("mrcnn_jax.training.loop.train", lambda *arguments, **_: calls.append(arguments[:2]))
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("mrcnn_jax.paths._require_package", lambda bucket: None)
     fields = ("--train.steps", "5", "--data.no-flip", "--model.box.pool.sampling-ratio", "0")
     assert mrcnn("train", "demo", *fields)[0] == 0
     processes, (experiment, directory) = calls

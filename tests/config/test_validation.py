@@ -104,7 +104,8 @@ def test_values_out_of_bounds_are_rejected(kind, owner, rule, name, value):
 AT_MOST = [
     (DataConfig, "data", 32_768, ("long_edge", "padding_divisor")),
     (DataConfig, "data", 100_000, ("max_objects",)),
-    (RPNConfig, "rpn", 100_000, ("pre_nms_test", "post_nms_test", "samples_per_image")),
+    (RPNConfig, "rpn", 100_000, ("pre_nms_test", "post_nms_test")),
+    (RPNConfig, "rpn", 10_000_000, ("samples_per_image",)),
     (BoxHeadConfig, "box", 100_000, ("max_candidates", "max_detections")),
     (TrainConfig, "train", 4_096, ("images_per_device",)),
     (EvaluationConfig, "evaluation", 4_096, ("images_per_device",)),
