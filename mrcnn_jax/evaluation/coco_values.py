@@ -79,7 +79,7 @@ def read_numbers(values: Any, length: int) -> list[float] | None:
     """Returns a list of numbers of this length, at most ``MAX_NUMBER``; None for anything else."""
     if not isinstance(values, list | tuple | np.ndarray) or len(values) != length:
         return None
-    usable = all(is_finite(value) and abs(value) <= MAX_NUMBER for value in values)
+    usable = all(is_finite(value) and abs(float(value)) <= MAX_NUMBER for value in values)
     return [float(value) for value in values] if usable else None
 
 
@@ -130,7 +130,10 @@ def measure_masks(masks: Sequence[Any], images: Sequence[Image]) -> Int[np.ndarr
     counts = [mask.get("counts") for mask in masks if type(mask) is dict]
     if not masks or len(counts) < len(masks) or not {str, bytes}.issuperset(map(type, counts)):
         return None
-    sizes = np.array([mask.get("size") for mask in masks])
+    try:
+        sizes = np.array([mask.get("size") for mask in masks])
+    except ValueError:  # lists of unequal lengths
+        return None
     if sizes.dtype.kind != "i" or not np.array_equal(sizes, [[each.height, each.width] for each in images]):
         return None
     measured = measure_counts([text if type(text) is str else text.decode("latin-1") for text in counts])

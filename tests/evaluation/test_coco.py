@@ -281,6 +281,14 @@ def test_malformed_results_are_refused(kind, change, message):
         evaluate_coco(truth, results, [kind])
 
 
+def test_mask_of_an_odd_size_is_refused():
+    truth = ground_truth((7, 3, 0, 0, 30))
+    truth["annotations"][0]["segmentation"] = {"size": [[], [0.0]], "counts": "PP"}
+    truth["annotations"].append(ground_truth((7, 3, 0, 0, 30))["annotations"][0] | {"id": 99})
+    with pytest.raises(InputError, match='unusable "segmentation"'):
+        evaluate_coco(truth, [], ["segm"])
+
+
 def test_malformed_ground_truth_is_refused():
     with pytest.raises(InputError, match='no "annotations"'):
         evaluate_coco({"images": [], "categories": []}, [])
