@@ -22,6 +22,7 @@ from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import TORCHVISION, BackboneConfig, DataConfig, Experiment, ModelConfig
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.inference import detector as detectors
+from mrcnn_jax.inference import stream
 from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.weights.import_export import export_weights, identify_model, import_weights
 from mrcnn_jax.weights.param_map import to_jax
@@ -146,9 +147,9 @@ def detect(detector, image, monkeypatch):
         kept.append(predictions)
         return convert(predictions, *arguments)
 
-    convert = detectors.to_detections
+    convert = stream.to_detections
     with monkeypatch.context() as patch:
-        patch.setattr(detectors, "to_detections", keep)
+        patch.setattr(stream, "to_detections", keep)
         found = detector(image)
     return found, kept[0].masks[kept[0].valid] if found.masks is not None else None
 
