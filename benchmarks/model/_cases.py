@@ -16,7 +16,7 @@ from benchmarks.model._synthetic import make_objects, make_photos, standalone
 from mrcnn_jax import presets
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.inference.detector import load
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.weights.import_export import import_weights
 
 BACKBONES = {
@@ -81,7 +81,7 @@ class Models:
         data = replace(experiment.data, short_edge=(height,), short_edge_test=height, long_edge=width)
         model = replace(experiment.model, box=replace(experiment.model.box, score_threshold=0.0))
         experiment = replace(experiment, data=data, model=model)
-        return experiment, init_variables(MaskRCNN(model), jax.random.key(0))
+        return experiment, init_variables(make_model(model), jax.random.key(0))
 
 
 class MatrixProduct:

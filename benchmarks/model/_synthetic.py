@@ -15,7 +15,7 @@ import numpy as np
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.data.transforms import padded_size
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.structures import Batch, TrainState
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
@@ -34,7 +34,7 @@ def make_step(
 ) -> tuple[Any, Callable[[], TrainState]]:
     """Returns the training step for devices, all by default, and a function that makes its first state."""
     config = experiment.train
-    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
+    model = make_model(experiment.model, jnp.dtype(config.dtype), config.remat)
     images = config.images_per_device * len(devices or jax.devices())
     optimizer = make_optimizer(config, experiment.model, images)
     step = make_train_step(model, optimizer, experiment, devices=devices)

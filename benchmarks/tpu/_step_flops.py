@@ -13,8 +13,8 @@ from benchmarks.roi._workloads import Workload
 from benchmarks.tpu._product_flops import product_flops, static_flops
 from mrcnn_jax import ops
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.config.model import RoIPooling
-from mrcnn_jax.models.mask_rcnn import ROI_LEVELS, STRIDES, MaskRCNN
+from mrcnn_jax.config.model import ROI_LEVELS, STRIDES, RoIPooling
+from mrcnn_jax.models.systems import make_model
 from mrcnn_jax.runtime import compiling_for
 
 SIZES = (16, 800)
@@ -56,7 +56,7 @@ def roi_programs(experiment: Experiment) -> Iterator[tuple[Callable[..., Any], l
 
     def make_pyramid(variables: Any, images: jax.Array, sizes: jax.Array) -> Any:
         given = variables, images[0], sizes[0]
-        return MaskRCNN(config).apply(*given, train=True, method="pyramid", mutable=["batch_stats"])[0]
+        return make_model(config).apply(*given, train=True, method="pyramid", mutable=["batch_stats"])[0]
 
     variables = {"params": state.params, **state.model_state}
     pyramid = jax.eval_shape(make_pyramid, variables, batch.images, batch.sizes)[levels]

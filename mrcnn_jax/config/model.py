@@ -135,6 +135,8 @@ class RPNConfig:
 class ModelConfig:
     """The detector."""
 
+    system: Literal["mask_rcnn"] = "mask_rcnn"
+    """System: mask_rcnn is Mask R-CNN and, by its tasks, Faster R-CNN and the RPN alone."""
     num_classes: Annotated[NonNegativeInt, at_most(100_000)] = 80
     """Foreground classes; 0 takes their number from the data set."""
     tasks: tuple[Literal["boxes", "masks", "keypoints"], ...] = ("boxes", "masks")

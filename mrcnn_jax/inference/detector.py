@@ -21,7 +21,7 @@ from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_image
 from mrcnn_jax.inference.settings import full_names, with_settings
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.structures import DatasetInfo, Detections
@@ -238,5 +238,5 @@ def require_weights(directory: str | os.PathLike) -> str | os.PathLike:
 
 def expected_arrays(model: ModelConfig) -> set[str]:
     """Returns the paths of all arrays of a model's variables, such as "params/backbone/stem/kernel"."""
-    variables = jax.eval_shape(lambda: init_variables(MaskRCNN(model), jax.random.key(0)))
+    variables = jax.eval_shape(lambda: init_variables(make_model(model), jax.random.key(0)))
     return set(flatten_dict(variables, sep="/"))

@@ -14,7 +14,7 @@ from mrcnn_jax.compiled_programs import StoredFunction
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.systems import make_model
 
 MAX_PROGRAMS = 16
 """Compiled programs in memory, one for each padded size: each takes tens of megabytes and hundreds of memory
@@ -36,7 +36,7 @@ def compiled(
 
     def make_function() -> jax.stages.Wrapped:
         def apply(variables, images, sizes):
-            return MaskRCNN(model, jnp.dtype(dtype)).apply(variables, images, sizes)
+            return make_model(model, jnp.dtype(dtype)).apply(variables, images, sizes)
 
         def apply_row(variables, images, sizes):
             return jax.tree.map(lambda leaf: leaf[None], apply(variables, images[0], sizes[0]))

@@ -23,7 +23,7 @@ from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables, jitted_init
+from mrcnn_jax.models.systems import init_variables, jitted_init, make_model
 from mrcnn_jax.run_description import differing_fields, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.training.data_checks import data_warnings
@@ -140,7 +140,7 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     experiment, config = sources.experiment, sources.experiment.train
     cache = enable_compilation_cache(config.compilation_cache)
     images_per_step = jax.device_count() * config.images_per_device
-    model = MaskRCNN(experiment.model, jnp.dtype(config.dtype), config.remat)
+    model = make_model(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer = make_optimizer(config, experiment.model, images_per_step)
     programs = cache / "programs" if cache and store_programs and jax.process_count() == 1 else None
     state, messages = _initial_state(sources, directory, model, optimizer, programs)

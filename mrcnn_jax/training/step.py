@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.distributed import DEVICE_AXIS
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.two_stage import TwoStage
 from mrcnn_jax.structures import Batch, TrainState
 from mrcnn_jax.training.losses import Metrics, batch_losses
 from mrcnn_jax.training.sharding import REPLICATED, SHARDED, device_mesh
@@ -44,7 +44,7 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
 
 
 def make_train_step(
-    model: MaskRCNN, optimizer: optax.GradientTransformation, experiment: Experiment,
+    model: TwoStage, optimizer: optax.GradientTransformation, experiment: Experiment,
     devices: Sequence[jax.Device] | None = None,
 ) -> Step:  # fmt: skip
     """Maps the step over all devices, or those given.
@@ -82,7 +82,7 @@ def _mapped_step(model, optimizer, settings, devices):
 
 
 def make_device_step(
-    model: MaskRCNN, optimizer: optax.GradientTransformation, settings: StepSettings
+    model: TwoStage, optimizer: optax.GradientTransformation, settings: StepSettings
 ) -> Step:
     """Makes the step of one device, which knows the others only by the name of their axis.
 

@@ -16,7 +16,7 @@ from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import torchvision
@@ -125,7 +125,7 @@ def save_imported(
     """Writes identified weights as the given experiment; see ``import_weights``."""
     check_out(out)
     param_map = model.make_param_map(experiment.model)
-    template = jax.eval_shape(lambda: init_variables(MaskRCNN(experiment.model), jax.random.key(0)))
+    template = jax.eval_shape(lambda: init_variables(make_model(experiment.model), jax.random.key(0)))
     missing = check_tensors(model.tensors, param_map, template, model.origin, partial)
     info = coco_classes.unknown(0) if model.is_backbone else _dataset_info(experiment.model, classes)
     variables = to_jax(model.tensors, param_map)

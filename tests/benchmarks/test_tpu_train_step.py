@@ -24,7 +24,8 @@ from benchmarks.tpu._programs import CHIPS, GIB
 from benchmarks.tpu._rows import COLUMNS, read_ablation, read_rows
 from benchmarks.tpu._step_flops import roi_programs, step_and_arguments
 from mrcnn_jax import presets
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.systems import init_variables
 from mrcnn_jax.runtime import compiling_for
 
 TEXT = """

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.model._synthetic import standalone, synthetic_batch
 from mrcnn_jax import presets
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
@@ -23,7 +23,7 @@ def shapes_and_dtypes(tree):
 )
 def test_training_step_traces_at_full_size(name):
     experiment = standalone(presets.get(name))
-    model = MaskRCNN(experiment.model, jnp.dtype(experiment.train.dtype))
+    model = make_model(experiment.model, jnp.dtype(experiment.train.dtype))
     optimizer = make_optimizer(experiment.train, experiment.model, experiment.train.images_per_device)
     state = jax.eval_shape(lambda key: create_state(init_variables(model, key), optimizer), jax.random.key(0))
     step = make_train_step(model, optimizer, experiment, jax.devices()[:1])

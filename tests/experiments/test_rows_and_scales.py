@@ -16,7 +16,7 @@ from experiments.scales import CITYSCAPES, PERSONS, SCALES, experiment_of, fit_t
 from mrcnn_jax import presets
 from mrcnn_jax.config import BranchPoolConfig, ModelConfig, PoolConfig, RoIConfig, RPNConfig, to_dict
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 
 SYSTEMS = all_systems()
 SHAPES = SCALES["shapes"]
@@ -71,7 +71,7 @@ def for_arrays(model: ModelConfig) -> ModelConfig:
 
 @cache
 def parameter_shapes(model: ModelConfig):
-    variables = jax.eval_shape(lambda key: init_variables(MaskRCNN(model), key), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: init_variables(make_model(model), key), jax.random.key(0))
     return jax.tree.map(lambda leaf: leaf.shape, variables["params"])
 
 
@@ -141,7 +141,7 @@ def test_rows_of_an_ablation_share_data_schedule_and_seed(key, scale):
 
 def test_shared_layers_have_the_same_initial_weights():
     config = tiny.model_config()
-    models = (MaskRCNN(config), MaskRCNN(replace(config, mask=replace(config.mask, head="mlp"))))
+    models = (make_model(config), make_model(replace(config, mask=replace(config.mask, head="mlp"))))
     init = jax.jit(lambda key: [init_variables(model, key)["params"] for model in models])
     fcn, mlp = init(jax.random.key(0))
     assert fcn.keys() == mlp.keys()

@@ -14,7 +14,8 @@ from flax.traverse_util import flatten_dict
 from paths import GOLDEN
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.systems import init_variables
 from mrcnn_jax.weights.import_export import SourceModel, identify_model
 from mrcnn_jax.weights.param_map import ParamMap, Tensors, check_tensors, to_jax, to_source
 

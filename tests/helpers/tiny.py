@@ -20,7 +20,7 @@ from mrcnn_jax.config import (
     RPNConfig,
     TrainConfig,
 )
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.sharding import REPLICATED, device_mesh
 
@@ -66,7 +66,7 @@ def variables(config: ModelConfig, seed: int = 0) -> dict:
 
 @cache
 def _shapes(config):
-    return jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0)))
+    return jax.eval_shape(lambda: init_variables(make_model(config), jax.random.key(0)))
 
 
 def jittered(shapes, seed: int = 0) -> dict:

@@ -12,7 +12,7 @@ from rich.console import Console
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data import shapes
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import TrainState, create_state
@@ -65,4 +65,6 @@ def saved_state(directory: Path, step: int) -> tuple[TrainState, int]:
 
 
 def _state_shapes(model, optimizer):
-    return jax.eval_shape(lambda: create_state(init_variables(MaskRCNN(model), jax.random.key(0)), optimizer))
+    return jax.eval_shape(
+        lambda: create_state(init_variables(make_model(model), jax.random.key(0)), optimizer)
+    )

@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from mrcnn_jax.distributed import DEVICE_AXIS
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm
+from mrcnn_jax.models.systems import init_variables
 
 
 @pytest.mark.parametrize(

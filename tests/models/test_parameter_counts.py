@@ -8,8 +8,8 @@ import pytest
 from paths import GOLDEN
 
 from mrcnn_jax.config import BackboneConfig, ModelConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.models.resnet import ResNet
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.presets import coco
 
 
@@ -38,7 +38,7 @@ def test_backbone_size_is_the_published_networks(name, groups, group_width, size
 
 def parts_of(config: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
     """Number of trained parameters and of frozen values in each part."""
-    variables = jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0)))
+    variables = jax.eval_shape(lambda: init_variables(make_model(config), jax.random.key(0)))
     assert set(variables) == {"params", "frozen"}
     return tuple(
         {name: count(part) for name, part in variables[kind].items()} for kind in ("params", "frozen")

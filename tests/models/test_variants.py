@@ -11,8 +11,8 @@ from variants import COVERING, VARIANTS
 from mrcnn_jax.config import ModelConfig, to_dict
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.pipeline import training_batches
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.resnet import frozen_modules
+from mrcnn_jax.models.systems import make_model
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
@@ -80,7 +80,7 @@ def test_every_loss_falls_and_every_parameter_learns(config, batch):
     )
     optimizer = make_optimizer(experiment.train, config, images_per_step=IMAGES)
     devices = jax.devices()[:1]
-    step = make_train_step(MaskRCNN(config), optimizer, experiment, devices)
+    step = make_train_step(make_model(config), optimizer, experiment, devices)
     state = tiny.replicate(create_state(tiny.variables(config), optimizer), devices)
     before = tiny.names_and_leaves(state.params)
     terms = {"loss"}.union(*(LOSSES[task] for task in config.tasks))

@@ -13,7 +13,7 @@ from mrcnn_jax.config import BoxHeadConfig, RPNConfig
 from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.models.heads import BoxHead
 from mrcnn_jax.models.rpn import RPNHead, select_proposals
-from mrcnn_jax.training import losses
+from mrcnn_jax.training import loss_functions as losses
 from mrcnn_jax.training.targets import rpn_targets
 
 ANCHORS = 3072  # of an image

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax import ops
-from mrcnn_jax.training import losses
+from mrcnn_jax.training import loss_functions as losses
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-7}
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 
 SCHEDULE = TrainConfig(
@@ -122,7 +122,7 @@ def size(tree) -> int:
 @pytest.mark.parametrize("name, stages", [("sgd", 0), ("sgd", 2), ("adamw", 5)])
 def test_frozen_stages_have_no_update_and_no_optimizer_state(stages, name):
     config = tiny.model_config(freeze_stages=stages)
-    params = jax.eval_shape(lambda: init_variables(MaskRCNN(config), jax.random.key(0)))["params"]
+    params = jax.eval_shape(lambda: init_variables(make_model(config), jax.random.key(0)))["params"]
     optimizer = rule(config, optimizer=name)
     state = jax.eval_shape(optimizer.init, params)
     frozen = ("stem", "res2", "res3", "res4", "res5")[:stages]

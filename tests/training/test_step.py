@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.systems import make_model
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.step import create_state, make_train_step
 
@@ -26,7 +26,7 @@ class Trainer:
 
     def __init__(self, devices: int, experiment=EXPERIMENT):
         self.devices = jax.devices()[:devices]
-        model = MaskRCNN(experiment.model, remat=experiment.train.remat)
+        model = make_model(experiment.model, remat=experiment.train.remat)
         self.optimizer = make_optimizer(experiment.train, experiment.model, IMAGES)
         self.compiled = make_train_step(model, self.optimizer, experiment, self.devices)
         self.variables = jax.tree.map(np.asarray, tiny.variables(experiment.model))
