@@ -16,6 +16,7 @@ from mrcnn_jax.ops.boxes import (
     is_nonempty,
 )
 from mrcnn_jax.ops.keypoints import decode_keypoints, keypoint_targets
+from mrcnn_jax.ops.mask_voting import vote_masks
 from mrcnn_jax.ops.masks import crop_masks, mask_iou, masks_to_boxes
 from mrcnn_jax.ops.matching import match, max_overlap
 from mrcnn_jax.ops.nms import masked_top_k, nms
@@ -33,5 +34,5 @@ __all__ = [
     "default_implementation", "encode", "giou", "grid_anchors", "intersection", "intersection_over_area",
     "iou", "is_nonempty", "keypoint_targets", "mask_iou", "masked_top_k", "masks_to_boxes", "match",
     "max_overlap", "nms", "pool_rois", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool",
-    "roi_warp", "sample_labels", "soft_nms",
+    "roi_warp", "sample_labels", "soft_nms", "vote_masks",
 ]  # fmt: skip

@@ -1,0 +1,111 @@
+"""Mask voting (Dai et al., 2016): the mask of a detection as the mean of the masks of similar instances."""
+
+import jax
+import jax.numpy as jnp
+
+from mrcnn_jax.ops.boxes import iou
+from mrcnn_jax.ops.checks import check_shape
+from mrcnn_jax.ops.masks import crop_masks, masks_to_boxes
+from mrcnn_jax.typing import Array, Bool, Float, Int
+
+AT_ONCE = 8
+"""Instances of a detection whose masks are stretched at once."""
+
+
+def vote_masks(
+    boxes: Float[Array, "D 4"],
+    classes: Int[Array, "D"],
+    valid: Bool[Array, "D"],
+    instance_boxes: Float[Array, "N 4"],
+    instance_masks: Float[Array, "N M M"],
+    instance_scores: Float[Array, "N K"],
+    similar_iou: float | Float[Array, ""] = 0.5,
+    threshold: float | Float[Array, ""] = 0.4,
+    binarize: bool = False,
+    frame_size: int = 256,
+) -> tuple[Float[Array, "D 4"], Float[Array, "D M M"]]:
+    """Averages the masks of the instances similar to each detection, weighted by their scores of its class.
+
+    Masks are stretched over their boxes bilinearly, to the pixels of a frame around all similar boxes, and
+    summed there; the new box is the tightest around the pixels of at least ``threshold``, and the new mask
+    the sum inside it, resized to M x M. Detections are taken one after another, so only one frame of
+    ``frame_size`` x ``frame_size`` exists at a time. It has a cell for each pixel; where the similar boxes
+    are longer than ``frame_size`` together, a cell is several pixels, and the new box is exact to a cell.
+
+    Args:
+        boxes: detections, which survived NMS, in pixels.
+        classes: of the detections.
+        valid: slots that hold a detection.
+        instance_boxes: all boxes before NMS, in pixels; those without scores do not vote.
+        instance_masks: 0 to 1, stretched over the instances' boxes.
+        instance_scores: of each class, not negative.
+        similar_iou: minimum IoU of an instance with the detection.
+        threshold: mean from which a pixel belongs to the object.
+        binarize: stretched masks vote 1 where they are at least ``threshold``, else 0.
+        frame_size: cells along each side of the frame.
+
+    Returns:
+        Boxes and masks of the detections; zeros where not valid, or where no pixel reaches the threshold.
+
+    Raises:
+        ValueError: for arrays of other shapes.
+
+    References:
+        Dai et al., "Instance-aware semantic segmentation via multi-task network cascades", 2016, section 4.
+    """
+    check_shape("boxes", boxes, "D", 4)
+    check_shape("classes", classes, boxes.shape[0])
+    check_shape("valid", valid, boxes.shape[0])
+    check_shape("instance_boxes", instance_boxes, "N", 4)
+    number, size = instance_boxes.shape[0], instance_masks.shape[-1]
+    check_shape("instance_masks", instance_masks, number, size, size)
+    check_shape("instance_scores", instance_scores, number, "K")
+    boxes, classes, valid = map(jnp.asarray, (boxes, classes, valid))
+    instance_boxes, instance_masks = jnp.asarray(instance_boxes), jnp.asarray(instance_masks)
+    if 0 in (boxes.shape[0], number):
+        return jnp.zeros_like(boxes), jnp.zeros((boxes.shape[0], size, size), boxes.dtype)
+    similar = (iou(boxes, instance_boxes) >= similar_iou) & valid[:, None]
+    weights = jnp.where(similar, jnp.asarray(instance_scores).T[classes], 0)
+    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+
+    def vote(weights):
+        corner, cell = _frame(instance_boxes, weights > 0, frame_size)
+        frame = jnp.concatenate([corner, corner + frame_size * cell])
+        order, zero = jnp.argsort(-weights), jnp.zeros((), jnp.int32)
+        order = jnp.pad(order, (0, -number % AT_ONCE))  # what is repeated is not among those counted
+        count = (weights > 0).sum()
+
+        def add(block, total):
+            place = block * AT_ONCE + jnp.arange(AT_ONCE)
+            index = jax.lax.dynamic_slice(order, (block * AT_ONCE,), (AT_ONCE,))
+            frames = jnp.broadcast_to(frame, (AT_ONCE, 4))
+            stretched = crop_masks(instance_masks[index], instance_boxes[index], frames, frame_size, 1)
+            votes = (stretched >= threshold).astype(total.dtype) if binarize else stretched
+            return total + jnp.einsum("n,nhw->hw", jnp.where(place < count, weights[index], 0), votes)
+
+        total = jnp.zeros((frame_size, frame_size), boxes.dtype)
+        total = jax.lax.fori_loop(zero, -(-count // AT_ONCE), add, total)
+        cells = masks_to_boxes(total >= threshold)
+        rows, columns = (_resizing_matrix(cells[axis], cells[axis + 2], frame_size, size) for axis in (1, 0))
+        box = jnp.tile(corner, 2) + cells * jnp.tile(cell, 2)
+        return jnp.where(cells[2] > 0, box, 0), rows @ total @ columns.T
+
+    return jax.lax.map(vote, weights)
+
+
+def _frame(boxes, chosen, size):
+    """Corner of a frame around the chosen boxes, and the whole number of pixels that a cell of it spans."""
+    chosen = chosen[:, None]
+    corner = jnp.floor(jnp.min(jnp.where(chosen, boxes[:, :2], jnp.inf), axis=0))
+    end = jnp.max(jnp.where(chosen, boxes[:, 2:], -jnp.inf), axis=0)
+    corner, end = jnp.where(jnp.isfinite(corner), corner, 0), jnp.where(jnp.isfinite(end), end, 0)
+    return corner, jnp.maximum(jnp.ceil((end - corner) / size), 1)
+
+
+def _resizing_matrix(first, end, cells, bins):
+    """Bilinear weights of the cells from ``first`` to before ``end`` in each bin, [bins, cells]."""
+    position = first + (jnp.arange(bins, dtype=first.dtype) + 0.5) / bins * (end - first)
+    position = jnp.clip(position, first + 0.5, end - 0.5)[:, None]
+    centre = (jnp.arange(cells, dtype=first.dtype) + 0.5)[None]
+    weight = jnp.maximum(1 - jnp.abs(position - centre), 0)
+    return jnp.where(end > first, weight, 0)
