@@ -98,7 +98,7 @@ def pool_pyramid(
     levels, images = jnp.clip(levels, 0, len(pyramid) - 1), jnp.clip(images, 0, batch - 1)
     if implementation == "reference":
         return _pool_by_definition(spec, definition, pyramid, boxes, levels, images)
-    boxes = round_to_cells(boxes) if spec.round_boxes else boxes
+    boxes = round_to_cells(boxes, spec.box_gradient) if spec.round_boxes else boxes
     boxes, levels, images, *pyramid = vary_alike(boxes, levels, images, *pyramid)
     implementation = implementation or _default(spec, target_platform())
     return _pool_fast(spec, implementation, tuple(pyramid), Rois(boxes, levels, images))

@@ -25,6 +25,7 @@ def pool_rois(
     reduction: str = "average",
     sampling_ratio: int = 2,
     half_pixel: bool = True,
+    box_gradient: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "B N PH PW C"]:
     """Pools RoIs by RoIAlign, RoIPool or RoIWarp, each from one level of its own image's pyramid.
@@ -40,6 +41,7 @@ def pool_rois(
         reduction: "average" or "max" over the samples of a bin; only "max" for "pool".
         sampling_ratio: samples per bin and axis, 0 for adaptive; unused for "pool".
         half_pixel: see ``roi_align``; unused for "pool" and "warp".
+        box_gradient: see ``roi_warp``; unused for "align", whose boxes always have one, and "pool".
         implementation: one of ``roi_implementations``; None is the default of the platform.
 
     Returns:
@@ -50,7 +52,7 @@ def pool_rois(
     """
     _check(pyramid, boxes, levels, strides)
     boxes, levels = jnp.asarray(boxes), jnp.asarray(levels)
-    spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size)
+    spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size, box_gradient)
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
     batch, number = levels.shape
     levels = jnp.clip(levels, 0, len(pyramid) - 1)

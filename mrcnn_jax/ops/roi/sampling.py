@@ -163,9 +163,13 @@ def round_half_away(values: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.sign(values) * (whole + (size - whole >= 0.5).astype(values.dtype))
 
 
-def round_to_cells(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Rounds boxes in cells to whole cells, halves away from 0; they get no gradient."""
-    return jax.lax.stop_gradient(round_half_away(boxes))
+def round_to_cells(boxes: Float[Array, "*n 4"], gradient: bool = False) -> Float[Array, "*n 4"]:
+    """Rounds boxes in cells to whole cells, halves away from 0; a ``gradient`` passes straight through."""
+    rounded = jax.lax.stop_gradient(round_half_away(boxes))
+    if not gradient:
+        return rounded
+    finite = clip_coordinates(boxes)
+    return rounded + (finite - jax.lax.stop_gradient(finite))  # plus 0, which has the gradient
 
 
 def _bins(spec, boxes, height, width, rows):

@@ -14,6 +14,7 @@ class PoolSpec(NamedTuple):
         sampling_ratio: samples of a bin along each axis; 0 takes as many as the RoI needs. Unused for cells.
         half_pixel: whether the value of cell i lies at i + 0.5, see ``roi_align``. Unused for cells.
         round_boxes: whether boxes are first rounded to whole cells, as by RoIWarp.
+        box_gradient: whether the gradient of rounded boxes passes straight through the rounding.
     """
 
     reduction: str
@@ -21,6 +22,7 @@ class PoolSpec(NamedTuple):
     sampling_ratio: int = 0
     half_pixel: bool = False
     round_boxes: bool = False
+    box_gradient: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -29,8 +31,9 @@ class PoolSpec(NamedTuple):
 
 
 def make_spec(
-    operation: str, reduction: str, sampling_ratio: int, half_pixel: bool, output_size: int | tuple[int, int]
-) -> PoolSpec:
+    operation: str, reduction: str, sampling_ratio: int, half_pixel: bool, output_size: int | tuple[int, int],
+    box_gradient: bool = False,
+) -> PoolSpec:  # fmt: skip
     """Builds the description of an operation from the arguments of ``pool_rois``.
 
     Raises:
@@ -51,4 +54,5 @@ def make_spec(
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio must be 0 (adaptive) or more, not {sampling_ratio}")
     is_warp = operation == "warp"
-    return PoolSpec(reduction, bins, sampling_ratio, half_pixel and not is_warp, is_warp)
+    half_pixel, box_gradient = half_pixel and not is_warp, box_gradient and is_warp
+    return PoolSpec(reduction, bins, sampling_ratio, half_pixel, is_warp, box_gradient)

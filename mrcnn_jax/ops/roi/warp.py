@@ -15,12 +15,19 @@ def warp_by_definition(
     features: Float[Array, "H W C"], boxes: Float[Array, "N 4"], spec: PoolSpec
 ) -> Float[Array, "N PH PW C"]:
     """Computes RoIWarp of boxes in cells: RoIAlign without half a pixel of boxes rounded to whole cells."""
-    return align_by_definition(features, round_to_cells(boxes), spec)
+    return align_by_definition(features, round_to_cells(boxes, spec.box_gradient), spec)
 
 
 @partial(
     jax.jit,
-    static_argnames=("output_size", "spatial_scale", "sampling_ratio", "reduction", "implementation"),
+    static_argnames=(
+        "output_size",
+        "spatial_scale",
+        "sampling_ratio",
+        "reduction",
+        "box_gradient",
+        "implementation",
+    ),
 )
 def roi_warp(
     features: Float[Array, "*B H W C"],
@@ -29,12 +36,16 @@ def roi_warp(
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
     reduction: str = "average",
+    box_gradient: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "N PH PW C"]:
     """Pools RoIs from the feature map of one image, or of several, by RoIWarp.
 
-    The corners are rounded as in RoIPool, then sampled as by ``roi_align`` with ``half_pixel=False``. Boxes
-    get no gradient because of the rounding.
+    The corners are rounded as in RoIPool, then sampled as by ``roi_align`` with ``half_pixel=False``. Because
+    of the rounding boxes have no gradient of their own; with ``box_gradient`` they get the one of
+    ``roi_align`` at the rounded box, as if nothing had been rounded (straight-through), for networks that
+    learn through their boxes. It has reverse mode, as that of ``roi_align``; forward mode needs
+    ``implementation="reference"``.
 
     Args:
         features: of one image, [H, W, C], or of several, [B, H, W, C], channels last.
@@ -45,6 +56,7 @@ def roi_warp(
         spatial_scale: feature cells per image pixel.
         sampling_ratio: samples per bin and axis; 0 is adaptive, see ``roi_align``.
         reduction: "average" or "max" over the samples of a bin.
+        box_gradient: passes the gradient of the samples straight through the rounding to the boxes.
         implementation: one of ``roi_implementations``; None is the default of the platform.
 
     Returns:
@@ -56,5 +68,5 @@ def roi_warp(
     References:
         Dai et al., "Instance-aware semantic segmentation via multi-task network cascades", 2016.
     """
-    spec = make_spec("warp", reduction, sampling_ratio, False, output_size)
+    spec = make_spec("warp", reduction, sampling_ratio, False, output_size, box_gradient)
     return pool_one_map(spec, warp_by_definition, implementation, features, boxes, spatial_scale)

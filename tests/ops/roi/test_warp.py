@@ -42,6 +42,38 @@ def test_boxes_get_no_gradient():
     assert not jax.grad(lambda boxes: roi_warp(IMAGE, boxes, (3, 5), 0.5).sum())(jnp.asarray(BOXES)).any()
 
 
+def test_a_straight_through_gradient_equals_the_numerical_one_of_unrounded_boxes():
+    rng = np.random.default_rng(3)
+    corner, size = rng.integers(-2, 10, (12, 2)), rng.choice([3, 5, 6, 7, 9], (12, 2))
+    rounded = np.float64(np.concatenate([corner, corner + size], axis=1))  # no sample lies on a cell
+    boxes = np.float32(2 * (rounded + rng.uniform(-0.4, 0.4, rounded.shape)))
+    cotangent = rng.standard_normal((12, 3, 5, 2))
+
+    def pool(boxes, implementation=None):
+        return roi_warp(IMAGE, boxes, (3, 5), 0.5, 2, "max", True, implementation)
+
+    @jax.jit
+    def differentiate(boxes, change):
+        pooled, backward = jax.vjp(pool, boxes)
+        _, forward = jax.jvp(partial(pool, implementation="reference"), (boxes,), (change,))
+        return pooled, backward(np.float32(cotangent))[0], forward
+
+    change = np.float32(rng.standard_normal((12, 4)))
+    pooled, gradient, forward = differentiate(boxes, change)
+    np.testing.assert_array_equal(pooled, roi_warp(IMAGE, boxes, (3, 5), 0.5, 2, "max"))
+    np.testing.assert_allclose((forward * cotangent).sum(), (gradient * change).sum(), rtol=1e-4)
+
+    def oracle(boxes):
+        bins = oracles.roi_align(np.float64(IMAGE), boxes, (3, 5), 1.0, 2, False, np.max)
+        return (bins * cotangent).sum(axis=(1, 2, 3))
+
+    for coordinate in range(4):
+        step = 1e-6 * np.eye(4)[coordinate]
+        expected = 0.5 * (oracle(rounded + step) - oracle(rounded - step)) / 2e-6
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(gradient[:, coordinate], expected, atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("reduction, samples", [("average", 2), ("max", 0)])
 def test_any_finite_box_gives_finite_features(reduction, samples):
     boxes = np.concatenate([HUGE, BOXES[len(HUGE) :]])
