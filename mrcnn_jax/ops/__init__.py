@@ -24,15 +24,17 @@ from mrcnn_jax.ops.roi.align import roi_align
 from mrcnn_jax.ops.roi.implementations import default_implementation, roi_implementations
 from mrcnn_jax.ops.roi.levels import assign_levels
 from mrcnn_jax.ops.roi.pool import roi_pool
+from mrcnn_jax.ops.roi.position_sensitive import ps_roi_align, ps_roi_pool
 from mrcnn_jax.ops.roi.pyramid import pool_rois
 from mrcnn_jax.ops.roi.warp import roi_warp
-from mrcnn_jax.ops.sampling import sample_labels
+from mrcnn_jax.ops.sampling import hard_examples, sample_labels
 from mrcnn_jax.ops.soft_nms import soft_nms
 
 __all__ = [
     "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "decode_keypoints",
-    "default_implementation", "encode", "giou", "grid_anchors", "intersection", "intersection_over_area",
-    "iou", "is_nonempty", "keypoint_targets", "mask_iou", "masked_top_k", "masks_to_boxes", "match",
-    "max_overlap", "nms", "pool_rois", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool",
-    "roi_warp", "sample_labels", "soft_nms", "vote_masks",
+    "default_implementation", "encode", "giou", "grid_anchors", "hard_examples", "intersection",
+    "intersection_over_area", "iou", "is_nonempty", "keypoint_targets", "mask_iou", "masked_top_k",
+    "masks_to_boxes", "match", "max_overlap", "nms", "pool_rois", "ps_roi_align", "ps_roi_pool",
+    "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool", "roi_warp", "sample_labels",
+    "soft_nms", "vote_masks",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Random sampling of labelled candidates for training."""
+"""Choice of candidates for training: at random by their labels, or by their losses."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.matching import BACKGROUND, FOREGROUND
 from mrcnn_jax.ops.nms import masked_top_k
-from mrcnn_jax.typing import Array, Bool, Int, PRNGKeyArray
+from mrcnn_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 
 def sample_labels(
@@ -41,3 +41,21 @@ def sample_labels(
     rank = jnp.maximum(slot - num_positive, 0)  # among the background samples
     index = jnp.where(is_positive, jnp.pad(positive, (0, num_samples - max_positive)), background[rank])
     return index, is_positive, is_positive | background_valid[rank]
+
+
+def hard_examples(losses: Float[Array, "N"], valid: Bool[Array, "N"], num_samples: int) -> Bool[Array, "N"]:
+    """Returns which candidates are the ``num_samples`` valid ones of greatest loss, or all valid ones.
+
+    The choice has no gradient; of equal losses the first counts as greater.
+
+    Raises:
+        ValueError: if there are not as many candidates in both arrays, or no samples.
+
+    References:
+        Shrivastava et al., "Training region-based object detectors with online hard example mining", 2016;
+        without its suppression of overlapping candidates, as in R-FCN and FCIS.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
+    index, chosen = masked_top_k(valid, jax.lax.stop_gradient(losses), num_samples)
+    return jnp.zeros_like(valid).at[index].max(chosen)

@@ -1,6 +1,7 @@
 """Slow float64 NumPy references, written to be read: one box, one pixel, one sample at a time."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -100,6 +101,38 @@ def roi_warp(image, boxes, output_size, scale=1.0, samples=2, reduce=np.mean):
     """RoIAlign without half a pixel of boxes whose corners are rounded to whole cells."""
     rounded = [[round_half_away(corner) for corner in np.float64(box) * scale] for box in boxes]
     return roi_align(image, rounded, output_size, 1.0, samples, False, reduce)
+
+
+def touched(start, size, index, bins):
+    """Cells that the bin of a length touches, in exact arithmetic."""
+    begin, end = (Fraction(start) + Fraction(i, bins) * Fraction(size) for i in (index, index + 1))
+    return range(math.floor(begin), math.ceil(end))
+
+
+def ps_roi_pool(maps, boxes, output_size, scale=1.0, rounding="pixels"):
+    """[N, PH, PW, c] from maps [H, W, k, k, c]: the mean of the cells that a bin of a rounded box touches."""
+    maps = np.asarray(maps, np.float64)
+    height, width, groups, _, channels = maps.shape
+    rows, columns = output_size
+    pooled = np.zeros((len(boxes), rows, columns, channels))
+    for n, box in enumerate(np.float64(boxes)):
+        if rounding == "pixels":
+            corners = [(round_half_away(corner) + (axis > 1)) * scale for axis, corner in enumerate(box)]
+            last, shortest = 0, 0.1
+        else:
+            corners = [round_half_away(corner * scale) for corner in box]
+            last, shortest = 1, 1.0
+        (x1, y1), (x2, y2) = corners[:2], corners[2:]
+        axes = (y1, max(y2 - y1, shortest), height - last), (x1, max(x2 - x1, shortest), width - last)
+        for p in range(rows):
+            for q in range(columns):
+                ys, xs = (
+                    [cell for cell in touched(start, size, index, bins) if 0 <= cell < limit]
+                    for (start, size, limit), index, bins in zip(axes, (p, q), output_size, strict=True)
+                )
+                own = maps[:, :, p * groups // rows, q * groups // columns]
+                pooled[n, p, q] = own[np.ix_(ys, xs)].mean(axis=(0, 1)) if ys and xs else 0
+    return pooled
 
 
 def bin_cells(start, count, index, bins):

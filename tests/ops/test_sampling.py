@@ -1,11 +1,11 @@
-"""Sampling of labelled candidates: counts, order, and uniformity."""
+"""Sampling of labelled candidates: counts, order, and uniformity; choice of hard ones."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.ops import sample_labels
+from mrcnn_jax.ops import hard_examples, sample_labels
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -73,3 +73,26 @@ def test_sample_depends_on_the_key_only():
     first, again, other = (np.asarray(draw(jax.random.key(seed), labels)[0]) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_hard_examples_are_the_valid_ones_of_greatest_loss():
+    losses = jnp.asarray([0.5, 3.0, 0.0, 2.0, 2.0, 9.0, 1.0])
+    valid = jnp.asarray([True, True, True, True, True, False, True])
+    assert np.flatnonzero(hard_examples(losses, valid, 2)).tolist() == [1, 3]  # of equal ones the first
+    assert np.flatnonzero(hard_examples(losses, valid, 4)).tolist() == [1, 3, 4, 6]
+    np.testing.assert_array_equal(hard_examples(losses, valid, 128), valid)
+    assert not hard_examples(losses, jnp.zeros(7, bool), 3).any()
+    expected = np.argsort(-np.where(valid, losses, -1), kind="stable")[:3]
+    assert set(np.flatnonzero(hard_examples(losses, valid, 3))) == set(expected)
+
+
+def test_the_choice_of_hard_examples_has_no_gradient():
+    def loss(losses):
+        return jnp.sum(losses, where=hard_examples(losses, jnp.ones(4, bool), 2))
+
+    assert jax.grad(loss)(jnp.asarray([1.0, 4.0, 2.0, 3.0])).tolist() == [0, 1, 0, 1]
+
+
+def test_no_hard_examples_is_refused():
+    with pytest.raises(ValueError, match="num_samples must be 1 or more, not 0"):
+        hard_examples(jnp.zeros(3), jnp.ones(3, bool), 0)

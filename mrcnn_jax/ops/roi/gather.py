@@ -32,7 +32,7 @@ def pool_bin_rows(spec: PoolSpec, features: Float[Array, "F C"], rows: BinRows) 
     across = x.num_blocks(size)
     dtype = accumulation_dtype(features.dtype)
     initial = 0.0 if spec.reduction == "average" else -jnp.inf
-    shape = rows.row.shape[0], spec.output_size[1], features.shape[1]
+    shape = rows.row.shape[0], spec.output_size[1], features.shape[-1]
     start = jnp.full_like(features, initial, dtype, shape)
 
     def visit(k, total):
@@ -93,6 +93,8 @@ def from_bits(bits: Array, dtype: jnp.dtype) -> Array:
 
 def block_size(spec: PoolSpec) -> int:
     """Returns the side of a block, in cells or samples."""
+    if spec.whole_cells:
+        return tuning.AVERAGED_CELLS_PER_BLOCK
     if spec.reduction == "cells" or (spec.reduction == "average" and not spec.is_fixed):
         return tuning.CELLS_PER_BLOCK
     return min(tuning.SAMPLES_PER_BLOCK, spec.sampling_ratio) if spec.is_fixed else tuning.SAMPLES_PER_BLOCK
@@ -154,6 +156,13 @@ def block_reads(
             )
     # fused into what is done per channel, all of this would be computed again for each channel
     ys = rows.offset[:, None, None, None] + ys * rows.width[:, None, None, None]
+    if spec.groups > 1:  # each cell has groups x groups rows of the flat features, one for each map
+        own_row, own_column = (
+            index * spec.groups // bins
+            for index, bins in zip((rows.row, jnp.arange(xs.shape[1])), spec.output_size, strict=True)
+        )
+        ys = ys * spec.groups**2 + own_row[:, None, None, None] * spec.groups
+        xs = xs * spec.groups**2 + own_column[None, :, None, None]
     ys, y_weights, xs, x_weights = jax.lax.optimization_barrier((ys, y_weights, xs, x_weights))
     each = list(product(range(size), range(size), range(ys.shape[-1]), range(xs.shape[-1])))
     cells = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)

@@ -27,7 +27,7 @@ from mrcnn_jax.ops.roi.tiles import (
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float, Int
 
-Definition = Callable[[Float[Array, "H W C"], Float[Array, "N 4"], PoolSpec], Float[Array, "N PH PW C"]]
+Definition = Callable[[Float[Array, "H W C"], Float[Array, "N 4"], PoolSpec], Float[Array, "N PH PW c"]]
 """A readable implementation: pools RoIs, in cells, from one map."""
 
 
@@ -73,7 +73,7 @@ def pool_pyramid(
     boxes: Float[Array, "n 4"],
     levels: Int[Array, "n"],
     images: Int[Array, "n"],
-) -> Float[Array, "n PH PW C"]:
+) -> Float[Array, "n PH PW c"]:
     """Pools RoIs, each from one level of its image's pyramid.
 
     Args:
@@ -89,7 +89,7 @@ def pool_pyramid(
     if implementation not in (*allowed, None):
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"implementation of this operation must be {names} or None, not {implementation!r}")
-    batch, channels = pyramid[0].shape[0], pyramid[0].shape[-1]
+    batch, channels = pyramid[0].shape[0], spec.channels(pyramid[0].shape[-1])
     if 0 in (levels.size, channels):
         return jnp.zeros((levels.size, *spec.output_size, channels), pyramid[0].dtype)
     if any(0 in features.shape for features in pyramid):
@@ -111,7 +111,7 @@ def pool_one_map(
     features: Float[Array, "*B H W C"],
     boxes: Float[Array, "N _"],
     spatial_scale: float,
-) -> Float[Array, "N PH PW C"]:
+) -> Float[Array, "N PH PW c"]:
     """Pools RoIs, in image pixels, from the map of one image or of several; see ``roi_align``."""
     features, boxes = jnp.asarray(features), jnp.asarray(boxes)
     if features.ndim == 4:
@@ -129,7 +129,8 @@ def pool_one_map(
 
 def _implementations(spec):
     if spec.reduction == "average":
-        return ("gather", "tiled", "matmul", *(("reference",) if spec.is_fixed else ()))
+        has_definition = spec.is_fixed or spec.whole_cells
+        return ("gather", "tiled", "matmul", *(("reference",) if has_definition else ()))
     return ("gather", "tiled", *(("reference",) if spec.is_fixed or spec.reduction == "cells" else ()))
 
 
@@ -175,14 +176,14 @@ _pool_fast.defvjp(_pool_fast_forward, _pool_fast_backward, symbolic_zeros=True)
 def _pool(spec, implementation, maps, rois):
     if implementation == "matmul":
         return matmul.pool(spec, maps, rois)
-    flat = _flatten(implementation, maps)
+    flat = _flatten(spec, implementation, maps)
     size = _all_rows(spec, rois)
     if implementation == "tiled" and not (spec.is_fixed and len(flat) == 1):
         size = _rows_of(tuning.TILE_BYTES_FIXED if spec.is_fixed else tuning.TILE_BYTES_ADAPTIVE, spec, maps)
     elif not spec.is_fixed:
         size = -(-size // tuning.ADAPTIVE_GROUPS)
     if implementation == "tiled":
-        shape = rois.level.shape[0], *spec.output_size, maps[0].shape[-1]
+        shape = rois.level.shape[0], *spec.output_size, spec.channels(maps[0].shape[-1])
         empty = partial(jnp.full_like, maps[0], jnp.nan, shape=shape)
         return _isolated(partial(pool_tiles, spec, flat, rois, size), empty, jnp.isnan(rois.boxes).all())
     return pool_tiles(spec, flat, rois, size)
@@ -192,7 +193,7 @@ def _pool(spec, implementation, maps, rois):
 def _gradients(spec, implementation, maps, rois, pooled, gradient):
     if implementation == "matmul":
         return tuple(matmul.gradients(spec, maps, rois, gradient))
-    flat = _flatten(implementation, maps)
+    flat = _flatten(spec, implementation, maps)
     size = _all_rows(spec, rois)
     if implementation == "tiled":
         size = _rows_of(tuning.TILE_BYTES_GRADIENT, spec, maps)
@@ -202,7 +203,7 @@ def _gradients(spec, implementation, maps, rois, pooled, gradient):
     return tuple(
         level.astype(maps[0].dtype)
         for own, total in zip(flat, totals, strict=True)
-        for level in split_levels(own, total)
+        for level in split_levels(spec, own, total)
     )
 
 
@@ -235,9 +236,9 @@ def _gradient_of_boxes(spec, maps, rois, gradient):
     return jax.lax.map(along, jnp.arange(4)).T
 
 
-def _flatten(implementation, maps):
+def _flatten(spec, implementation, maps):
     small = sum(features.size * features.dtype.itemsize for features in maps) <= tuning.JOINED_PYRAMID_BYTES
-    return flatten_levels(maps) if implementation == "tiled" and not small else join_levels(maps)
+    return (flatten_levels if implementation == "tiled" and not small else join_levels)(spec, maps)
 
 
 def _all_rows(spec, rois):
@@ -247,4 +248,4 @@ def _all_rows(spec, rois):
 def _rows_of(num_bytes, spec, maps):
     """Number of rows of bins that take ``num_bytes``, at least one."""
     itemsize = jnp.dtype(accumulation_dtype(maps[0].dtype)).itemsize
-    return max(1, num_bytes // (spec.output_size[1] * maps[0].shape[-1] * itemsize))
+    return max(1, num_bytes // (spec.output_size[1] * spec.channels(maps[0].shape[-1]) * itemsize))

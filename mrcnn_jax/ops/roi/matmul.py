@@ -16,17 +16,19 @@ from mrcnn_jax.ops.roi.tiles import Maps, Rois, make_tiles
 from mrcnn_jax.typing import Array, Float
 
 
-def pool(spec: PoolSpec, maps: Maps, rois: Rois) -> Float[Array, "N PH PW C"]:
+def pool(spec: PoolSpec, maps: Maps, rois: Rois) -> Float[Array, "N PH PW c"]:
     """Pools the RoIs."""
-    plan = _make_tiles(maps, rois)
-    shape = (*plan.slots.shape, *spec.output_size, maps[0].shape[-1])
+    plan = _make_tiles(spec, maps, rois)
+    shape = (*plan.slots.shape, *spec.output_size, spec.channels(maps[0].shape[-1]))
     pooled = jnp.zeros_like(maps[0], shape=shape)
     for level, features in enumerate(maps):
 
         def visit(tile, pooled, features=features):
             image, rows, columns = _weights(spec, features, rois, plan.slots[tile])
             own = jax.lax.dynamic_index_in_dim(features, image, keepdims=False)
-            if features.shape[2] >= features.shape[1]:  # reducing the longer side first is cheaper
+            if spec.groups > 1:
+                bins = _pool_groups(spec, rows, columns, own)
+            elif features.shape[2] >= features.shape[1]:  # reducing the longer side first is cheaper
                 bins = _product("nph,nqhc->npqc", rows, _product("nqw,hwc->nqhc", columns, own))
             else:
                 bins = _product("nqw,npwc->npqc", columns, _product("nph,hwc->npwc", rows, own))
@@ -37,10 +39,10 @@ def pool(spec: PoolSpec, maps: Maps, rois: Rois) -> Float[Array, "N PH PW C"]:
 
 
 def gradients(
-    spec: PoolSpec, maps: Maps, rois: Rois, gradient: Float[Array, "N PH PW C"]
+    spec: PoolSpec, maps: Maps, rois: Rois, gradient: Float[Array, "N PH PW c"]
 ) -> list[Float[Array, "B _h _w C"]]:
     """Computes the gradient of every map from that of the pooled RoIs."""
-    plan = _make_tiles(maps, rois)
+    plan = _make_tiles(spec, maps, rois)
     totals = []
     for level, features in enumerate(maps):
 
@@ -48,7 +50,9 @@ def gradients(
             slot = plan.slots[tile]
             image, rows, columns = _weights(spec, features, rois, slot)
             bins = jnp.where((slot >= 0)[:, None, None, None], gradient[slot], 0)
-            if features.shape[2] >= features.shape[1]:
+            if spec.groups > 1:
+                part = _gradient_of_groups(spec, rows, columns, bins, total.dtype)
+            elif features.shape[2] >= features.shape[1]:
                 part = _product("nqw,nqhc->hwc", columns, _product("nph,npqc->nqhc", rows, bins), total.dtype)
             else:
                 part = _product("nph,npwc->hwc", rows, _product("nqw,npqc->npwc", columns, bins), total.dtype)
@@ -60,9 +64,26 @@ def gradients(
     return totals
 
 
-def _make_tiles(maps, rois):
+def _pool_groups(spec, rows, columns, features):
+    """Position-sensitive bins: rows and columns of each group read its own map."""
+    number, groups = rows.shape[0], spec.groups
+    features = features.reshape(*features.shape[:2], groups, groups, -1)
+    rows, columns = (axis.reshape(number, groups, -1, axis.shape[-1]) for axis in (rows, columns))
+    bins = _product("nkqw,hwgkc->nhgkqc", columns, features)
+    return _product("ngph,nhgkqc->ngpkqc", rows, bins).reshape(number, *spec.output_size, -1)
+
+
+def _gradient_of_groups(spec, rows, columns, bins, dtype):
+    number, groups = rows.shape[0], spec.groups
+    rows, columns = (axis.reshape(number, groups, -1, axis.shape[-1]) for axis in (rows, columns))
+    bins = bins.reshape(number, groups, rows.shape[2], groups, columns.shape[2], -1)
+    part = _product("nkqw,nhgkqc->hwgkc", columns, _product("ngph,ngpkqc->nhgkqc", rows, bins), dtype)
+    return part.reshape(*part.shape[:2], -1)
+
+
+def _make_tiles(spec, maps, rois):
     images = maps[0].shape[0]
-    size = min(tuning.MATMUL_ROIS, max(1, rois.level.shape[0]))
+    size = min(-(-tuning.MATMUL_ROIS // spec.groups), max(1, rois.level.shape[0]))
     return make_tiles(rois.level * images + rois.image, len(maps) * images, size)
 
 

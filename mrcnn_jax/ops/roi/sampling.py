@@ -136,6 +136,22 @@ class CellBins(NamedTuple):
         return jnp.clip(cell, 0, jnp.maximum(self.end - 1, 0)[..., None])
 
 
+class AveragedCells(CellBins):
+    """Bins of whole cells along one axis whose average is taken, [n, bins]."""
+
+    def cell_block(self, k: Int[Array, "n"], size: int) -> tuple[Array, Array]:
+        """Block k of cells and their weight in each bin, both [n, bins, size]."""
+        cells = super().cell_block(k, size)
+        index = size * k[:, None, None] + jnp.arange(size)[None, None]
+        count = (self.end - self.begin)[..., None]
+        return cells, jnp.where(index < count, 1 / jnp.maximum(count, 1), 0.0)
+
+    def weight_matrix(self, limit: int, sampling_ratio: int) -> Float[Array, "n p limit"]:
+        """Weight of every cell of the axis in each bin."""
+        cell, begin, end = jnp.arange(limit)[None, None], self.begin[..., None], self.end[..., None]
+        return jnp.where((cell >= begin) & (cell < end), 1 / jnp.maximum(end - begin, 1), 0.0)
+
+
 Bins = SampledBins | CellBins
 
 
@@ -179,6 +195,11 @@ def _bins(spec, boxes, height, width, rows):
         x1, y1, x2, y2 = round_half_away(boxes).astype(jnp.int32).T
         y = cell_ranges(y1, y2, height, rows, spec.output_size[0])
         return CellBins(*y), CellBins(*cell_ranges(x1, x2, width, columns, spec.output_size[1]))
+    if spec.whole_cells:
+        x1, y1, x2, y2 = boxes.T
+        y = touched_cells(y1, y2, height - spec.unread_cells, rows, spec.output_size[0])
+        x = touched_cells(x1, x2, width - spec.unread_cells, columns, spec.output_size[1])
+        return AveragedCells(*y), AveragedCells(*x)
     boxes = boxes - 0.5 if spec.half_pixel else boxes
     size = boxes[:, 2:] - boxes[:, :2]
     size = size if spec.half_pixel else jnp.maximum(size, 1.0)
@@ -197,6 +218,23 @@ def cell_ranges(
     count = jnp.maximum(last - first + 1, 1)[:, None]
     begin = first[:, None] + index * count // num_bins
     end = first[:, None] - -(index + 1) * count // num_bins
+    return jnp.clip(begin, 0, limit[:, None]), jnp.clip(end, 0, limit[:, None])
+
+
+def touched_cells(
+    start: Float[Array, "n"],
+    end: Float[Array, "n"],
+    limit: Int[Array, "n"],
+    index: Int[Array, "#n p"],
+    num_bins: int,
+) -> tuple[Int[Array, "n p"], Int[Array, "n p"]]:
+    """Returns the cells that each bin of a RoI from ``start`` to ``end`` touches: first, and after the last.
+
+    Quotients are rounded exactly, as a bin that ends where a cell does must not touch the next.
+    """
+    start, size, index = start[:, None] * num_bins, (end - start)[:, None], index.astype(start.dtype)
+    begin, end = (start + index * size) // num_bins, -(-(start + (index + 1) * size) // num_bins)
+    begin, end = begin.astype(jnp.int32), end.astype(jnp.int32)
     return jnp.clip(begin, 0, limit[:, None]), jnp.clip(end, 0, limit[:, None])
 
 

@@ -15,6 +15,9 @@ class PoolSpec(NamedTuple):
         half_pixel: whether the value of cell i lies at i + 0.5, see ``roi_align``. Unused for cells.
         round_boxes: whether boxes are first rounded to whole cells, as by RoIWarp.
         box_gradient: whether the gradient of rounded boxes passes straight through the rounding.
+        groups: position-sensitive maps along each side: bin p of P reads map p * groups // P.
+        whole_cells: whether an average is of all cells that a bin touches, instead of samples.
+        unread_cells: last rows and columns of the map that bins of whole cells leave out.
     """
 
     reduction: str
@@ -23,11 +26,18 @@ class PoolSpec(NamedTuple):
     half_pixel: bool = False
     round_boxes: bool = False
     box_gradient: bool = False
+    groups: int = 1
+    whole_cells: bool = False
+    unread_cells: int = 0
 
     @property
     def is_fixed(self) -> bool:
         """Returns whether every bin has the same number of samples, whatever its RoI."""
         return self.sampling_ratio > 0
+
+    def channels(self, maps: int) -> int:
+        """Returns the channels of a pooled RoI, of maps with ``maps`` channels."""
+        return maps // self.groups**2
 
 
 def make_spec(

@@ -26,7 +26,7 @@ class Rois(NamedTuple):
 
 
 class FlatMaps(NamedTuple):
-    """Feature maps as flat features, one cell a row, image by image."""
+    """Feature maps as flat features, image by image; a cell is a row, or one for each of its groups' maps."""
 
     features: Float[Array, "F C"]
     image_stride: int  # cells of an image
@@ -41,19 +41,20 @@ class TilePlan(NamedTuple):
     inverse: Int[Array, "units"]  # flat slot of each unit
 
 
-def flatten_levels(maps: Maps) -> list[FlatMaps]:
+def flatten_levels(spec: PoolSpec, maps: Maps) -> list[FlatMaps]:
     """Flattens each map on its own."""
     flat = []
     for features in maps:
         _, height, width, channels = features.shape
-        flat.append(FlatMaps(features.reshape(-1, channels), height * width, ((0, height, width),)))
+        rows = features.reshape(-1, spec.channels(channels))
+        flat.append(FlatMaps(rows, height * width, ((0, height, width),)))
     return flat
 
 
-def join_levels(maps: Maps) -> list[FlatMaps]:
+def join_levels(spec: PoolSpec, maps: Maps) -> list[FlatMaps]:
     """Flattens all maps into one array, in which the maps of an image lie end to end."""
     if len(maps) == 1:
-        return flatten_levels(maps)
+        return flatten_levels(spec, maps)
     batch, channels = maps[0].shape[0], maps[0].shape[-1]
     joined = jnp.concatenate([features.reshape(batch, -1, channels) for features in maps], axis=1)
     # fused into the gather, the concatenation would be searched again for every element that is read
@@ -62,12 +63,14 @@ def join_levels(maps: Maps) -> list[FlatMaps]:
     for features in maps:
         levels.append((begin, *features.shape[1:3]))
         begin += features.shape[1] * features.shape[2]
-    return [FlatMaps(joined.reshape(-1, channels), begin, tuple(levels))]
+    return [FlatMaps(joined.reshape(-1, spec.channels(channels)), begin, tuple(levels))]
 
 
-def split_levels(flat: FlatMaps, values: Float[Array, "F C"]) -> list[Float[Array, "B _h _w C"]]:
+def split_levels(
+    spec: PoolSpec, flat: FlatMaps, values: Float[Array, "F _c"]
+) -> list[Float[Array, "B _h _w C"]]:
     """Splits an array in the order of the flat features into maps."""
-    values = values.reshape(-1, flat.image_stride, values.shape[-1])
+    values = values.reshape(-1, flat.image_stride, values.shape[-1] * spec.groups**2)
     return [
         values[:, begin : begin + h * w].reshape(-1, h, w, values.shape[-1]) for begin, h, w in flat.levels
     ]

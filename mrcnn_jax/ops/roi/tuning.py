@@ -7,6 +7,8 @@ SAMPLES_PER_BLOCK = 2
 """Side of a block of samples whose reads are unrolled: 2 x 2 samples of 4 cells, the usual sampling ratio."""
 CELLS_PER_BLOCK = 4
 """Side of a block of whole cells: RoIPool in blocks of 4 x 4 is 8 times as fast forward as cell by cell."""
+AVERAGED_CELLS_PER_BLOCK = 2
+"""Side of such a block where all cells of a bin are averaged: position-sensitive bins are small."""
 TILE_BYTES_FIXED = 2**22
 """Bins of a "tiled" tile where all bins have equally many samples."""
 TILE_BYTES_ADAPTIVE = 2**20
