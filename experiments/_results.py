@@ -126,10 +126,11 @@ def same_settings(content: Mapping[str, Any], experiment: Experiment) -> bool:
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of an experiment that determine a result.
+    """Returns the fields of an experiment that determine a result; absent ones, of older files, by default.
 
     Of ``model.rpn.proposals_from`` only whether there is a separate RPN is kept.
     """
+    values = _with_defaults(values, to_dict(Experiment()))
     kept = {
         part: {name: value for name, value in fields.items() if name not in IGNORED.get(part, ())}
         if isinstance(fields, Mapping) else fields
@@ -138,3 +139,9 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     rpn = kept["model"]["rpn"]
     return kept | {"model": kept["model"] | {"rpn": rpn | {"proposals_from": bool(rpn["proposals_from"])}}}
+
+
+def _with_defaults(values: Any, defaults: Any) -> Any:
+    if not isinstance(defaults, Mapping):
+        return values
+    return defaults | {name: _with_defaults(value, defaults.get(name)) for name, value in values.items()}

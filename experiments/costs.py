@@ -88,7 +88,7 @@ def run(options: Options, console: Console) -> int:
     refused, names = 0, options.systems or tuple(systems)
     for number, name in enumerate(names, start=1):
         old, settings = _rows(options.out).get(name), settings_of(to_dict(_at_full_size(name)))
-        if old and (old["topology"], old["settings"]) == (options.topology, settings):
+        if old and (old["topology"], settings_of(old["settings"])) == (options.topology, settings):
             continue
         row = cost(name, options)
         jax.clear_caches()  # each program would keep hundreds of MiB
