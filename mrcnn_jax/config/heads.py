@@ -156,6 +156,9 @@ class MaskHeadConfig:
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     """Loss: sigmoid treats each class's mask on its own; softmax lets classes and background compete in every
     pixel (table 2b)."""
+    threshold: Fraction = 0.5
+    """Value from which a pixel is part of the object, in targets and in results: 0.5 in the paper, 0.4 in
+    MNC and FCIS."""
 
     def __post_init__(self):
         check_fields("mask", self)

@@ -29,8 +29,8 @@ def to_detections(
     boxes, classes = predictions.boxes[valid] * scale, predictions.classes[valid]
     pasted = keypoints = None
     if predictions.masks is not None:
-        convention = config.conventions.mask_paste
-        pasted = paste_rles(predictions.masks[valid], boxes, *original_size, convention=convention)
+        threshold, convention = config.mask.threshold, config.conventions.mask_paste
+        pasted = paste_rles(predictions.masks[valid], boxes, *original_size, threshold, convention)
     if predictions.keypoints is not None:
         keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
         of_class = np.isin(classes, config.keypoint.classes)

@@ -10,17 +10,16 @@ from mrcnn_jax.errors import InputError
 
 SETTINGS = (
     "model.box.score_threshold", "model.box.nms_iou", "model.box.max_detections", "model.box.max_candidates",
-    "model.box.min_size", "model.box.class_agnostic_nms", "model.box.soft_nms",
-    "model.box.soft_nms_sigma", "model.rpn.pre_nms_test", "model.rpn.post_nms_test", "model.rpn.nms_iou",
+    "model.box.min_size", "model.box.class_agnostic_nms", "model.box.soft_nms", "model.box.soft_nms_sigma",
+    "model.mask.threshold", "model.rpn.pre_nms_test", "model.rpn.post_nms_test", "model.rpn.nms_iou",
     "model.rpn.min_size", "data.short_edge_test", "data.long_edge", "data.padding_divisor", "data.threads",
     "evaluation.images_per_device", "evaluation.max_detections", "evaluation.pictures",
     "evaluation.picture_score", "train.dtype", "model.channel_order", "model.pixel_mean", "model.pixel_std",
     "model.max_box_scale", "model.pool.operation", "model.pool.sampling_ratio", "model.roi.canonical_size",
     "model.roi.canonical_level", "model.conventions.resize", "model.conventions.size_rounding",
     "model.conventions.anchor_rounding", "model.conventions.anchor_offset",
-    "model.conventions.anchor_strides", "model.conventions.roi_half_pixel",
-    "model.conventions.roi_inclusive", "model.conventions.level_epsilon", "model.conventions.mask_paste",
-    "model.conventions.keypoint_score",
+    "model.conventions.anchor_strides", "model.conventions.roi_half_pixel", "model.conventions.roi_inclusive",
+    "model.conventions.level_epsilon", "model.conventions.mask_paste", "model.conventions.keypoint_score",
 )  # fmt: skip
 """Fields of an experiment, by dotted name."""
 SHORT_NAMES = MappingProxyType({

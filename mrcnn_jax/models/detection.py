@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import BoxHeadConfig
+from mrcnn_jax.config import BoxHeadConfig, ModelConfig
 from mrcnn_jax.structures import Predictions, Proposals
 from mrcnn_jax.typing import Array, Float, Int
 
@@ -34,25 +34,65 @@ def select_detections(
     Returns:
         Boxes, scores and classes, best first; all zero where not valid.
     """
-    num_classes = logits.shape[-1] - 1
 
     def image(logits, deltas, proposals, size):
-        scores = jnp.where(proposals.valid[:, None], nn.softmax(logits)[:, :-1], 0).reshape(-1)
-        count = min(config.max_candidates, scores.size)
-        index, valid = ops.masked_top_k(scores > config.score_threshold, scores, count)
-        roi, classes = index // num_classes, index % num_classes
-        boxes = ops.decode(deltas[roi, classes], proposals.boxes[roi], config.delta_weights, max_box_scale)
-        boxes, scores = ops.clip(boxes, size[0], size[1]), scores[index]
-        valid &= ops.is_nonempty(boxes, config.min_size)
-        best, scores, valid = _suppress(boxes, scores, valid, classes, config)
-        return Predictions(
-            boxes=jnp.where(valid[:, None], boxes[best], 0),
-            scores=jnp.where(valid, scores, 0),
-            classes=jnp.where(valid, classes[best], 0),
-            valid=valid,
-        )
+        def decode(roi, classes):
+            boxes = proposals.boxes[roi]
+            boxes = ops.decode(deltas[roi, classes], boxes, config.delta_weights, max_box_scale)
+            return ops.clip(boxes, size[0], size[1])
+
+        scores = jnp.where(proposals.valid[:, None], nn.softmax(logits)[:, :-1], 0)
+        return _select(scores, decode, config)
 
     return jax.vmap(image)(logits, deltas, proposals, sizes)
+
+
+def vote_detections(
+    boxes: Float[Array, "B N 4"], scores: Float[Array, "B N K"], masks: Float[Array, "B N M M"],
+    config: ModelConfig, similar_iou: float, binarize: bool,
+) -> Predictions:  # fmt: skip
+    """Selects the best of all instances of each image by NMS; the others vote on their masks.
+
+    Args:
+        boxes: of all instances, clipped to the image.
+        scores: of the K classes; 0 for instances that do not exist.
+        masks: probabilities inside each box.
+        config: thresholds and numbers (``box`` and ``mask``).
+        similar_iou: minimum IoU of the instances that vote.
+        binarize: see ``ops.vote_masks``.
+
+    Returns:
+        Detections with masks, best first; the boxes are those of the masks.
+    """
+
+    def image(boxes, scores, masks):
+        found = _select(scores, lambda roi, classes: boxes[roi], config.box)
+        tight, voted = ops.vote_masks(
+            found.boxes, found.classes, found.valid, boxes, masks, scores, similar_iou,
+            config.mask.threshold, binarize,
+        )  # fmt: skip
+        valid = found.valid & ops.is_nonempty(tight)
+        scores, classes = jnp.where(valid, found.scores, 0), jnp.where(valid, found.classes, 0)
+        return Predictions(boxes=tight, scores=scores, classes=classes, valid=valid, masks=voted)
+
+    return jax.vmap(image)(boxes, scores, masks)
+
+
+def _select(scores, boxes_of, config):
+    """Selects pairs of RoI and class of one image by their scores [P, K], then by NMS."""
+    num_classes, scores = scores.shape[1], scores.reshape(-1)
+    count = min(config.max_candidates, scores.size)
+    index, valid = ops.masked_top_k(scores > config.score_threshold, scores, count)
+    roi, classes = index // num_classes, index % num_classes
+    boxes, scores = boxes_of(roi, classes), scores[index]
+    valid &= ops.is_nonempty(boxes, config.min_size)
+    best, scores, valid = _suppress(boxes, scores, valid, classes, config)
+    return Predictions(
+        boxes=jnp.where(valid[:, None], boxes[best], 0),
+        scores=jnp.where(valid, scores, 0),
+        classes=jnp.where(valid, classes[best], 0),
+        valid=valid,
+    )
 
 
 def _suppress(boxes, scores, valid, classes, config):

@@ -26,6 +26,8 @@ class RPNTargets(NamedTuple):
 class RoITargets(NamedTuple):
     """R sampled RoIs of one image, positives first; only the first F (``max_positives``) have masks."""
 
+    index: Int[Array, "R"]  # among the proposals and, after them, the object slots
+    matched: Int[Array, "R"]  # object slot of greatest overlap
     boxes: Float[Array, "R 4"]
     classes: Int[Array, "R"]  # K is background
     positive: Bool[Array, "R"]
@@ -109,6 +111,8 @@ def roi_targets(key: PRNGKeyArray, proposals: Proposals, objects: Example, confi
         cells, keypoint_valid = ops.keypoint_targets(keypoints, positive_rois, config.keypoint_size)
         keypoint_valid &= positive[:slots, None]
     return RoITargets(
+        index=index,
+        matched=matched,
         boxes=rois,
         classes=jnp.where(positive, objects.classes[matched], config.num_classes),
         positive=positive,
@@ -125,7 +129,7 @@ def _mask_targets(masks, boxes, rois, config):
     conventions = config.conventions
     sampling_ratio, half_pixel = conventions.mask_target_sampling_ratio, conventions.mask_target_half_pixel
     masks = ops.crop_masks(masks, boxes, rois, config.mask_size, sampling_ratio, half_pixel)
-    return masks if conventions.soft_mask_targets else (masks >= 0.5).astype(jnp.float32)
+    return masks if conventions.soft_mask_targets else (masks >= config.mask.threshold).astype(jnp.float32)
 
 
 def _iou_with(boxes, candidates):

@@ -36,13 +36,15 @@ def test_boxes_are_scaled_and_empty_slots_left_out():
     assert [detection.class_name for detection in found] == ["cow", "ant", "bee"]
 
 
-@pytest.mark.parametrize("conventions", [MODEL.conventions, TORCHVISION], ids=["ours", "torchvision"])
-def test_masks_are_pasted_into_the_image_as_given(conventions):
-    model = replace(MODEL, conventions=conventions)
+@pytest.mark.parametrize(
+    "conventions, threshold", [(MODEL.conventions, 0.4), (TORCHVISION, 0.5)], ids=["ours", "torchvision"]
+)
+def test_masks_are_pasted_into_the_image_as_given(conventions, threshold):
+    model = replace(MODEL, conventions=conventions, mask=replace(MODEL.mask, threshold=threshold))
     found = to_detections(PREDICTIONS, SIZE, ORIGINAL, model)
     assert found.masks.shape == (3, *ORIGINAL) and found.masks.any(axis=(1, 2)).all()
     masks = PREDICTIONS.masks[PREDICTIONS.valid]
-    pasted = paste_masks(masks, found.boxes, *ORIGINAL, convention=conventions.mask_paste)
+    pasted = paste_masks(masks, found.boxes, *ORIGINAL, threshold, conventions.mask_paste)
     np.testing.assert_array_equal(found.masks, pasted)
     assert encode_masks(found.masks) == encode_masks(pasted)
     assert to_detections(PREDICTIONS.replace(masks=None), SIZE, ORIGINAL, model).masks is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mrcnn_jax import ops
-from mrcnn_jax.config import BoxHeadConfig
-from mrcnn_jax.models.detection import select_detections
+from mrcnn_jax.config import BoxHeadConfig, MaskHeadConfig, ModelConfig
+from mrcnn_jax.models.detection import select_detections, vote_detections
 from mrcnn_jax.models.rpn import select_proposals
 from mrcnn_jax.structures import Proposals
 
@@ -216,3 +216,25 @@ def test_there_are_no_more_slots_than_candidates(soft_nms):
     assert most.scores.shape == (1, 4)
     jax.tree.map(np.testing.assert_array_equal, most, exact)
     np.testing.assert_allclose(most.scores[0, :2], [0.8, 0.6], rtol=1e-5)
+
+
+def test_detections_have_the_masks_and_boxes_that_similar_instances_vote_for():
+    boxes = np.float32([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 60, 60], [0, 0, 0, 0]])
+    scores = np.float32([[0.9, 0], [0.3, 0], [0.1, 0.8], [0, 0]])
+    nothing = np.zeros_like(boxes), np.zeros_like(scores)
+    boxes, scores = (np.stack(pair) for pair in zip((boxes, scores), nothing, strict=True))
+    masks = np.ones((2, 4, 4, 4), np.float32)
+    box = BoxHeadConfig(score_threshold=0.05, nms_iou=0.3, max_detections=5)
+    config = ModelConfig(num_classes=2, box=box, mask=MaskHeadConfig(threshold=0.2))
+    found = jax.jit(partial(vote_detections, config=config, similar_iou=0.5, binarize=False))(
+        boxes, scores, masks
+    )
+    np.testing.assert_array_equal(found.valid, [[True] * 3 + [False] * 2, [False] * 5])
+    np.testing.assert_array_equal(found.classes[0, :3], [0, 1, 0])
+    np.testing.assert_array_equal(found.scores[0, :3], np.float32([0.9, 0.8, 0.1]))
+    own = [40, 40, 60, 60]
+    np.testing.assert_array_equal(found.boxes[0], [[0, 0, 11, 10], own, own, [0] * 4, [0] * 4])
+    # the first pixel has 0.75 of the votes, the last 0.25; the bins' centres lie 1.375 pixels inside
+    first = [0.875 + 0.125 * 0.75, 1, 1, 0.875 + 0.125 * 0.25]
+    np.testing.assert_allclose(found.masks[0, 0], np.tile(np.float32(first), (4, 1)), atol=1e-6)
+    np.testing.assert_allclose(found.masks[0, 1:3], 1, atol=1e-6)
