@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from mrcnn_jax import config, models, ops, presets
     from mrcnn_jax.config import Experiment
     from mrcnn_jax.data.prepare import prepare
+    from mrcnn_jax.detections import Detections
     from mrcnn_jax.inference.detector import load
     from mrcnn_jax.inference.evaluate import evaluate
     from mrcnn_jax.inference.predict import predict_files
-    from mrcnn_jax.structures import Detections
     from mrcnn_jax.training.loop import train
     from mrcnn_jax.weights import export_weights, import_weights
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Detections": "structures", "Experiment": "config", "evaluate": "inference.evaluate",
+    "Detections": "detections", "Experiment": "config", "evaluate": "inference.evaluate",
     "export_weights": "weights", "import_weights": "weights", "load": "inference.detector",
     "predict_files": "inference.predict", "prepare": "data.prepare", "train": "training.loop",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Masks of an image as run-length codes, which behave like an array of full-size masks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -46,6 +47,11 @@ class RunLengthMasks(NDArrayOperatorsMixin):
         pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(right - left, height)
         return (slice(top, bottom), slice(left, right)), np.ascontiguousarray(pixels[:, top:bottom].T)
 
+    @property
+    def areas(self) -> Int[np.ndarray, "D"]:
+        """The number of pixels of each mask."""
+        return np.array([decode_counts(counts)[1::2].sum() for counts in self.counts], int)
+
     def __len__(self) -> int:
         return len(self.counts)
 
@@ -71,6 +77,24 @@ class RunLengthMasks(NDArrayOperatorsMixin):
         if name.startswith("_"):  # what copying, pickling and NumPy look for
             raise AttributeError(name)
         return getattr(np.asarray(self), name)
+
+
+Masks = Bool[np.ndarray, "D H W"] | RunLengthMasks
+"""Full-size masks of D objects of an image, or their run-length codes, which behave alike."""
+
+
+def encode_masks(masks: Masks) -> list[dict[str, Any]]:
+    """Returns masks as COCO's compressed run-length codes, {"size": [H, W], "counts": text}."""
+    if not isinstance(masks, RunLengthMasks):
+        masks = RunLengthMasks([_encode_mask(mask) for mask in masks], *masks.shape[1:])
+    return [{"size": list(masks.shape[1:]), "counts": counts} for counts in masks.counts]
+
+
+def _encode_mask(mask: Bool[np.ndarray, "H W"]) -> str:
+    framed = np.concatenate([[False], mask.T.ravel()])  # a code begins with a run of zeros, perhaps of none
+    edges = np.flatnonzero(framed[1:] != framed[:-1])
+    lengths = np.diff(edges, prepend=0, append=mask.size)
+    return encode_counts(lengths, np.array([len(lengths)]))[0]
 
 
 def decode_counts(text: str | bytes) -> Int[np.ndarray, "R"]:

@@ -14,7 +14,7 @@ GROUND = (
 )
 FLOORS = [
     set(GROUND.split()),
-    {"models", "data", "visualize"},
+    {"models", "data", "detections", "visualize"},
     {"evaluation", "run_description", "checkpoint"},
     {"inference", "weights"},
     {"training"},

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.run_length_masks import decode_counts, encode_counts, measure_counts
+from mrcnn_jax.run_length_masks import (
+    RunLengthMasks,
+    decode_counts,
+    encode_counts,
+    encode_masks,
+    measure_counts,
+)
 
 SIZES = [(1, 1), (7, 5), (40_000, 50_000), (90, 120)]
 
@@ -29,6 +35,17 @@ def test_codes_equal_those_of_pycocotools(seed):
     pixels, areas = measure_counts(codes)
     assert pixels.tolist() == [height * width for height, width in sizes]
     assert areas.tolist() == [sum(each[1::2]) for each in runs]
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (13, 7), (40, 60)])
+def test_full_masks_are_encoded_as_by_pycocotools(height, width):
+    rng = np.random.default_rng(height)
+    masks = rng.random((6, height, width)) < np.array([0, 0.02, 0.3, 0.7, 0.98, 1])[:, None, None]
+    expected = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    codes = encode_masks(masks)
+    assert codes == [{"size": one["size"], "counts": one["counts"].decode()} for one in expected]
+    runs = RunLengthMasks([one["counts"] for one in codes], height, width)
+    assert encode_masks(runs) == codes and runs.areas.tolist() == masks.sum(axis=(1, 2)).tolist()
 
 
 def test_no_codes():

@@ -26,7 +26,6 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.evaluation.coco import evaluate_coco
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.structures import Predictions
 
@@ -74,7 +73,7 @@ def detect(images: int) -> tuple[dict, list[dict], dict[str, float]]:
         begin = time.perf_counter()
         found = to_detections(predictions, _made_up.RESIZED, size, config)
         pasted = time.perf_counter()
-        results += coco_results(image_id, found, _made_up.INFO)
+        results += found.to_coco(image_id, _made_up.INFO)
         seconds["paste"] += pasted - begin
         seconds["entries"] += time.perf_counter() - pasted
     return truth, results, seconds

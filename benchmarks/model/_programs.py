@@ -16,12 +16,13 @@ from benchmarks.model._synthetic import make_step, synthetic_batch
 from benchmarks.tpu._product_flops import static_flops
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled
 from mrcnn_jax.models.detection import select_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Detections, Predictions, TrainState
+from mrcnn_jax.structures import Predictions, TrainState
 from mrcnn_jax.training.losses import batch_losses
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.sharding import REPLICATED, SHARDED, device_mesh

@@ -73,7 +73,8 @@ class CityscapesEvaluator:
         """Computes the official metrics.
 
         Args:
-            results: COCO results with masks as compressed RLE, as ``coco_results`` makes them; may be empty.
+            results: COCO results with masks as compressed RLE, as ``Detections.to_coco`` makes
+                them; may be empty.
 
         Returns:
             {"AP", "AP50", "per_class": {name: {"AP", "AP50"}}}, in percent.

@@ -79,8 +79,8 @@ def evaluate_coco(
 
     Args:
         ground_truth: the data set in COCO's format; not changed.
-        results: entries as ``coco_results`` makes them, each with the field its kind needs; may be empty.
-            Masks are compressed or uncompressed run-length codes or polygons.
+        results: entries as ``Detections.to_coco`` makes them, each with the field its kind needs; may be
+            empty. Masks are compressed or uncompressed run-length codes or polygons.
         kinds: "bbox" compares boxes; "segm" masks (sized by their own area, not by the area of a box beside
             them); "keypoints" keypoints, in the categories that name some in the ground truth (in all if none
             does); "proposals" computes how many objects boxes find, whatever the class.

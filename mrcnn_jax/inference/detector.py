@@ -16,6 +16,7 @@ from mrcnn_jax.compiled_programs import stored
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.data.transforms import padded_size
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_images
 from mrcnn_jax.inference.settings import full_names, with_settings
@@ -24,7 +25,7 @@ from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights.folder import Weights, is_model_folder, read_model_folder
 from mrcnn_jax.weights.locate import locate
 

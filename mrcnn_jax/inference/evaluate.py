@@ -19,18 +19,18 @@ from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
 from mrcnn_jax.inference.evaluation_files import FILES, add_analysis, write_pictures, write_results
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
 from mrcnn_jax.inference.result_files import Autosave
-from mrcnn_jax.structures import Detections, Predictions
+from mrcnn_jax.structures import Predictions
 from mrcnn_jax.visualize.draw import ColorBy
 from mrcnn_jax.visualize.sheets import prediction_sheet, sheet_records
 
@@ -262,7 +262,7 @@ class _Collector:
             found = to_detections(one, *sizes, model, names)
             if self._match.keypoints is not None:  # in the order of the data set
                 found = replace(found, keypoints=found.keypoints[:, self._match.keypoints])
-            self.results.extend(coco_results(image_id, found, self._match.info))
+            self.results.extend(found.to_coco(image_id, self._match.info))
             if image_id in self._keep:
                 self.examples[image_id] = found
         self._done += int(batch.info.valid.sum()) * jax.process_count()

@@ -3,9 +3,10 @@
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.inference.paste_rles import paste_rles
 from mrcnn_jax.ops.keypoints import decode_keypoints
-from mrcnn_jax.structures import Detections, Predictions
+from mrcnn_jax.structures import Predictions
 from mrcnn_jax.typing import Float
 
 Size = tuple[int, int]

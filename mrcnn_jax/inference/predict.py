@@ -14,12 +14,12 @@ from etils import epath
 
 from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.data.image_files import find_image_files
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load, print_warning
 from mrcnn_jax.inference.result_files import Autosave, earlier_files
 from mrcnn_jax.inference.stream import StreamResult
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections
 from mrcnn_jax.visualize.files import save_picture
 
@@ -137,7 +137,7 @@ class _Writer:
         if self.out:
             entry["picture"] = _save_picture(image, detections, self.drawing, self.out, number, file)
         self.found.images.append(entry)
-        self.found.results.extend(coco_results(number, detections, self.info))
+        self.found.results.extend(detections.to_coco(number, self.info))
         return f"{file}: {summarize(detections, self.drawing.score_threshold)}"
 
     def save(self) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.image_inputs import ImageLike, to_rgb
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled, explaining_exhaustion
-from mrcnn_jax.structures import Detections, Predictions
+from mrcnn_jax.structures import Predictions
 from mrcnn_jax.typing import Float, UInt8
 
 Size = tuple[int, int]

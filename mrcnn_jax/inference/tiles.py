@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.image_inputs import ImageLike, to_rgb
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.run_length_masks import RunLengthMasks, decode_counts, encode_counts
-from mrcnn_jax.structures import Detections
 from mrcnn_jax.typing import Float, Int
 
 Tile = tuple[int, int, int, int]

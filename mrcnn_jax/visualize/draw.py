@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import Detections, Masks
+from mrcnn_jax.detections import Detections
+from mrcnn_jax.run_length_masks import Masks, RunLengthMasks
 from mrcnn_jax.typing import Bool, Float, Int, UInt8
 from mrcnn_jax.visualize.text import legible, load_font
 

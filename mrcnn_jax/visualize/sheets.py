@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 
 from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.transforms import decode_record
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections, draw_ground_truth
 from mrcnn_jax.visualize.text import fit, load_font
 

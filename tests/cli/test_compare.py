@@ -7,8 +7,6 @@ import pytest
 from cli_inputs import table_rows
 from square_objects import INFO, detections, ground_truth
 
-from mrcnn_jax.evaluation.results import coco_results
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 OBJECTS = (7, 3, 0, 0, 20), (9, 3, 0, 0, 20)
 
@@ -16,7 +14,7 @@ OBJECTS = (7, 3, 0, 0, 20), (9, 3, 0, 0, 20)
 @pytest.fixture(autouse=True)
 def files():
     """truth.json, none.json without detections, and all.json with every object."""
-    found = [entry for image in (7, 9) for entry in coco_results(image, detections((0, 0.9, 0, 0, 20)), INFO)]
+    found = [entry for image in (7, 9) for entry in detections((0, 0.9, 0, 0, 20)).to_coco(image, INFO)]
     for name, content in (("truth", ground_truth(*OBJECTS)), ("none", []), ("all", found)):
         Path(f"{name}.json").write_text(json.dumps(content))
 

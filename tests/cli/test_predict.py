@@ -12,7 +12,8 @@ from stand_in_detector import StandInDetector
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import DataConfig, Experiment
 from mrcnn_jax.data.image_io import read_image
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.detections import Detections
+from mrcnn_jax.structures import DatasetInfo
 
 INFO = DatasetInfo("things", (3, 90), ("cat", "dog"))
 

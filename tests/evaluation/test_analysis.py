@@ -14,7 +14,6 @@ from mrcnn_jax.evaluation.analysis.curves import overall_curve, score_curve
 from mrcnn_jax.evaluation.analysis.errors import DETECTION_ERRORS, find_errors, gains
 from mrcnn_jax.evaluation.analysis.matches import read_matches
 from mrcnn_jax.evaluation.coco import evaluate_coco
-from mrcnn_jax.evaluation.results import coco_results
 
 CATS = (7, 3, 0, 0, 20), (7, 3, 0, 35, 20), (7, 3, 40, 35, 10)
 DOG = 7, 17, 40, 0, 20
@@ -31,7 +30,7 @@ FOUND = {
 
 @pytest.fixture(scope="module", params=["bbox", "segm"])
 def matches(request):
-    results = coco_results(7, detections(*FOUND.values()), INFO)
+    results = detections(*FOUND.values()).to_coco(7, INFO)
     return matches_of(ground_truth(*CATS, DOG), results, request.param)
 
 
@@ -62,7 +61,7 @@ def test_gains_are_those_counted_by_hand(matches):
 
 def test_a_mended_detection_counts_once_for_each_object():
     near = (0, 0.6, 8, 35, 20), (0, 0.5, 9, 35, 20), (0, 0.4, 8, 36, 20)
-    matches = matches_of(ground_truth((7, 3, 0, 35, 20)), coco_results(7, detections(*near), INFO))
+    matches = matches_of(ground_truth((7, 3, 0, 35, 20)), detections(*near).to_coco(7, INFO))
     errors = find_errors(matches)
     assert set(errors.kinds) == {DETECTION_ERRORS.index("localisation")} and not errors.missed.any()
     assert gains(matches, errors)["localisation"][0] == pytest.approx(1)  # the others disappear
@@ -71,7 +70,7 @@ def test_a_mended_detection_counts_once_for_each_object():
 def test_detections_on_crowds_are_no_errors():
     truth = ground_truth((7, 3, 0, 0, 50), (9, 3, 0, 0, 20))
     truth["annotations"][0]["iscrowd"] = 1
-    matches = matches_of(truth, coco_results(7, detections((0, 0.9, 5, 5, 20), (0, 0.8, 20, 20, 20)), INFO))
+    matches = matches_of(truth, detections((0, 0.9, 5, 5, 20), (0, 0.8, 20, 20, 20)).to_coco(7, INFO))
     errors = find_errors(matches)
     assert (errors.kinds == -1).all() and errors.missed.tolist().count(True) == 1
     assert confusion_matrix(matches, 0.0).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
@@ -85,7 +84,7 @@ def test_confusion_matrix_counts_objects_and_lone_detections(matches):
 
 def test_the_best_detection_takes_a_confused_object():
     both = (0, 0.6, 40, 0, 20), (0, 0.9, 42, 0, 20)  # cats on one dog
-    matches = matches_of(ground_truth(DOG), coco_results(7, detections(*both), INFO))
+    matches = matches_of(ground_truth(DOG), detections(*both).to_coco(7, INFO))
     assert confusion_matrix(matches, 0.5).tolist() == [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
 
 
@@ -171,7 +170,7 @@ def test_errors_and_calibration_equal_those_of_another_library(kind):
 
 def test_sizes_of_the_set_are_quarters():
     truth = ground_truth(*((7, 3, x, 0, side) for x, side in ((0, 4), (6, 8), (16, 12), (30, 16))))
-    results = coco_results(7, detections((0, 0.9, 30, 0, 16), (0, 0.8, 0, 40, 5)), INFO)
+    results = detections((0, 0.9, 30, 0, 16), (0, 0.8, 0, 40, 5)).to_coco(7, INFO)
     evaluated = {}
     evaluate_coco(truth, results, ["bbox"], inspect=evaluated.__setitem__)
     quarters = [row for row in analyze(evaluated["bbox"])["sizes"] if "quarter" in row["size"]]
@@ -184,7 +183,7 @@ def test_sizes_of_the_set_are_quarters():
 @pytest.mark.parametrize("objects, found", [(0, 0), (0, 2), (2, 0)])
 def test_nothing_annotated_or_nothing_detected_is_ordinary(kind, objects, found):
     truth = ground_truth(*[(7, 3, 5, 5, 20), (9, 17, 5, 5, 20)][:objects])
-    results = coco_results(7, detections(*[(0, 0.9, 5, 5, 20), (1, 0.8, 30, 5, 20)][:found]), INFO)
+    results = detections(*[(0, 0.9, 5, 5, 20), (1, 0.8, 30, 5, 20)][:found]).to_coco(7, INFO)
     for entry in [*truth["annotations"], *results]:
         entry["keypoints"] = [10, 10, 2] * 17
     evaluated = {}
@@ -198,8 +197,8 @@ def test_nothing_annotated_or_nothing_detected_is_ordinary(kind, objects, found)
 
 def test_keypoints_are_judged_by_their_similarity():
     truth = ground_truth((7, 3, 5, 5, 20), (9, 3, 5, 5, 20))
-    results = coco_results(7, detections((0, 0.9, 5, 5, 20)), INFO)
-    results += coco_results(9, detections((0, 0.8, 5, 5, 20)), INFO)
+    results = detections((0, 0.9, 5, 5, 20)).to_coco(7, INFO)
+    results += detections((0, 0.8, 5, 5, 20)).to_coco(9, INFO)
     for entry in truth["annotations"]:
         entry["keypoints"] = [10, 10, 2, 20, 20, 2]
     for entry, x in zip(results, (10, 13), strict=True):  # OKS 1, and (1 + exp(-9 / (2 * 400 * 0.04))) / 2

@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from square_objects import INFO, detections, ground_truth
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco, evaluate_files, metrics_table
-from mrcnn_jax.evaluation.results import coco_results, encode_masks
-from mrcnn_jax.run_length_masks import RunLengthMasks
+from mrcnn_jax.run_length_masks import encode_masks
 
 BOX_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 KEYPOINT_METRICS = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
@@ -93,8 +91,8 @@ def test_arguments_are_not_changed_and_nothing_is_printed(golden, capsys):
 
 def test_perfect_detections_score_100():
     truth = ground_truth((7, 3, 5, 5, 20), (7, 17, 30, 10, 40), (9, 3, 0, 0, 50))
-    results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)), INFO)
-    results += coco_results(9, detections((0, 0.7, 0, 0, 50)), INFO)
+    results = detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)).to_coco(7, INFO)
+    results += detections((0, 0.7, 0, 0, 50)).to_coco(9, INFO)
     metrics = evaluate_coco(truth, json.loads(json.dumps(results)), per_class=True)
     for kind in ("bbox", "segm"):
         of_kind = metrics[kind]
@@ -106,15 +104,15 @@ def test_perfect_detections_score_100():
 
 def test_half_of_the_objects_found_gives_half_the_recall():
     truth = ground_truth((7, 3, 0, 0, 40), (9, 3, 0, 0, 40))
-    metrics = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 40)), INFO), ["segm"])["segm"]
+    metrics = evaluate_coco(truth, detections((0, 0.9, 0, 0, 40)).to_coco(7, INFO), ["segm"])["segm"]
     assert metrics["AR100"] == pytest.approx(50)
     assert metrics["AP"] == pytest.approx(100 * 51 / 101)  # precision 1 at the recalls 0, 0.01, ..., 0.5
 
 
 def test_masks_are_sized_by_their_own_area():
     truth = ground_truth((7, 3, 0, 0, 30))  # 900 pixels: small
-    entry = coco_results(7, detections((0, 0.9, 0, 0, 30)), INFO)[0] | {"bbox": [0, 0, 79, 59]}
-    false_alarm = coco_results(7, detections((0, 0.95, 40, 20, 35)), INFO)[0] | {"bbox": [0, 0, 5, 5]}
+    entry = detections((0, 0.9, 0, 0, 30)).to_coco(7, INFO)[0] | {"bbox": [0, 0, 79, 59]}
+    false_alarm = detections((0, 0.95, 40, 20, 35)).to_coco(7, INFO)[0] | {"bbox": [0, 0, 5, 5]}
     metrics = evaluate_coco(truth, [entry, false_alarm], ["segm"])["segm"]
     assert metrics["APs"] == pytest.approx(100)  # the false alarm, 1225 pixels, is not small
     assert metrics["AP"] == pytest.approx(50)
@@ -123,7 +121,7 @@ def test_masks_are_sized_by_their_own_area():
 def test_area_beyond_float64_is_replaced_by_the_box():
     truth = ground_truth((7, 3, 0, 0, 30))
     truth["annotations"][0]["area"] = 10**400
-    metrics = evaluate_coco(truth, coco_results(7, detections((0, 0.9, 0, 0, 30)), INFO), ["bbox"])["bbox"]
+    metrics = evaluate_coco(truth, detections((0, 0.9, 0, 0, 30)).to_coco(7, INFO), ["bbox"])["bbox"]
     assert metrics["APs"] == pytest.approx(100)
 
 
@@ -139,7 +137,7 @@ def test_no_detections_score_zero_or_are_undefined(golden, kinds):
 def test_max_detections_above_100_count():
     places = [(x, y) for y in range(0, 60, 4) for x in range(0, 80, 4)][:150]
     truth = ground_truth(*[(7, 3, x, y, 3) for x, y in places])
-    results = coco_results(7, detections(*[(0, 0.9, x, y, 3) for x, y in places]), INFO)
+    results = detections(*[(0, 0.9, x, y, 3) for x, y in places]).to_coco(7, INFO)
     metrics = evaluate_coco(truth, results, ["bbox"], max_detections=(500, 30))["bbox"]
     assert [name for name in metrics if name.startswith("AR") and name[2:].isdigit()] == ["AR30", "AR500"]
     assert metrics["AR30"] == pytest.approx(20) and metrics["AR500"] == metrics["AP"] == pytest.approx(100)
@@ -151,38 +149,8 @@ def test_ids_zero_and_duplicate_ids_are_matched():
     for annotation in truth["annotations"]:
         annotation["id"] = 0  # "no match" to pycocotools, and twice the same
         del annotation["iscrowd"], annotation["area"]
-    results = [entry for i in (7, 9) for entry in coco_results(i, detections((0, 0.9, 5, 5, 20)), INFO)]
+    results = [entry for i in (7, 9) for entry in detections((0, 0.9, 5, 5, 20)).to_coco(i, INFO)]
     assert evaluate_coco(truth, results, ["segm"])["segm"]["AP"] == pytest.approx(100)
-
-
-def test_coco_results_of_one_image():
-    found = replace(
-        detections((1, 0.123456789, 10, 20, 30)),
-        boxes=np.float32([[10.126, 20.25, 40.5, 50.75]]),
-        keypoints=np.float32([[[1.5, 2.25, 0.75], [3, 4, 0.5]]]),
-    )
-    (entry,) = coco_results(np.int64(7), found, INFO)
-    assert entry == {
-        "image_id": 7,
-        "category_id": 17,
-        "bbox": [10.13, 20.25, 30.37, 30.5],
-        "score": 0.123457,
-        "segmentation": encode_masks(found.masks)[0],
-        "keypoints": [1.5, 2.25, 0.75, 3.0, 4.0, 0.5],
-    }
-    assert json.loads(json.dumps(entry)) == entry
-    codes = RunLengthMasks([entry["segmentation"]["counts"]], *entry["segmentation"]["size"])
-    assert coco_results(7, replace(found, masks=codes), INFO) == [entry]
-    assert coco_results(7, detections(), INFO) == []
-
-
-def test_coco_results_leave_out_missing_masks_and_keypoints():
-    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))
-    found = replace(found, masks=None, keypoints=np.full((2, 1, 3), 0.5))
-    cat, dog = coco_results(7, found, INFO._replace(keypoint_classes=(1,)))
-    assert list(cat) == ["image_id", "category_id", "bbox", "score"]
-    assert list(dog) == ["image_id", "category_id", "bbox", "score", "keypoints"]
-    assert coco_results(7, replace(detections(), masks=None), INFO) == []
 
 
 def with_keypoints(truth, points):
@@ -197,7 +165,7 @@ def with_keypoints(truth, points):
 def test_keypoint_metrics_follow_the_similarity_formula():
     truth = with_keypoints(ground_truth((7, 17, 10, 10, 40), (7, 3, 0, 0, 9)), [(20, 20), (40, 30)])
     dog = {"image_id": 7, "category_id": 17, "score": 0.9, "keypoints": [20 + 4, 20, 1, 40, 30, 1]}
-    cat = coco_results(7, detections((0, 0.8, 0, 0, 9)), INFO)[0]  # of a class that needs no keypoints
+    cat = detections((0, 0.8, 0, 0, 9)).to_coco(7, INFO)[0]  # of a class that needs no keypoints
     # similarity exp(-4^2 / (2 (2 sigma)^2 40^2)) of the first, 1 of the second
     for sigma, similarity in ((0.05, (np.exp(-0.5) + 1) / 2), (0.025, (np.exp(-2) + 1) / 2)):
         sigmas = [sigma, 0.1]
@@ -227,8 +195,8 @@ def test_keypoint_sigmas_must_fit_the_keypoints():
 
 def test_proposal_recall_ignores_classes():
     truth = ground_truth((7, 3, 0, 0, 20), (7, 17, 30, 10, 40), (9, 3, 5, 5, 30), (9, 17, 40, 20, 31))
-    entries = coco_results(7, detections((0, 0.9, 60, 0, 9), (0, 0.8, 0, 0, 20), (0, 0.7, 30, 10, 40)), INFO)
-    entries += coco_results(9, detections((1, 0.6, 5, 5, 30)), INFO)
+    entries = detections((0, 0.9, 60, 0, 9), (0, 0.8, 0, 0, 20), (0, 0.7, 30, 10, 40)).to_coco(7, INFO)
+    entries += detections((1, 0.6, 5, 5, 30)).to_coco(9, INFO)
     for entry in entries:
         del entry["category_id"]
     metrics = evaluate_coco(truth, entries, ["proposals"], per_class=True, proposal_limits=(2, 1, 100))
@@ -275,7 +243,7 @@ def test_proposals_equal_pycocotools_without_categories(golden):
 )
 def test_malformed_results_are_refused(kind, change, message):
     truth = ground_truth((7, 3, 5, 5, 20))
-    results = coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20)), INFO)
+    results = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20)).to_coco(7, INFO)
     results[1] |= change
     with pytest.raises(InputError, match=message):
         evaluate_coco(truth, results, [kind])

@@ -7,7 +7,6 @@ from square_objects import INFO, detections, ground_truth, matches_of
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.analysis.average_precision import average_precision
 from mrcnn_jax.evaluation.analysis.comparison import compare
-from mrcnn_jax.evaluation.results import coco_results
 
 TRUTH = ground_truth((7, 3, 0, 0, 20), (7, 17, 40, 0, 20), (9, 3, 0, 0, 20), (9, 17, 40, 0, 20))
 PERFECT = (0, 0.9, 0, 0, 20), (1, 0.8, 40, 0, 20)
@@ -15,7 +14,7 @@ PERFECT = (0, 0.9, 0, 0, 20), (1, 0.8, 40, 0, 20)
 
 def results(first, second):
     """Returns results with these detections in the two images."""
-    return coco_results(7, detections(*first), INFO) + coco_results(9, detections(*second), INFO)
+    return detections(*first).to_coco(7, INFO) + detections(*second).to_coco(9, INFO)
 
 
 def test_differences_are_literal_and_intervals_cover_them():

@@ -5,7 +5,6 @@ from collections import Counter
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import saved_runs
 from square_objects import INFO, detections, ground_truth
@@ -21,7 +20,6 @@ from mrcnn_jax.evaluation.report.files import FIGURES, REPORT_FILES
 from mrcnn_jax.evaluation.report.findings import findings
 from mrcnn_jax.evaluation.report.pictures import Illustrator
 from mrcnn_jax.evaluation.report.write import write_analysis, write_report
-from mrcnn_jax.evaluation.results import coco_results, read_detections
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 NASTY = '<b>a</b> & "$x$" \ud800'
@@ -117,20 +115,10 @@ def test_illustrations_are_reduced_and_bounded(split, results):
     assert len(outside) == 1
 
 
-def test_detections_come_back_from_results():
-    given = detections((0, 0.9, 5, 5, 20), (1, 0.25, 40, 10, 10))
-    found = read_detections(coco_results(7, given, INFO), INFO, 60, 80)
-    for name in ("boxes", "scores", "class_ids"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
-    np.testing.assert_array_equal(np.asarray(found.masks), given.masks)
-    assert found.class_names == INFO.category_names and found.keypoints is None
-    assert len(read_detections([], INFO, 60, 80)) == 0
-
-
 def test_findings_name_what_costs_most():
     truth = ground_truth((7, 3, 0, 0, 20), (9, 3, 0, 0, 20), (9, 3, 40, 0, 20))
     evaluated = {}
-    found = coco_results(7, detections((0, 0.9, 0, 0, 20), (0, 0.99, 50, 30, 20)), INFO)
+    found = detections((0, 0.9, 0, 0, 20), (0, 0.99, 50, 30, 20)).to_coco(7, INFO)
     evaluate_coco(truth, found, ["bbox"], inspect=evaluated.__setitem__)
     first, *rest = findings(analyze(evaluated["bbox"]))
     assert first.startswith("33.2 points of AP50 are lost because objects are not found (missed: 2).")

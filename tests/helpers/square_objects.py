@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
 from mrcnn_jax.evaluation.coco import evaluate_coco
-from mrcnn_jax.evaluation.results import encode_masks
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.run_length_masks import encode_masks
+from mrcnn_jax.structures import DatasetInfo
 
 INFO = DatasetInfo("pets", category_ids=(3, 17), category_names=("cat", "dog"))
 

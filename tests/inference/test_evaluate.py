@@ -15,7 +15,6 @@ from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.data.transforms import decode_record
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.inference.evaluate import detect_split, evaluate, evaluate_split
 
@@ -32,7 +31,7 @@ def test_detections_equal_those_of_single_images(detector, validation):
     assert results and sorted(examples) == sorted(ids[::3])
     for record in validation:
         found = detector(decode_record(record))
-        single = coco_results(record.image_id, found, detector.info)
+        single = found.to_coco(record.image_id, detector.info)
         batched = [entry for entry in results if entry["image_id"] == record.image_id]
         assert len(single) == len(batched) > 0
         for one, other in zip(single, batched, strict=True):
@@ -45,7 +44,7 @@ def test_detections_equal_those_of_single_images(detector, validation):
             overlap = coco_mask.iou([one["segmentation"]], [other["segmentation"]], [0])[0, 0]
             assert overlap > 0.98 or areas == [0, 0]
         if record.image_id in examples:  # detections that are kept are those of the results
-            assert coco_results(record.image_id, examples[record.image_id], detector.info) == batched
+            assert examples[record.image_id].to_coco(record.image_id, detector.info) == batched
 
 
 def test_evaluate_repeats_the_metrics_of_training(tmp_path, tmp_path_factory):

@@ -8,9 +8,9 @@ from paths import GOLDEN
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.results import encode_masks
 from mrcnn_jax.inference.paste import paste_masks, paste_probabilities
 from mrcnn_jax.inference.paste_rles import paste_rles
+from mrcnn_jax.run_length_masks import encode_masks
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import TORCHVISION, KeypointHeadConfig, ModelConfig
-from mrcnn_jax.evaluation.results import encode_masks
 from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.ops.keypoints import decode_keypoints
+from mrcnn_jax.run_length_masks import encode_masks
 from mrcnn_jax.structures import Predictions
 
 SIZE, ORIGINAL = (40, 60), (80, 180)  # twice as high, three times as wide

@@ -13,10 +13,10 @@ from stand_in_detector import StandInDetector
 
 from mrcnn_jax.data.image_files import find_image_files
 from mrcnn_jax.data.image_io import read_image
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.predict import predict_files
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.structures import DatasetInfo
 
 
 class CatDetector(StandInDetector):
@@ -64,7 +64,7 @@ def test_predict_files_writes_pictures_and_coco_results(folder, tmp_path):
     assert json.loads((out / "images.json").read_text()) == found.images == images
     assert json.loads((out / "results.json").read_text()) == found.results
     detected = [detector(read_image(image["file_name"])) for image in images]
-    expected = [coco_results(id_, one, detector.info) for id_, one in enumerate(detected, start=1)]
+    expected = [one.to_coco(id_, detector.info) for id_, one in enumerate(detected, start=1)]
     assert found.results == expected[0] + expected[1]
     coco = COCO()
     categories = [{"id": id_} for id_ in detector.info.category_ids]

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mrcnn_jax.data.image_io import save_image
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.stream import BatchScheduler, PreparedImage, prefetch
-from mrcnn_jax.structures import Detections
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.results import encode_masks
 from mrcnn_jax.inference.tiles import join_tiles, tile_image
-from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import Detections
+from mrcnn_jax.run_length_masks import RunLengthMasks, encode_masks
 
 
 def detections(masks: np.ndarray, scores, classes, boxes=None) -> Detections:

@@ -13,12 +13,11 @@ from square_objects import INFO, detections, ground_truth
 
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco, evaluate_files
-from mrcnn_jax.evaluation.results import coco_results
 
 OBJECTS = (7, 3, 5, 5, 20), (7, 17, 30, 10, 40), (9, 3, 0, 0, 50)
 FOUND = [
-    *coco_results(7, detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)), INFO),
-    *coco_results(9, detections((0, 0.7, 0, 0, 50)), INFO),
+    *detections((0, 0.9, 5, 5, 20), (1, 0.8, 30, 10, 40)).to_coco(7, INFO),
+    *detections((0, 0.7, 0, 0, 50)).to_coco(9, INFO),
 ]
 CLEAN = evaluate_coco(ground_truth(*OBJECTS), FOUND)
 

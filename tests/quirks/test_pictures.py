@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from quirks import quirk
 
-from mrcnn_jax.evaluation.results import encode_masks
-from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.detections import Detections
+from mrcnn_jax.run_length_masks import RunLengthMasks, encode_masks
+from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.visualize import text
 from mrcnn_jax.visualize.draw import draw_detections
 from mrcnn_jax.visualize.files import reduced, save_picture

@@ -14,8 +14,8 @@ from stand_in_detector import StandInDetector
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import Experiment
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.results import encode_masks
 from mrcnn_jax.inference import predict as prediction
 from mrcnn_jax.inference import result_files
 from mrcnn_jax.inference.evaluate import Evaluation, evaluate, scored_kinds
@@ -23,8 +23,8 @@ from mrcnn_jax.inference.matching import match_dataset
 from mrcnn_jax.inference.predict import predict_files
 from mrcnn_jax.inference.result_files import Autosave
 from mrcnn_jax.inference.settings import with_settings
-from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import DatasetInfo, Detections
+from mrcnn_jax.run_length_masks import RunLengthMasks, encode_masks
+from mrcnn_jax.structures import DatasetInfo
 
 INFO = DatasetInfo("pets", (1, 2), ("a", "b"))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrcnn_jax.structures import Detections
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.visualize.draw import draw_detections, draw_ground_truth
 
 NAMES = ("cat", "Bär")

@@ -17,7 +17,6 @@ from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco
-from mrcnn_jax.evaluation.results import coco_results
 from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import import_export
@@ -72,7 +71,7 @@ def test_predict_equals_a_detector_of_the_same_variables(imported, tmp_path):
     detector = Detector(read_experiment(imported[0] / "experiment.json"), info, tiny.variables(MODEL))
     expected = detector(image)
     assert len(set(expected.class_ids)) > 1
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == coco_results(1, expected, info)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == expected.to_coco(1, info)
 
 
 IMPORT = ("torchvision", "{file}", "--out", "new")
@@ -190,7 +189,7 @@ def test_evaluate_ignores_classes_that_the_data_set_lacks(imported, dataset, tmp
     detector, found = load(imported[0]), []
     for record in few:
         image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-        found += coco_results(record.image_id, detector(np.ascontiguousarray(image)), detector.info)
+        found += detector(np.ascontiguousarray(image)).to_coco(record.image_id, detector.info)
     counted = [entry for entry in found if entry["category_id"] in info.category_ids]
     assert 0 < len(counted) < len(found)
     results = json.loads((tmp_path / "out" / "results.json").read_text())

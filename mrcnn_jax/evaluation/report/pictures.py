@@ -9,9 +9,8 @@ import numpy as np
 
 from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.transforms import decode_record
+from mrcnn_jax.detections import Detections
 from mrcnn_jax.evaluation.report.html import shortened
-from mrcnn_jax.evaluation.results import read_detections
-from mrcnn_jax.structures import Detections
 from mrcnn_jax.visualize.draw import Picture, draw_detections, draw_ground_truth
 from mrcnn_jax.visualize.files import jpeg_within
 from mrcnn_jax.visualize.sheets import annotated_picture, contact_sheet
@@ -87,7 +86,7 @@ class Illustrator:
 
     def _open(self, image_id: int) -> tuple[Record, Picture, Detections]:
         record = self._split[self._index[image_id]]
-        found = read_detections(self._entries[image_id], self._split.info, record.height, record.width)
+        found = Detections.from_coco(self._entries[image_id], self._split.info, record.height, record.width)
         return record, decode_record(record), found
 
 

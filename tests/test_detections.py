@@ -1,16 +1,17 @@
 """Detections as a sequence of objects."""
 
-import dataclasses
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from square_objects import INFO, detections
 
+from mrcnn_jax.detections import Detection, Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.run_length_masks import RunLengthMasks
-from mrcnn_jax.structures import Detection, Detections
+from mrcnn_jax.run_length_masks import RunLengthMasks, encode_masks
 
 FOUND = Detections(
     boxes=np.float32([[0, 0, 5, 5], [1, 1, 9, 9], [2, 2, 4, 4]]),
@@ -63,7 +64,7 @@ def test_repr_is_readable():
 
 def test_arrays_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="the same number of objects, not boxes 3, scores 2, class_ids 3"):
-        dataclasses.replace(FOUND, scores=FOUND.scores[:2])
+        replace(FOUND, scores=FOUND.scores[:2])
 
 
 def test_filter_by_score_class_and_area():
@@ -94,7 +95,7 @@ def test_crops_are_the_boxes_in_whole_pixels():
 def test_crops_of_another_image_are_refused():
     with pytest.raises(InputError, match=r"out of an array \[H, W, 3\], not str"):
         FOUND.crops("image.png")
-    masked = dataclasses.replace(FOUND, masks=RunLengthMasks(["0`0", "0`0", "0`0"], 4, 6))
+    masked = replace(FOUND, masks=RunLengthMasks(["0`0", "0`0", "0`0"], 4, 6))
     assert len(masked.crops(np.zeros((4, 6, 3), np.uint8))) == 3
     with pytest.raises(InputError, match=r"an image of 4 x 6 pixels \(height x width\), not 6 x 4"):
         masked.crops(np.zeros((6, 4, 3), np.uint8))
@@ -102,11 +103,12 @@ def test_crops_of_another_image_are_refused():
 
 def test_to_json_holds_plain_types():
     codes = RunLengthMasks(["0`0", "0`0", "0`0"], 4, 4)
-    found = dataclasses.replace(FOUND, masks=codes, keypoints=None)
+    found = replace(FOUND, masks=codes, keypoints=None)
     entries = json.loads(json.dumps(found.to_json()))
     assert entries[0]["box"] == [0, 0, 5, 5] and entries[0]["class_name"] == "dog"
     assert entries[2]["mask"] == {"size": [4, 4], "counts": "0`0"} and "keypoints" not in entries[0]
-    assert len(FOUND.to_json()[0]["keypoints"]) == 2 and "mask" not in FOUND.to_json()[0]
+    whole = FOUND.to_json()[0]
+    assert len(whole["keypoints"]) == 2 and whole["mask"] == encode_masks(FOUND.masks)[0]
 
 
 def test_to_supervision_passes_arrays_and_names(monkeypatch):
@@ -115,3 +117,56 @@ def test_to_supervision_passes_arrays_and_names(monkeypatch):
     assert fields["data"]["class_name"].tolist() == ["dog", "cat", "dog"]
     np.testing.assert_array_equal(fields["xyxy"], FOUND.boxes)
     np.testing.assert_array_equal(fields["mask"], FOUND.masks)
+
+
+def test_to_coco_of_one_image():
+    found = replace(
+        detections((1, 0.123456789, 10, 20, 30)),
+        boxes=np.float32([[10.126, 20.25, 40.5, 50.75]]),
+        keypoints=np.float32([[[1.5, 2.25, 0.75], [3, 4, 0.5]]]),
+    )
+    (entry,) = found.to_coco(np.int64(7), INFO)
+    assert entry == {
+        "image_id": 7,
+        "category_id": 17,
+        "bbox": [10.13, 20.25, 30.37, 30.5],
+        "score": 0.123457,
+        "segmentation": encode_masks(found.masks)[0],
+        "keypoints": [1.5, 2.25, 0.75, 3.0, 4.0, 0.5],
+    }
+    assert json.loads(json.dumps(entry)) == entry
+    codes = RunLengthMasks([entry["segmentation"]["counts"]], *entry["segmentation"]["size"])
+    assert replace(found, masks=codes).to_coco(7, INFO) == [entry]
+    assert detections().to_coco(7, INFO) == []
+
+
+def test_to_coco_leaves_out_missing_masks_and_keypoints():
+    found = detections((0, 0.9, 5, 5, 20), (1, 0.8, 5, 5, 20))
+    found = replace(found, masks=None, keypoints=np.full((2, 1, 3), 0.5))
+    cat, dog = found.to_coco(7, INFO._replace(keypoint_classes=(1,)))
+    assert list(cat) == ["image_id", "category_id", "bbox", "score"]
+    assert list(dog) == ["image_id", "category_id", "bbox", "score", "keypoints"]
+    assert replace(detections(), masks=None).to_coco(7, INFO) == []
+
+
+def test_to_coco_without_the_data_set_numbers_categories_from_one():
+    assert [entry["category_id"] for entry in FOUND.to_coco()] == [2, 1, 2]
+    assert all(len(entry["keypoints"]) == 6 for entry in FOUND.to_coco())
+
+
+def test_detections_come_back_from_coco():
+    given = detections((0, 0.9, 5, 5, 20), (1, 0.25, 40, 10, 10))
+    found = Detections.from_coco(given.to_coco(7, INFO), INFO, 60, 80)
+    for name in ("boxes", "scores", "class_ids"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
+    np.testing.assert_array_equal(np.asarray(found.masks), given.masks)
+    assert found.class_names == INFO.category_names and found.keypoints is None
+    assert len(Detections.from_coco([], INFO, 60, 80)) == 0
+
+
+def test_draw_needs_the_image_of_the_detections():
+    image = np.full((8, 8, 3), 90, np.uint8)
+    drawn = FOUND.draw(image, score_threshold=0.5, scale=2)
+    assert drawn.shape == (16, 16, 3) and (drawn != 90).any() and (image == 90).all()
+    with pytest.raises(InputError, match=r"an image of 8 x 8 pixels \(height x width\), not 9 x 8"):
+        FOUND.draw(np.zeros((9, 8, 3), np.uint8))
