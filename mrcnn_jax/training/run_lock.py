@@ -1,9 +1,7 @@
 """Claim of a run directory: it is checked before anything is written, and belongs to one run at a time."""
 
-import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from etils import epath
@@ -11,6 +9,7 @@ from etils import epath
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.dataset import is_prepared
+from mrcnn_jax.directory_lock import locked
 from mrcnn_jax.errors import InputError
 
 _OWN = frozenset(
@@ -42,32 +41,26 @@ def require_run_directory(directory: epath.Path) -> None:
 
 @contextmanager
 def claimed_directory(directory: epath.Path) -> Iterator[None]:
-    """Makes the directory of a run and holds its lock, which the system releases however a process ends.
+    """Makes the directory of a run and holds its lock (``locked``).
 
-    The primary process holds it for all processes of the run. There is no lock in buckets, and on file
-    systems and platforms without ``flock``.
+    The primary process holds it for all processes of the run.
 
     Raises:
         InputError: another run is using the directory, it is something else, or it cannot be written.
     """
     require_run_directory(directory)
-    lock, problem = None, ""
-    if distributed.is_primary() and "://" not in str(directory):
-        try:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            lock = _lock(Path(directory) / ".lock")
-        except InputError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = _unwritable(directory, error)
-    if problem := distributed.all_gather_object(problem)[0]:
-        raise InputError(problem)
-    try:
+    problem = ""
+    with ExitStack() as lock:
+        if distributed.is_primary():
+            try:
+                lock.enter_context(locked(directory, "is training there"))
+            except InputError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = _unwritable(directory, error)
+        if problem := distributed.all_gather_object(problem)[0]:
+            raise InputError(problem)
         yield
-    finally:
-        if lock is not None:
-            (Path(directory) / ".lock").unlink(missing_ok=True)
-            os.close(lock)
 
 
 def _check(directory: Path) -> None:
@@ -104,31 +97,3 @@ def _others(directory: Path) -> list[str]:
 
 def _unwritable(directory: epath.Path, error: OSError) -> str:
     return f"{directory} cannot be written ({error.strerror}): choose another --directory"
-
-
-def _lock(file: Path) -> int | None:
-    """Returns a descriptor that holds the lock; None on file systems and platforms without locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(file)):  # else its owner has just deleted it
-                break
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            message = f"{file.parent} is in use by {owner}, which is training there: wait for it or stop it"
-            raise InputError(message) from None
-        except OSError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    return descriptor
