@@ -31,6 +31,13 @@ class RunLengthMasks(NDArrayOperatorsMixin):
     def __init__(self, counts: Sequence[str], height: int, width: int):
         self.counts, self.shape = tuple(counts), (len(counts), int(height), int(width))
 
+    @staticmethod
+    def of(masks: "Masks") -> "RunLengthMasks":
+        """Returns the codes of full-size masks; codes as they are."""
+        if isinstance(masks, RunLengthMasks):
+            return masks
+        return RunLengthMasks([_encode_mask(mask) for mask in masks], *masks.shape[1:])
+
     def crop(self, index: int) -> tuple[Window, Bool[np.ndarray, "h w"]]:
         """Decodes the part of a mask that holds all its pixels; returns its window in the image, and it."""
         height = self.shape[1]
@@ -85,9 +92,7 @@ Masks = Bool[np.ndarray, "D H W"] | RunLengthMasks
 
 def encode_masks(masks: Masks) -> list[dict[str, Any]]:
     """Returns masks as COCO's compressed run-length codes, {"size": [H, W], "counts": text}."""
-    if not isinstance(masks, RunLengthMasks):
-        masks = RunLengthMasks([_encode_mask(mask) for mask in masks], *masks.shape[1:])
-    return [{"size": list(masks.shape[1:]), "counts": counts} for counts in masks.counts]
+    return [{"size": list(masks.shape[1:]), "counts": code} for code in RunLengthMasks.of(masks).counts]
 
 
 def _encode_mask(mask: Bool[np.ndarray, "H W"]) -> str:

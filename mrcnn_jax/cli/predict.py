@@ -1,4 +1,4 @@
-"""`mrcnn predict`: detects objects in image files."""
+"""`mrcnn predict`: detects objects in image and video files."""
 
 import sys
 from collections.abc import Callable
@@ -26,16 +26,22 @@ _SETTINGS = [name for name in SETTINGS if not name.startswith("evaluation.") and
 
 @dataclass(frozen=True)
 class Options:
-    """Detect objects in image files; write overlay pictures and a COCO results file."""
+    """Detect objects in image and video files; write pictures and COCO files."""
 
     directory: TrainedDirectory
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
+    """Images and videos, folders of them, or quoted patterns such as "photos/**/*.jpg"."""
     out: str = "predictions"
-    """Directory of results.json, images.json and one overlay picture for each image; those of an earlier
-    prediction are replaced."""
+    """Directory of coco.json, results.json, images.json, one overlay picture for each image or video, and a
+    contact sheet; those of an earlier prediction are replaced."""
     score: float = 0.5
-    """Minimum score of detections that are drawn; results.json has all of them."""
+    """Minimum score of the objects in pictures, masks, crops and coco.json; results.json has all of them."""
+    every: int = 1
+    """Distance of the frames that are taken of videos."""
+    masks: bool = False
+    """Write a PNG of the objects' numbers for each image, and a legend."""
+    crops: bool = False
+    """Write a picture of each object."""
     batch_size: int = 1
     """Images (or tiles) of equal padded size that are computed at once."""
     tile: int = 0
@@ -43,8 +49,8 @@ class Options:
     several tiles see are joined. 0 takes images whole."""
     tile_overlap: float = 0.25
     """Share of its side that a tile has in common with the next; small objects should fit into it."""
-    color_by: Literal["object", "class"] = "object"
-    """Colours of the pictures: one for each object, or one for each class."""
+    color_by: Literal["object", "class"] | None = None
+    """Colours of the pictures: one for each object, or for each class, which is the default for videos."""
 
 
 def main(arguments: list[str]) -> int:
@@ -54,6 +60,7 @@ def main(arguments: list[str]) -> int:
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")
     require_whole("--batch-size", options.batch_size, 1, LARGEST_BATCH)
+    require_whole("--every", options.every, 1, 1_000_000)
     from mrcnn_jax.inference.predict import predict_files
 
     lines, print_line = 0, line_printer()
@@ -68,8 +75,9 @@ def main(arguments: list[str]) -> int:
             found = predict_files(
                 options.directory, options.images, options.out, score_threshold=options.score,
                 progress=progress, report=report, settings=given_settings(options),
-                color_by=options.color_by, batch_size=options.batch_size, tile=options.tile,
-                tile_overlap=options.tile_overlap, store_programs=True,
+                color_by=options.color_by, masks=options.masks, crops=options.crops, every=options.every,
+                batch_size=options.batch_size, tile=options.tile, tile_overlap=options.tile_overlap,
+                store_programs=True,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what was found in {lines} images is in {options.out}" if lines else "nothing is written"
@@ -77,10 +85,11 @@ def main(arguments: list[str]) -> int:
     if found.skipped:
         kinds = ", ".join(f"{count} x {suffix or 'no suffix'}" for suffix, count in found.skipped.items())
         print(f"Files that are no images were passed over: {printable(kinds)}.")
-    if found.images:
-        counts = f"{len(found.results)} detections in {len(found.images)} images"
-        text = "pictures, results.json (COCO results) and images.json (file of each image_id) are in"
-        print(f"{counts}: {text} {folder_name(options.out)}.")
+    detections, images = found.counts
+    if images:
+        files = f"pictures, coco.json (objects above {options.score:g}), results.json (all detections)"
+        text = f"{files} and images.json (files of each image_id) are in {folder_name(options.out)}"
+        print(f"{detections} detections in {images} images: {text}.")
     found.raise_unreadable()
     return OK
 

@@ -191,9 +191,14 @@ def to_coco(info: DatasetInfo, records: Iterable[Record]) -> dict[str, list[dict
                 annotation["keypoints"] = keypoints.flatten().tolist()
                 annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
             annotations.append(annotation)
+    return {"images": images, "annotations": annotations, "categories": coco_categories(info)}
+
+
+def coco_categories(info: DatasetInfo) -> list[dict[str, Any]]:
+    """Returns the classes of a data set as categories in COCO format."""
     names = zip(info.category_ids, info.category_names, strict=True)
-    categories = [{"id": id_, "name": name} for id_, name in names]
+    categories: list[dict[str, Any]] = [{"id": id_, "name": name} for id_, name in names]
     for class_ in info.keypoint_classes:
         categories[class_]["keypoints"] = list(info.keypoint_names)
         categories[class_]["skeleton"] = [[a + 1, b + 1] for a, b in info.skeleton]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return categories

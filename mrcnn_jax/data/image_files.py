@@ -1,8 +1,10 @@
-"""Image files below folders, without what operating systems and tools leave there."""
+"""Image and video files below folders, without what operating systems and tools leave there."""
 
+import glob
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,21 +15,30 @@ IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm".split()
 )
 """Suffixes of the files that are taken from a folder, in lower case."""
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
+"""Suffixes of videos."""
 _LEFTOVERS = frozenset(["__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"])
 
 
 class Found(NamedTuple):
-    """Image files, and the number of other files beside them by suffix."""
+    """Image files, perhaps with videos, and the number of other files beside them by suffix."""
 
     files: list[Path]
     skipped: dict[str, int]
 
 
-def find_image_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Found:
+def find_image_files(
+    paths: str | os.PathLike | Iterable[str | os.PathLike], suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> Found:
     """Returns the given files, and the image files in and below given folders in alphabetical order.
 
-    One path is like a list of it. Hidden files and what operating systems leave behind is passed over without
-    being counted.
+    A path that does not exist and has ``*``, ``?`` or ``[`` in it is a pattern, which stands for the files
+    and folders that match; ``**`` matches any number of folders. Hidden files and what operating systems
+    leave behind is passed over without being counted.
+
+    Args:
+        paths: files, folders and patterns; one is like a list of it.
+        suffixes: of the files that are taken from folders and patterns.
 
     Raises:
         InputError: something is no path, a path does not exist or is an address, or there are no image files.
@@ -37,23 +48,31 @@ def find_image_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> 
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"image files are given by their paths, not as {type(path).__name__}")
         require_local(path, "image")
-    given, files, skipped = list(map(Path, listed)), [], {}
+    given, files, others = list(map(Path, listed)), [], []
     for path in given:
-        if not path.exists():
-            raise InputError(f"there is no image file or folder {path}")
-        if not path.is_dir():
+        if path.exists() and not path.is_dir():
             files.append(path)
             continue
-        for file in walk(path):
-            suffix = file.suffix.lower()
-            if suffix in IMAGE_SUFFIXES:
-                files.append(file)
-            else:
-                skipped[suffix] = skipped.get(suffix, 0) + 1
+        for file in walk(path) if path.exists() else _matches(path):
+            (files if file.suffix.lower() in suffixes else others).append(file)
     if not files:
-        named, suffixes = ", ".join(map(str, given)) or "the command line", ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"no image files in {named}: give image files, or folders that hold {suffixes}")
-    return Found(files, skipped)
+        named, taken = ", ".join(map(str, given)) or "the command line", ", ".join(sorted(suffixes))
+        raise InputError(f"no image files in {named}: give image files, or folders that hold {taken}")
+    return Found(files, dict(Counter(file.suffix.lower() for file in others)))
+
+
+def is_pattern(path: str | os.PathLike) -> bool:
+    """Returns whether a path is a pattern and no file or folder."""
+    return glob.has_magic(os.fspath(path)) and not os.path.lexists(path)
+
+
+def _matches(pattern: Path) -> Iterable[Path]:
+    """Returns the files that match a pattern, and those below the folders that do, each once."""
+    if not is_pattern(pattern):
+        raise InputError(f"there is no image file or folder {pattern}")
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    places = (place for place in found if not is_leftover(place.name))
+    return dict.fromkeys(file for place in places for file in (walk(place) if place.is_dir() else [place]))
 
 
 def walk(folder: Path, levels: float = math.inf) -> Iterator[Path]:

@@ -67,8 +67,9 @@ class Detector:
 
         Args:
             images: an image: a uint8 RGB array [H, W, 3], a Pillow image or a file; or many: a folder (with
-                the folders below), or an iterable of images, which is read as far as it is needed. Files and
-                Pillow images are turned upright as their EXIF orientation says.
+                the folders below), a pattern such as "photos/**/*.jpg", or an iterable of images, which is
+                read as far as it is needed. Files and Pillow images are turned upright as their EXIF
+                orientation says.
             batch_size: images of equal padded size that are computed at once, where there are many.
 
         Returns:
@@ -92,7 +93,7 @@ class Detector:
         The next images are decoded while the device computes.
 
         Args:
-            images: a folder or an iterable, as for a call.
+            images: a folder, a pattern or an iterable, as for a call.
             batch_size: images (or tiles) of equal padded size that are computed at once. A batch that does
                 not fill up is completed with empty images, so that nothing is compiled again.
             tile: side in pixels of the tiles in which images are seen (``inference.tiles``), for small

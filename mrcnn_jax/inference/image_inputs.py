@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from mrcnn_jax.data.image_files import find_image_files
+from mrcnn_jax.data.image_files import find_image_files, is_pattern
 from mrcnn_jax.data.image_io import pillow_samples, read_image, to_8_bits
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.typing import UInt8
@@ -18,17 +18,17 @@ ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
 def is_one_image(images: Any) -> bool:
-    """Tests for one image, as opposed to a folder or an iterable of images."""
+    """Tests for one image, as opposed to a folder, a pattern or an iterable of images."""
     if isinstance(images, str | os.PathLike):
-        return not Path(images).is_dir()
+        return not Path(images).is_dir() and not is_pattern(images)
     single = isinstance(images, bytes | bytearray | memoryview | Mapping) or hasattr(images, "read")
     return single or hasattr(images, "__array__") or not isinstance(images, Iterable)
 
 
 def list_images(images: Any) -> Iterator[ImageLike]:
-    """Returns an iterator over the images of an iterable, or over the image files in and below a folder.
+    """Returns an iterator over the images of an iterable, or over the image files of a folder or a pattern.
 
-    Files are in alphabetical order.
+    Files are in alphabetical order (``find_image_files``).
 
     Raises:
         InputError: at once, for a folder without image files, or for one image in place of many.

@@ -1,6 +1,7 @@
 """Overlays of detections and of ground truth on an image. Pictures are uint8 RGB [H, W, 3]."""
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -87,7 +88,8 @@ def _draw(
 ) -> Picture:  # fmt: skip
     """Draws the detections with indices in ``colors``; their labels are shortened if wider than the box."""
     canvas = image.copy() if scale == 1 else _resized(image, scale)
-    width = max(2, round(min(canvas.shape[:2]) / 300))
+    boxes = {index: _corners(detections.boxes[index], scale) for index in colors}
+    widths = _line_widths(canvas, boxes)
     outlines = {}
     # fillings first and the best last, so that no object's outline disappears below another's filling
     for index in () if detections.masks is None else reversed(colors):
@@ -96,15 +98,21 @@ def _draw(
         framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
         offset = corner[0] - 1, corner[1] - 1
         outlines[index], _ = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset)
-    boxes = {index: _corners(detections.boxes[index], scale) for index in colors}
     for index in reversed(colors):
-        cv2.drawContours(canvas, outlines.get(index, ()), -1, colors[index], width, cv2.LINE_AA)
-        cv2.rectangle(canvas, boxes[index][:2], boxes[index][2:], colors[index], width - 1)
+        cv2.drawContours(canvas, outlines.get(index, ()), -1, colors[index], widths[index], cv2.LINE_AA)
+        cv2.rectangle(canvas, boxes[index][:2], boxes[index][2:], colors[index], max(1, widths[index] - 1))
     for index in () if detections.keypoints is None else reversed(colors):
         x, y, score = np.transpose(detections.keypoints[index])
         points = np.stack([x, y], axis=1) * scale
-        _draw_keypoints(canvas, points, score > keypoint_threshold, skeleton, colors[index], width)
+        _draw_keypoints(canvas, points, score > keypoint_threshold, skeleton, colors[index], widths[index])
     return _write_labels(canvas, boxes, labels, short_labels, colors)
+
+
+def _line_widths(canvas: Picture, boxes: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
+    """Returns the width of each object's lines: by the size of the picture, thinner around small objects."""
+    usual = max(2, round(math.sqrt(canvas.shape[0] * canvas.shape[1]) / 450))
+    sides = {index: min(x2 - x1, y2 - y1) for index, (x1, y1, x2, y2) in boxes.items()}
+    return {index: max(1, min(usual, side // 8)) for index, side in sides.items()}
 
 
 def _resized(image: Picture, scale: float) -> Picture:
@@ -167,7 +175,7 @@ def _write_labels(
     """Writes labels above, within or below their boxes, unless they cover another or a small box."""
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    size = max(12, min(16, min(canvas.shape[:2]) // 36))
+    size = max(12, round(math.sqrt(canvas.shape[0] * canvas.shape[1]) / 80))
     height = sum(load_font(size).getmetrics()) + 2
     taken = [box for box in boxes.values() if (box[2] - box[0]) * (box[3] - box[1]) < (3 * height) ** 2]
     for (index, (x1, y1, x2, y2)), label, short in zip(boxes.items(), labels, short_labels, strict=True):

@@ -77,6 +77,36 @@ def annotated_picture(
     )  # fmt: skip
 
 
+class SheetOfMany:
+    """A contact sheet of a stream of images, which may have any length: of images evenly spread over it.
+
+    Args:
+        count: maximum number of pictures, which are kept in memory.
+    """
+
+    def __init__(self, count: int = 16):
+        self._count, self._every = count, 1
+        self._chosen: list[tuple[Picture, str]] = []
+
+    def wants(self, number: int) -> bool:
+        """Returns whether the sheet takes an image, by its number from 1."""
+        return (number - 1) % self._every == 0
+
+    def add(self, number: int, picture: Picture, title: str) -> None:
+        """Adds an image, if the sheet wants it."""
+        if self.wants(number):
+            self._chosen.append((picture, title))
+        if len(self._chosen) > self._count:
+            self._chosen, self._every = self._chosen[::2], 2 * self._every
+
+    def draw(self) -> Picture | None:
+        """Returns the sheet, or None of fewer than two images."""
+        if len(self._chosen) < 2:
+            return None
+        pictures, titles = zip(*self._chosen, strict=True)
+        return contact_sheet(pictures, COLUMNS, titles)
+
+
 def contact_sheet(
     pictures: Sequence[Picture], columns: int, titles: Sequence[str] | None = None, pad: int = 8
 ) -> Picture:
