@@ -1,6 +1,6 @@
 """Claim of a run directory: it is checked before anything is written, and belongs to one run at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,16 +27,7 @@ def require_run_directory(directory: epath.Path) -> None:
     Raises:
         InputError: it is something else, or would lose results.
     """
-    problem = ""
-    if distributed.is_primary() and "://" not in str(directory):
-        try:
-            _check(Path(directory))
-        except InputError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = _unwritable(directory, error)
-    if problem := distributed.all_gather_object(problem)[0]:
-        raise InputError(problem)
+    _by_primary(lambda: "://" in str(directory) or _check(Path(directory)), directory)
 
 
 @contextmanager
@@ -49,18 +40,23 @@ def claimed_directory(directory: epath.Path) -> Iterator[None]:
         InputError: another run is using the directory, it is something else, or it cannot be written.
     """
     require_run_directory(directory)
-    problem = ""
     with ExitStack() as lock:
-        if distributed.is_primary():
-            try:
-                lock.enter_context(locked(directory, "is training there"))
-            except InputError as error:
-                problem = str(error)
-            except OSError as error:
-                problem = _unwritable(directory, error)
-        if problem := distributed.all_gather_object(problem)[0]:
-            raise InputError(problem)
+        _by_primary(lambda: lock.enter_context(locked(directory, "is training there")), directory)
         yield
+
+
+def _by_primary(act: Callable[[], object], directory: epath.Path) -> None:
+    """Acts in the primary process; all processes raise the InputError that it meets."""
+    problem = ""
+    if distributed.is_primary():
+        try:
+            act()
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{directory} cannot be written ({error.strerror}): choose another --directory"
+    if problem := distributed.all_gather_object(problem)[0]:
+        raise InputError(problem)
 
 
 def _check(directory: Path) -> None:
@@ -93,7 +89,3 @@ def _others(directory: Path) -> list[str]:
     """Returns the names of what neither a run nor a redirection of its output leaves in a directory."""
     found = (path for path in directory.iterdir() if path.name not in _OWN and path.suffix not in _LOGS)
     return sorted(path.name for path in found if not path.name.startswith("."))
-
-
-def _unwritable(directory: epath.Path, error: OSError) -> str:
-    return f"{directory} cannot be written ({error.strerror}): choose another --directory"
