@@ -23,6 +23,8 @@ from mrcnn_jax import presets
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import transforms
+from mrcnn_jax.data.augment.example import training_example
+from mrcnn_jax.data.augment.mask_runs import MaskRuns
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.pipeline import training_batches
@@ -131,8 +133,8 @@ def measure_stages(source: DatasetSplit, config: DataConfig, images: int = 100) 
         padded = transforms.padded_size(config, portrait=image.shape[0] > image.shape[1])
         timed("resize and pad", transforms.resize_and_pad, image, size, padded)
         for rle, box in zip(record.objects.rles[: config.max_objects], record.objects.boxes, strict=False):
-            timed("masks", transforms.crop_mask, rle, record.height, record.width, box, config.mask_size)
-        timed("all", transforms.training_example, record, source.info, config, np.random.default_rng(index))
+            timed("masks", MaskRuns(rle, record.height, record.width).crop, box, config.mask_size)
+        timed("all", training_example, record, source.info, config, np.random.default_rng(index))
     stages = {stage: seconds[stage] for stage in ("read", "decode", "resize and pad", "masks")}
     stages["everything else"] = seconds["all"] + seconds["read"] - sum(stages.values())
     return {stage: round(1e3 * value / count, 2) for stage, value in stages.items()}

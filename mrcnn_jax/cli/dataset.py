@@ -11,6 +11,8 @@ from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.terminal import parse, printable
+from mrcnn_jax.config import AUGMENTATIONS, Augmentation
+from mrcnn_jax.errors import InputError
 
 SMALL_SET = 5_000
 """Number of images up to which the last line proposes the experiment for small machines."""
@@ -51,6 +53,8 @@ class Options:
     """Replace a prepared data set of that name."""
     draw: Path | None = None
     """File of a contact sheet of images with their objects."""
+    augment: Augmentation | None = None
+    """Show them in that sheet as a training with this augmentation sees them."""
 
 
 def main(arguments: list[str]) -> int:
@@ -61,6 +65,8 @@ def main(arguments: list[str]) -> int:
     from mrcnn_jax.data.prepare import prepare
     from mrcnn_jax.data.statistics import summary
 
+    if options.augment and not options.draw:
+        raise InputError("--augment shows augmented images in a contact sheet: name its file, --draw FILE")
     if options.draw:
         require_picture_path(options.draw)
     console = Console()
@@ -75,10 +81,14 @@ def main(arguments: list[str]) -> int:
         _print(console, str(report))
     console.print(summary(prepared.directory))
     if options.draw:
-        from mrcnn_jax.visualize.sheets import ground_truth_sheet
+        from mrcnn_jax.visualize.sheets import augmented_sheet, ground_truth_sheet
 
         first = open_dataset(prepared.directory, split_names(prepared.directory)[0])
-        save_image(options.draw, ground_truth_sheet(first, 16))
+        if options.augment:
+            picture = augmented_sheet(first, 16, AUGMENTATIONS[options.augment], options.seed)
+        else:
+            picture = ground_truth_sheet(first, 16)
+        save_image(options.draw, picture)
         _print(console, f"A contact sheet is in {options.draw}.")
     _print(console, _next_step(prepared.directory, arguments if prepared.reports else None))
     return OK

@@ -70,7 +70,7 @@ _OURS = {
     "patience early-stopping": {
         "train": "--train.steps: runs end there, and --train.evaluate-every shows when they no longer improve"
     },
-    "flip hflip augment no-augment": {"train": "--data.flip or --data.no-flip"},
+    "flip hflip augment no-augment": {"train": "--augment PRESET or --data.augment.flip SHARE"},
     "world-size nnodes num-machines nproc-per-node dist-url local-rank": {
         "train": "--coordinator, --processes and --process; Slurm, Open MPI and TPU pods are recognised"
     },

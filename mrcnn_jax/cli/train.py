@@ -13,7 +13,7 @@ from mrcnn_jax import presets
 from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
 from mrcnn_jax.cli.first_options import first_options
 from mrcnn_jax.cli.terminal import PROGRAM, TolerantStream, parse
-from mrcnn_jax.config import Experiment
+from mrcnn_jax.config import AUGMENTATIONS, Augmentation, Experiment
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import require_place
 from mrcnn_jax.presets.schedule import scale_schedule
@@ -45,6 +45,10 @@ class Options:
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     directory: str
     """Directory of the run (also gs://...). If it holds an unfinished run, that run is resumed."""
+    augment: Augmentation | None = None
+    """Augmentation of the training images; options --data.augment.FIELD change it. paper mirrors images and
+    suits long trainings of 100,000 images; light suits some thousands, strong some hundreds or fewer; aerial
+    and microscopy are for pictures without an up and down. `mrcnn dataset --draw FILE --augment` shows it."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where several processes are started by hand; srun, mpirun and TPU pods are
     recognised, unless this is none."""
@@ -116,6 +120,11 @@ def _parse(name: str, words: Sequence[str], default: Options, given: Set[str]) -
         raise SystemExit(OK)
     words = ["--help" if word == "--help-all" else word for word in words]
     options = parse(Options, f"train {name}", words, default, DESCRIPTION)
+    if options.augment:
+        augment = AUGMENTATIONS[options.augment]
+        data = replace(default.experiment.data, augment=augment)
+        default = replace(default, experiment=replace(default.experiment, data=data))
+        options = parse(Options, f"train {name}", words, default, DESCRIPTION)
     require_place(options.directory, "--directory")
     before, experiment = default.experiment.train.steps, options.experiment
     if experiment.train.steps == before:

@@ -7,6 +7,7 @@ are selected per image rather than per batch. Every other published system is a 
 of this one.
 """
 
+from mrcnn_jax.config.augmentation import AUGMENTATIONS, Augmentation, AugmentationConfig
 from mrcnn_jax.config.conventions import DETECTRON, DETECTRON2, OURS, TORCHVISION, Conventions
 from mrcnn_jax.config.data import DataConfig
 from mrcnn_jax.config.evaluation import EvaluationConfig
@@ -25,8 +26,9 @@ from mrcnn_jax.config.serialization import from_dict, read_experiment, structure
 from mrcnn_jax.config.train import TrainConfig
 
 __all__ = [
-    "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig",
-    "Conventions", "DataConfig", "EvaluationConfig", "Experiment", "KeypointHeadConfig", "MaskHeadConfig",
-    "ModelConfig", "PoolConfig", "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict",
-    "read_experiment", "structure", "to_dict", "with_changes",
+    "AUGMENTATIONS", "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "Augmentation", "AugmentationConfig",
+    "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig", "EvaluationConfig",
+    "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig", "RPNConfig",
+    "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure", "to_dict",
+    "with_changes",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Configuration of the data set and of the sizes of its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from mrcnn_jax.config.augmentation import AugmentationConfig
 from mrcnn_jax.config.validation import (
     LARGEST_EDGE,
     BoxCount,
@@ -36,12 +37,11 @@ class DataConfig:
     """Object slots of a training image; of an image with more objects the largest are kept."""
     mask_size: Annotated[PositiveInt, at_most(4_096)] = 112
     """Side of the training masks, in pixels, each cropped to its object's box."""
-    flip: bool = True
-    """Flip half of the training images horizontally."""
     padding_divisor: Annotated[NonNegativeInt, at_most(LARGEST_EDGE)] = 0
     """Padding at inference: 0 pads images to two fixed sizes, one for landscape and one for portrait; n pads
     each to multiples of n, which reproduces other libraries exactly (32; 1 without a pyramid) but compiles a
     program for each size. Training always uses the two sizes."""
+    augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     threads: Annotated[PositiveInt, at_most(1_024)] = 8
     """Threads that decode and resize images."""
     max_unreadable_images: NonNegativeInt = 10

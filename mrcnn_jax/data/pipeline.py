@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
-from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.augment.example import training_example
+from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.transforms import (
     decode_record,
     image_type,
     inference_sizes,
     is_portrait,
     resize_and_pad,
-    training_example,
 )
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, BatchInfo, Example
@@ -137,13 +137,24 @@ def training_batches(
             random = np.random.default_rng([seed, 3, step, position])
             try:
                 record = source[candidate]
-                example = training_example(record, source.info, config, random, masks, conventions)
+                example = training_example(
+                    record, source.info, config, random, masks, conventions, draw_other
+                )
             except InputError as error:
                 last = error
                 unreadable.add(candidate, error)
             else:
                 return example, record.image_id, (record.height, record.width)
         raise InputError(f"{last}; no other training image of its orientation is readable either") from last
+
+    def draw_other(random: np.random.Generator) -> Record | None:
+        """Draws the record whose objects are pasted; None if it cannot be read."""
+        index = int(random.integers(len(source)))
+        try:
+            return source[index]
+        except InputError as error:
+            unreadable.add(index, error)
+            return None
 
     options = grain.ReadOptions(
         num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads)

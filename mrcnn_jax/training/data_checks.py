@@ -122,10 +122,10 @@ def _keypoints(experiment: Experiment, info: DatasetInfo, statistics: Statistics
     if statistics.get("with_keypoints") == 0 and _usable(statistics):
         yield f"no object of the split '{name}' has keypoints: their metrics will be undefined"
     number = len(info.keypoint_flip)
-    if experiment.data.flip and number > 1 and info.keypoint_flip == tuple(range(number)):
+    if experiment.data.augment.flip and number > 1 and info.keypoint_flip == tuple(range(number)):
         yield (f"none of the {number} keypoints, such as {info.keypoint_names[0]}, has a counterpart in the "
-               "flipped image, though half of the training images are flipped: --data.no-flip turns that "
-               "off")  # fmt: skip
+               "flipped image, though training images are flipped: --data.augment.flip 0 "
+               "turns that off")  # fmt: skip
 
 
 def _sizes(experiment: Experiment, training: DatasetSplit) -> Iterator[str]:

@@ -5,14 +5,18 @@ Images are reduced to the size of their tile one by one, before anything is draw
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mrcnn_jax.config import AugmentationConfig, DataConfig
+from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.transforms import decode_record
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.run_length_masks import RunLengthMasks
+from mrcnn_jax.structures import Example
 from mrcnn_jax.visualize.draw import ColorBy, Picture, draw_detections, draw_ground_truth
 from mrcnn_jax.visualize.text import fit, load_font
 
@@ -63,6 +67,37 @@ def ground_truth_sheet(split: DatasetSplit, count: int, color_by: ColorBy = "obj
     ]
     titles = [f"{record.file_name}: {len(record.objects.ids)} annotated" for record in records]
     return contact_sheet(pictures, COLUMNS, titles)
+
+
+def augmented_sheet(split: DatasetSplit, count: int, augment: AugmentationConfig, seed: int = 0) -> Picture:
+    """Draws ``count`` images of a split as a training with an augmentation sees them."""
+    config = DataConfig(
+        short_edge=(TILE * 3 // 4,), short_edge_test=TILE * 3 // 4, long_edge=TILE, augment=augment
+    )
+    pictures, titles = [], []
+    for number, record in enumerate(sheet_records(split, count)):
+        example = training_example(
+            record, split.info, config, np.random.default_rng([seed, number]),
+            draw_other=lambda random: split[int(random.integers(len(split)))],
+        )  # fmt: skip
+        pictures.append(_draw_example(split, example))
+        titles.append(f"{record.file_name}: {example.valid.sum()} of {len(record.objects.ids)} annotated")
+    return contact_sheet(pictures, COLUMNS, titles)
+
+
+def _draw_example(split: DatasetSplit, example: Example) -> Picture:
+    """Draws the objects of a training example over its padded image."""
+    info, shown = split.info, example.valid
+    masks = np.zeros((shown.sum(), *example.images.shape[:2]), bool)
+    for mask, box, crop in zip(masks, example.boxes[shown].astype(int), example.masks[shown], strict=True):
+        (x1, y1), (x2, y2) = box[:2].clip(0), np.maximum(box[2:], box[:2].clip(0) + 1)
+        part = mask[y1:y2, x1:x2]
+        part[:] = cv2.resize(crop, (x2 - x1, y2 - y1))[: part.shape[0], : part.shape[1]]
+    return draw_ground_truth(
+        example.images, example.boxes[shown], example.classes[shown], masks, info.category_names,
+        keypoints=example.keypoints[shown] if info.keypoint_names else None, skeleton=info.skeleton,
+        max_side=TILE,
+    )  # fmt: skip
 
 
 def annotated_picture(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from mrcnn_jax.config import (
     DETECTRON,
     DETECTRON2,
+    AugmentationConfig,
     BackboneConfig,
     BoxHeadConfig,
     BranchPoolConfig,
@@ -98,7 +99,8 @@ def _make_experiment(settings: Settings, is_detectron: bool) -> Experiment:
     data = DataConfig(
         dataset="data/coco", short_edge=tuple(images["MIN_SIZE_TRAIN"]),
         short_edge_test=images["MIN_SIZE_TEST"], long_edge=images["MAX_SIZE_TEST"],
-        flip=images["RANDOM_FLIP"] == "horizontal", padding_divisor=32 if features == "fpn" else 1,
+        augment=AugmentationConfig(flip=0.5 * (images["RANDOM_FLIP"] == "horizontal")),
+        padding_divisor=32 if features == "fpn" else 1,
     )  # fmt: skip
     kind = "keypoint" if has_keypoints else "mask" if has_masks else "faster"
     depth = f"R_{resnet['DEPTH']}"

@@ -49,11 +49,11 @@ def test_arguments_reach_the_training(mrcnn, monkeypatch):
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("mrcnn_jax.paths._require_package", lambda bucket: None)
-    fields = ("--train.steps", "5", "--data.no-flip", "--model.box.pool.sampling-ratio", "0")
+    fields = ("--train.steps", "5", "--data.augment.flip", "0", "--model.box.pool.sampling-ratio", "0")
     assert mrcnn("train", "demo", *fields)[0] == 0
     processes, (experiment, directory) = calls
     assert processes == (None, None, None) and directory == "runs/demo"
-    assert (experiment.name, experiment.train.steps, experiment.data.flip) == ("demo", 5, False)
+    assert (experiment.name, experiment.train.steps, experiment.data.augment.flip) == ("demo", 5, 0.0)
     assert experiment.model.pool_of("box").sampling_ratio == 0
     assert experiment.model.pool_of("mask").sampling_ratio == 2
     calls.clear()

@@ -30,7 +30,7 @@ PAPER = {
     "model.rpn.anchor_sizes": (32, 64, 128, 256, 512),  # five scales, with FPN one per level
     "model.rpn.aspect_ratios": (0.5, 1.0, 2.0),
     "data.short_edge": (800,),
-    "data.flip": True,  # the only augmentation
+    "data.augment.flip": 0.5,  # the only augmentation
     "train.images_per_device": 2,
     "train.reference_batch": 16,  # two images on each of eight devices
     "train.steps": 160_000,

@@ -35,7 +35,7 @@ def test_presets_survive_json(name, tmp_path):
 def other_value(name: str, value, hint):
     """Returns an allowed value of a field that is not its default."""
     special = {"padding_divisor": 32, "images_per_device": 4, "accumulate": 2}
-    special |= {"tasks": ("boxes",), "levels": (3, 4)}
+    special |= {"tasks": ("boxes",), "levels": (3, 4), "crop_size": (0.3, 0.9)}
     if name in special:
         return special[name]
     if get_origin(hint) is Literal:
@@ -100,8 +100,8 @@ def test_integers_are_accepted_as_floats():
         ("train.steps", True, "must be int, not True @ experiment.train.steps"),
         ("train.learning_rate", "fast", "must be float, not 'fast' @ experiment.train.learning_rate"),
         ("train.learning_rate", None, "must be float, not None @ experiment.train.learning_rate"),
-        ("data.flip", "false", "must be bool, not 'false' @ experiment.data.flip"),
-        ("data.flip", 1, "must be bool, not 1 @ experiment.data.flip"),
+        ("data.augment.quarter_turns", "false", "must be bool, not 'false' @ experiment.data.augment"),
+        ("data.augment.quarter_turns", 1, "must be bool, not 1 @ experiment.data.augment.quarter_turns"),
         ("data.dataset", None, "must be str, not None @ experiment.data.dataset"),
         ("data.short_edge", 800, "@ experiment.data.short_edge"),
         ("data.short_edge", [800, "900"], "must be int, not '900' @ experiment.data.short_edge[1]"),
@@ -122,8 +122,8 @@ def test_wrong_fields_are_named(path, value, reason):
 
 def test_all_wrong_fields_are_named_at_once():
     with pytest.raises(InputError) as error:
-        from_dict({"train": {"steps": "a"}, "data": {"flip": "b"}})
-    assert all(name in str(error.value) for name in ("experiment.train.steps", "experiment.data.flip"))
+        from_dict({"train": {"steps": "a"}, "data": {"max_objects": "b"}})
+    assert all(name in str(error.value) for name in ("experiment.train.steps", "experiment.data.max_objects"))
 
 
 @pytest.mark.parametrize("value", [5, [], None, "text"])

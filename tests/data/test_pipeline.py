@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from example_records import STILL
 from noise_images import (
     CONFIG,
     LANDSCAPE,
@@ -72,7 +73,7 @@ def test_run_resumes_on_another_number_of_processes():
 
 
 def test_batch_holds_the_images_and_objects_of_its_records():
-    plain = dataclasses.replace(CONFIG, flip=False, short_edge=(20,))
+    plain = dataclasses.replace(CONFIG, augment=STILL, short_edge=(20,))
     for batch, info in batches(config=plain):
         assert batch.images.shape[0] == batch.boxes.shape[0] == 4 and batch.images.dtype == np.uint8
         assert info.valid.all()

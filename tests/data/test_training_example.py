@@ -21,7 +21,7 @@ from example_records import (
 )
 
 from mrcnn_jax.config import DataConfig
-from mrcnn_jax.data.transforms import training_example
+from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.errors import InputError
 
 BLANK = np.zeros((20, 30, 3), np.uint8)

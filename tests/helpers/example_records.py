@@ -6,19 +6,21 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mrcnn_jax.config import OURS, Conventions, DataConfig
+from mrcnn_jax.config import AUGMENTATIONS, OURS, AugmentationConfig, Conventions, DataConfig
+from mrcnn_jax.data.augment.example import training_example
+from mrcnn_jax.data.augment.mask_runs import MaskRuns
 from mrcnn_jax.data.dataset import Objects, Record
-from mrcnn_jax.data.transforms import crop_mask, training_example
 from mrcnn_jax.structures import DatasetInfo
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255
 THINGS = DatasetInfo("things", (1, 2, 3), ("a", "b", "c"))
 FACES = DatasetInfo("faces", (1,), ("face",), ("nose", "left_eye", "right_eye"), keypoint_flip=(0, 2, 1))
+STILL = AUGMENTATIONS["none"]
 # an image of 20 x 30 pixels keeps its size
 AS_IT_IS = DataConfig(
-    short_edge=(20,), short_edge_test=20, long_edge=32, max_objects=4, mask_size=16, flip=False
+    short_edge=(20,), short_edge_test=20, long_edge=32, max_objects=4, mask_size=16, augment=STILL
 )
-FLIPPING = dataclasses.replace(AS_IT_IS, flip=True)
+FLIPPING = dataclasses.replace(AS_IT_IS, augment=AugmentationConfig())
 
 
 def record(
@@ -85,12 +87,12 @@ def encode(mask):
 
 
 def crop(mask, box, size):
-    """``crop_mask`` of a mask given as pixels."""
-    return crop_mask(encode(mask), *mask.shape, box, size)
+    """``MaskRuns.crop`` of a mask given as pixels."""
+    return MaskRuns(encode(mask), *mask.shape).crop(box, size)
 
 
 def crop_by_pixel(mask, box, size):
-    """The definition of ``crop_mask``, one cell at a time."""
+    """The definition of ``MaskRuns.crop``, one cell at a time."""
     x1, y1, x2, y2 = box
     crop = np.zeros((size, size), np.uint8)
     for i in range(size):

@@ -121,8 +121,8 @@ def test_misspelled_options(refused, words, close):
         ("--train.seed", "[bold]7[/bold]", "--train.seed must be a whole number, not '[bold]7[/bold]'"),
         ("--train.seed", "\udce9", r"--train.seed must be a whole number, not '\udce9'"),
         ("--train.dtype", "fp16", "--train.dtype must be one of 'float32', 'bfloat16', not 'fp16'"),
-        ("--data.no-flip", "yes", "mrcnn train demo does not take 'yes': an option's name, --NAME, precedes "
-         "its value"),
+        ("--data.augment.no-quarter-turns", "yes",
+         "mrcnn train demo does not take 'yes': an option's name, --NAME, precedes its value"),
     ],
 )  # fmt: skip
 def test_wrong_values(refused, option, value, message):

@@ -7,10 +7,10 @@ from PIL import Image
 from quirks import quirk
 from small_sets import rectangle, write_set
 
-from mrcnn_jax.config import DataConfig
+from mrcnn_jax.config import AUGMENTATIONS, DataConfig
+from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.dataset import read_metadata
 from mrcnn_jax.data.formats import coco
-from mrcnn_jax.data.transforms import training_example
 from mrcnn_jax.errors import InputError
 
 
@@ -101,7 +101,7 @@ def test_boxes_beyond_the_image(tmp_path, box, mask):
     x, y, w, h = box
     assert records[0].objects.boxes.tolist() == [[x, y, x + w, y + h]]
     info = read_metadata(tmp_path / "out")[0]
-    config = DataConfig(short_edge=(64,), short_edge_test=64, long_edge=96, flip=False)
+    config = DataConfig(short_edge=(64,), short_edge_test=64, long_edge=96, augment=AUGMENTATIONS["none"])
     boxes = training_example(records[0], info, config, np.random.default_rng(0), masks=False).boxes
     clipped = [max(x, 0), max(y, 0), min(x + w, 96), min(y + h, 64)]
     np.testing.assert_allclose(boxes[0], clipped, atol=1e-4)

@@ -175,7 +175,7 @@ def test_diverged_run_names_images_and_resumes_before_the_skipped_step(run, data
     "part, fields, named",
     [
         ("model", {"pixel_mean": (0.0, 0.0, 0.0)}, "model.pixel_mean"),
-        ("data", {"flip": False, "mask_size": 14}, "data.mask_size, data.flip"),
+        ("data", {"padding_divisor": 32, "mask_size": 14}, "data.mask_size, data.padding_divisor"),
         ("train", {"seed": 1}, "train.seed"),
     ],
 )

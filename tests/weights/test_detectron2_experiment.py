@@ -52,7 +52,7 @@ def field(experiment, path):
     [
         ("INPUT.MIN_SIZE_TRAIN", "(480, 512)", {"data.short_edge": (480, 512)}),
         ("INPUT.MAX_SIZE_TEST", 2048, {"data.long_edge": 2048}),
-        ("INPUT.RANDOM_FLIP", "none", {"data.flip": False}),
+        ("INPUT.RANDOM_FLIP", "none", {"data.augment.flip": 0.0}),
         ("INPUT.FORMAT", "RGB", {"model.channel_order": "rgb"}),
         ("MODEL.PIXEL_MEAN", [124, 116, 104], {"model.pixel_mean": (124.0, 116.0, 104.0)}),
         ("MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16], [32], [64], [128]]",

@@ -150,7 +150,7 @@ def unite(
     )
     if len(keypoints) > 1 and info.keypoint_flip == tuple(range(len(keypoints))):
         sides = "left and right do not trade places when images are mirrored"
-        advice = "name the sides, as in left_eye and right_eye, or train with --data.no-flip"
+        advice = "name the sides, as in left_eye and right_eye, or train with --data.augment.flip 0"
         warnings[first].append(f"no keypoint has a mirror partner by its name: {sides}; {advice}")
     return Classes(info, class_of, keypoints_of, warnings)
 

@@ -1,0 +1,76 @@
+"""Training examples: a record as a drawn view shows it, in fixed shapes."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mrcnn_jax.config import OURS, Conventions, DataConfig
+from mrcnn_jax.data.augment.copy_paste import Scene, paste
+from mrcnn_jax.data.augment.objects import SeenObjects, see_objects
+from mrcnn_jax.data.augment.pixels import change_pixels
+from mrcnn_jax.data.augment.view import draw_view, show_image
+from mrcnn_jax.data.dataset import Record
+from mrcnn_jax.data.transforms import decode_record, padded_size
+from mrcnn_jax.structures import DatasetInfo, Example
+
+
+def training_example(
+    record: Record,
+    info: DatasetInfo,
+    config: DataConfig,
+    random: np.random.Generator,
+    masks: bool = True,
+    conventions: Conventions = OURS,
+    draw_other: Callable[[np.random.Generator], Record | None] | None = None,
+) -> Example:
+    """Makes an augmented training example of a record.
+
+    Args:
+        record: image and objects.
+        info: names and mirror partners of the keypoints.
+        config: sizes, object slots and augmentation.
+        random: source of random numbers.
+        masks: False leaves all masks zero, for a model without a mask branch.
+        conventions: how the image is resized.
+        draw_other: draws another record, whose objects may be pasted; None pastes nothing.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+    padded = padded_size(config, record.height > record.width)
+    scene = _draw_scene(record, info, config, random, padded, masks, conventions)
+    share = config.augment.copy_paste
+    if share and draw_other and random.random() < share and (other := draw_other(random)):
+        source = _draw_scene(other, info, config, random, padded, masks, conventions)
+        scene = scene._replace(objects=paste(scene, source, random, config.augment.min_visible))
+    height, width = scene.view.size
+    change_pixels(scene.image[:height, :width], random, config.augment)
+    slots = _fill_slots(scene.objects.largest(config.max_objects), config.max_objects)
+    return Example(scene.image, np.array(scene.view.size, np.int32), **slots)
+
+
+def _draw_scene(
+    record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator,
+    padded: tuple[int, int], masks: bool, conventions: Conventions,
+) -> Scene:  # fmt: skip
+    """Draws a view of a record that fits the padded size."""
+    image = decode_record(record)
+    height, width = image.shape[:2]
+    view = draw_view(random, height, width, record.objects.boxes, padded, config, conventions)
+    objects = see_objects(
+        record.objects, height, width, view, slots=config.max_objects, mask_size=config.mask_size,
+        min_visible=config.augment.min_visible, keypoint_flip=info.keypoint_flip, masks=masks,
+    )  # fmt: skip
+    return Scene(show_image(image, view, padded, conventions), view, objects)
+
+
+def _fill_slots(objects: SeenObjects, slots: int) -> dict[str, np.ndarray]:
+    """Returns the fields of an example's objects in fixed shapes."""
+    types = {"boxes": np.float32, "classes": np.int32, "crowd": bool, "masks": np.uint8, "has_mask": bool,
+             "keypoints": np.float32}  # fmt: skip
+    arrays = {"valid": np.arange(slots) < len(objects.boxes)}
+    for name, dtype in types.items():
+        values = getattr(objects, name)
+        arrays[name] = np.zeros((slots, *values.shape[1:]), dtype)
+        arrays[name][: len(values)] = values
+    return arrays
