@@ -17,11 +17,15 @@ def markdown(result: dict[str, Any], picture: str) -> str:
     """Returns the page of a result; ``picture`` is the plot's name."""
     per_core, (_, last) = result["images_per_second_per_core"], result["memory"]["megabytes"][-1]
     stages = table(("", ""), ((stage, f"{time:.2f}") for stage, time in result["stages_ms"].items()))
+    augmented = table(("augmentation", "ms per image", "images per second and core"), (
+        (name, f"{time:.1f}", f"{1e3 / time:.0f}") for name, time in result["augmentations_ms"].items()
+    ))  # fmt: skip
     cores = [(f"{rate:g}{source}", f"{rate / per_core:.2f}", f"{8 * rate / per_core:.1f}")
              for rate, source in RATES.items()]  # fmt: skip
     cores = table(("images per second that a device trains", "cores for one", "cores for eight"), cores)
     sizes = {name: "{1} x {0}".format(*result["data"][name]) for name in ("median_size", "padded_size")}
-    return fill("LOADER.md", **result, **sizes, picture=picture, stages=stages, cores=cores, last=last)
+    return fill("LOADER.md", **result, **sizes, picture=picture, stages=stages, augmented=augmented,
+                cores=cores, last=last)  # fmt: skip
 
 
 def plot(result: dict[str, Any]) -> Figure:

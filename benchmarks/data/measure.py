@@ -21,7 +21,7 @@ from benchmarks._program import RESULTS, check, command_line, processor, version
 from benchmarks.data._page import PUBLISHED, markdown, plot
 from mrcnn_jax import presets
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.config import DataConfig
+from mrcnn_jax.config import AUGMENTATIONS, DataConfig
 from mrcnn_jax.data import transforms
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.augment.mask_runs import MaskRuns
@@ -140,6 +140,20 @@ def measure_stages(source: DatasetSplit, config: DataConfig, images: int = 100) 
     return {stage: round(1e3 * value / count, 2) for stage, value in stages.items()}
 
 
+def measure_augmentations(source: DatasetSplit, config: DataConfig, images: int = 100) -> dict[str, float]:
+    """Measures the milliseconds of one thread for a training example, read and augmented, by preset."""
+    milliseconds = {}
+    for name, augment in AUGMENTATIONS.items():
+        changed, begin = replace(config, augment=augment), time.thread_time()
+        for index in range(images):
+            training_example(
+                source[index % len(source)], source.info, changed, np.random.default_rng(index),
+                draw_other=lambda random: source[int(random.integers(len(source)))],
+            )  # fmt: skip
+        milliseconds[name] = round(1e3 * (time.thread_time() - begin) / images, 2)
+    return milliseconds
+
+
 def measure(options: Options) -> dict[str, Any]:
     """Returns all results of a run."""
     config = replace(presets.get(options.experiment).data, dataset=options.dataset)
@@ -166,6 +180,7 @@ def measure(options: Options) -> dict[str, Any]:
         "steps": steps, "warmup": warmup, "images_per_step": images,
         **throughput,
         "stages_ms": measure_stages(source, config),
+        "augmentations_ms": measure_augmentations(source, config),
         "waiting": measure_waits(batches(waiting + 1), waiting, options.step_seconds),
     }  # fmt: skip
 

@@ -34,6 +34,15 @@ def test_dataset_prepares_reports_counts_and_draws(mrcnn):
     assert sorted(path.name for path in Path().iterdir()) == ["data", "pets", "sheets"]
 
 
+def test_dataset_draws_images_as_a_training_sees_them(mrcnn, rejected):
+    mrcnn("dataset", write_coco())
+    plain, augmented = ("--draw", "plain.png"), ("--draw", "strong.png", "--augment", "strong")
+    assert mrcnn("dataset", "data/pets", *plain)[0] == mrcnn("dataset", "data/pets", *augmented)[0] == 0
+    assert read_image("strong.png").shape != read_image("plain.png").shape
+    assert "name its file, --draw FILE" in rejected("dataset", "data/pets", "--augment", "strong")
+    assert "'none', 'paper', 'light'" in rejected("dataset", "data/pets", "--augment", "heavy")
+
+
 def test_dataset_shows_a_prepared_set(mrcnn):
     prepared = mrcnn("dataset", write_coco(), "--out", "here")
     before = listing()

@@ -1,10 +1,12 @@
 """Arguments of `mrcnn train`; tests/training has the training itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mrcnn_jax import presets
+from mrcnn_jax.config import AUGMENTATIONS
 
 
 def test_unknown_experiments_are_rejected(rejected):
@@ -56,6 +58,9 @@ def test_arguments_reach_the_training(mrcnn, monkeypatch):
     assert (experiment.name, experiment.train.steps, experiment.data.augment.flip) == ("demo", 5, 0.0)
     assert experiment.model.pool_of("box").sampling_ratio == 0
     assert experiment.model.pool_of("mask").sampling_ratio == 2
+    calls.clear()
+    assert mrcnn("train", "demo", "--augment", "strong", "--data.augment.hue", "0")[0] == 0
+    assert calls[1][0].data.augment == replace(AUGMENTATIONS["strong"], hue=0.0)
     calls.clear()
     processes = ("--coordinator", "a:1", "--processes", "2", "--process", "1")
     assert mrcnn("train", "nuclei", "--directory", "gs://bucket/run", *processes)[0] == 0
