@@ -21,13 +21,15 @@ from mrcnn_jax.run_description import Description, edited_experiment, parse_desc
 from mrcnn_jax.structures import DatasetInfo
 
 __all__ = [
-    "DAMAGED", "Checkpoint", "CheckpointStore", "CheckpointWriteError", "DamagedCheckpointError",
+    "BEST", "DAMAGED", "Checkpoint", "CheckpointStore", "CheckpointWriteError", "DamagedCheckpointError",
     "edited_experiment", "run_directory",
 ]  # fmt: skip
 
 _DISK_ERRORS = (
     "No space left on device|Disk quota exceeded|File too large|Permission denied|Read-only file system"
 )
+BEST = "best"
+"""Directory beside ``checkpoints`` of the best one (train.keep_best)."""
 DAMAGED = "damaged_checkpoints"
 """Directory beside ``checkpoints`` to which unreadable checkpoints are moved."""
 
@@ -76,7 +78,7 @@ class Checkpoint(NamedTuple):
         """Parameters and model state, for inference; independent of the optimizer."""
         parts = {name: array for name, array in self.arrays.items() if not name.startswith("opt_state")}
         parts = unflatten_dict({tuple(name.split(".")): array for name, array in parts.items()})
-        return {"params": parts["params"], **parts.get("model_state", {})}
+        return {"params": parts.get("averaged", parts["params"]), **parts.get("model_state", {})}
 
 
 class CheckpointStore:

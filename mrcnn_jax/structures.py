@@ -96,6 +96,7 @@ class TrainState:
     model_state: Any  # collections "frozen" or "batch_stats", by the kind of normalisation
     opt_state: Any
     failures: Int[Array, ""]  # steps skipped so far (train.max_loss)
+    averaged: Any = None  # moving average of params (train.ema_decay)
 
 
 class DatasetInfo(NamedTuple):

@@ -13,7 +13,7 @@ _OURS = {
         "the actual number"
     },
     "epochs epoch num-epochs max-epochs n-epochs": {
-        "train": "--train.steps; an epoch is the number of training images divided by the images per step"
+        "train": "--train.epochs, or --train.steps"
     },
     "steps max-steps num-steps iterations iters max-iter max-iters train-steps": {"train": "--train.steps"},
     "lr-steps milestones lr-milestones decay-steps": {"train": "--train.decay-steps"},
@@ -68,8 +68,11 @@ _OURS = {
     },
     "eval-only test-only evaluate eval val validate only-test": {"train": "the command `mrcnn evaluate DIR`"},
     "patience early-stopping": {
-        "train": "--train.steps: runs end there, and --train.evaluate-every shows when they no longer improve"
+        "train": "--train.patience, evaluations without improvement, with --train.evaluate-every"
     },
+    "ema ema-decay model-ema": {"train": "--train.ema-decay"},
+    "scheduler lr-scheduler lr-schedule cos-lr cosine": {"train": "--train.schedule"},
+    "freeze freeze-backbone": {"train": "--model.backbone.freeze-stages or --train.freeze-backbone-steps"},
     "flip hflip augment no-augment": {"train": "--augment PRESET or --data.augment.flip SHARE"},
     "world-size nnodes num-machines nproc-per-node dist-url local-rank": {
         "train": "--coordinator, --processes and --process; Slurm, Open MPI and TPU pods are recognised"

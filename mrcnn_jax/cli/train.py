@@ -14,9 +14,9 @@ from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
 from mrcnn_jax.cli.first_options import first_options
 from mrcnn_jax.cli.terminal import PROGRAM, TolerantStream, parse
 from mrcnn_jax.config import AUGMENTATIONS, Augmentation, Experiment
+from mrcnn_jax.config.schedule import scale_schedule
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import require_place
-from mrcnn_jax.presets.schedule import scale_schedule
 
 DESCRIPTION = "Train an experiment, continue a run or fine-tune trained weights; evaluate the result."
 USAGE = f"""\

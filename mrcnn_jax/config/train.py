@@ -1,14 +1,16 @@
 """Configuration of optimisation, checkpoints and logs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from mrcnn_jax.config.validation import (
+    BELOW_ONE,
     BatchSize,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveFraction,
     PositiveInt,
     check_fields,
     require,
@@ -21,6 +23,8 @@ class TrainConfig:
 
     steps: PositiveInt = 160_000
     """Training steps."""
+    epochs: NonNegativeFloat = 0.0
+    """Passes over the training images, instead of steps; decays move with it. 0 counts steps."""
     images_per_device: BatchSize = 2
     """Images per device and step."""
     learning_rate: PositiveFloat = 0.02
@@ -31,6 +35,9 @@ class TrainConfig:
     """Steps of linear warm-up."""
     warmup_factor: Fraction = 1 / 3
     """Fraction of the learning rate at which warm-up begins."""
+    schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    """Learning rate after the warm-up: step decays by decay_factor at decay_steps (the paper), cosine falls
+    to 0 at the last step, one_cycle rises for 30% of the steps, with no other warm-up, and falls to 0."""
     decay_steps: tuple[PositiveInt, ...] = (120_000,)
     """Steps after which the learning rate is multiplied by decay_factor."""
     decay_factor: Fraction = 0.1
@@ -43,6 +50,14 @@ class TrainConfig:
     """Weight decay of convolution and matrix kernels; biases and normalisation have none."""
     clip_norm: NonNegativeFloat = 0.0
     """Maximum global norm of the gradient; 0 does not clip (the paper)."""
+    layer_decay: PositiveFraction = 1.0
+    """Factor of the learning rate from each stage of the backbone to the one before it: the last stage learns
+    at layer_decay times the heads' rate, the one before at its square, and so on."""
+    freeze_backbone_steps: NonNegativeInt = 0
+    """First steps in which the backbone does not change, and the heads alone learn."""
+    ema_decay: Annotated[Fraction, BELOW_ONE] = 0.0
+    """Decay of an exponential moving average of the parameters, which is evaluated, loaded and exported in
+    place of them, such as 0.999; it is smaller in the first steps. 0 keeps none."""
     max_loss: PositiveFloat = 1000.0
     """A step with a larger or non-finite loss, or a non-finite gradient, is skipped: it changes no
     parameter."""
@@ -75,6 +90,11 @@ class TrainConfig:
     """Number of checkpoints to keep."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations during training; 0 evaluates only at the end."""
+    keep_best: bool = False
+    """Keep the checkpoint whose evaluation has the best mean AP of boxes, masks and keypoints in best/, which
+    is evaluated in the end, loaded and exported; needs evaluate_every."""
+    patience: NonNegativeInt = 0
+    """Evaluations in a row without a better mean AP after which training ends; 0 trains all steps."""
     stall_seconds: NonNegativeInt = 1800
     """Seconds without progress in loading, training, saving or evaluating after which the process reports
     where it hangs and exits, to be restarted; 0 waits forever."""
@@ -86,6 +106,9 @@ class TrainConfig:
         check_fields("train", self)
         increasing = list(self.decay_steps) == sorted(set(self.decay_steps))
         require(increasing, f"train.decay_steps must increase, not {self.decay_steps}")
+        for name in ("keep_best", "patience"):
+            require(not getattr(self, name) or self.evaluate_every > 0,
+                    f"train.{name} compares evaluations during training: set train.evaluate_every")
         require(self.images_per_device % self.accumulate == 0,
                 f"train.accumulate must divide train.images_per_device {self.images_per_device}, not "
                 f"{self.accumulate}")

@@ -27,6 +27,7 @@ _LARGEST = {int: (2**31 - 1, "must fit into 32 bits"), float: (3.4e38, "must be 
 POSITIVE = Bound(0, float("inf"), False, "must be greater than 0")
 NON_NEGATIVE = Bound(0, float("inf"), True, "must not be negative")
 FRACTION = Bound(0, 1, True, "must lie between 0 and 1")
+BELOW_ONE = Bound(-float("inf"), 1 - 1e-9, True, "must be less than 1")
 LARGEST_BATCH, LARGEST_EDGE, MOST_BOXES, MOST_PICTURES = 4_096, 32_768, 100_000, 10_000
 """Limits of sizes: what is beyond them cannot be meant, and would exhaust the memory after long work."""
 
@@ -41,6 +42,7 @@ PositiveFloat = Annotated[float, POSITIVE]
 NonNegativeInt = Annotated[int, NON_NEGATIVE]
 NonNegativeFloat = Annotated[float, NON_NEGATIVE]
 Fraction = Annotated[float, FRACTION]
+PositiveFraction = Annotated[PositiveFloat, FRACTION]
 BatchSize = Annotated[PositiveInt, at_most(LARGEST_BATCH)]
 ImageEdge = Annotated[PositiveInt, at_most(LARGEST_EDGE)]
 BoxCount = Annotated[PositiveInt, at_most(MOST_BOXES)]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mrcnn_jax.checkpoint import CheckpointStore, edited_experiment, run_directory
+from mrcnn_jax.checkpoint import BEST, CheckpointStore, edited_experiment, run_directory
 from mrcnn_jax.compiled_programs import stored
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
@@ -200,7 +200,8 @@ def print_warning(message: object) -> None:
 
 
 def read_weights(directory: str | os.PathLike) -> Weights:
-    """Reads the newest checkpoint of a training run, or other weights that ``load`` accepts.
+    """Reads the best checkpoint of a training run that keeps it, else the newest, or other weights that
+    ``load`` accepts.
 
     Raises:
         InputError: the directory holds none.
@@ -208,9 +209,12 @@ def read_weights(directory: str | os.PathLike) -> Weights:
     directory = require_weights(directory)
     if is_model_folder(directory):
         return read_model_folder(directory)
-    path = run_directory(directory) / "checkpoints"
-    with CheckpointStore(path, read_only=True) as checkpoints:
-        saved = checkpoints.restore_latest(print_warning)
+    saved = None
+    for folder in (BEST, "checkpoints"):
+        path = run_directory(directory) / folder
+        if saved is None and path.is_dir():
+            with CheckpointStore(path, read_only=True) as checkpoints:
+                saved = checkpoints.restore_latest(print_warning)
     if saved is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
     return Weights(saved.experiment, saved.info, saved.variables)

@@ -1,6 +1,7 @@
 """Training of an experiment: the loop over steps, with logs, checkpoints and evaluations."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,19 +11,20 @@ from rich.console import Console
 
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.checkpoint import CheckpointStore, run_directory
+from mrcnn_jax.checkpoint import BEST, CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import HostLostError, TrainingError
 from mrcnn_jax.evaluation.coco import metrics_table
 from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.inference.evaluate import Evaluation, evaluate_split
 from mrcnn_jax.runtime import fewer_collections
-from mrcnn_jax.training.history import read_metrics
+from mrcnn_jax.training.best import BestEvaluation
+from mrcnn_jax.training.history import read_history, read_metrics
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, SaveTimer, StepTimer, warn
 from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
-from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, require_origins, start_run
+from mrcnn_jax.training.run_setup import Run, Sources, open_sources, open_splits, require_origins, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
 
 
@@ -95,7 +97,8 @@ def _train(
     def warning(message: str) -> None:
         warn(console, f"{message}.")
 
-    if sources.step >= experiment.train.steps and (metrics := read_metrics(file, warning)):
+    experiment = sources.experiment
+    if _is_finished(sources, directory, warning) and (metrics := read_metrics(file, warning)):
         console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {file}; "
                       "raise --train.steps to train longer, or fine-tune it on another --data.dataset.",
                       highlight=False, markup=False, soft_wrap=True)  # fmt: skip
@@ -106,16 +109,27 @@ def _train(
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
-        evaluation = loop.evaluate()
+        evaluation, last = loop.evaluate_result()
     preemption.unsaved = True  # what remains takes seconds, and is not interrupted
     if distributed.is_primary():
         write_json(file, evaluation.metrics)  # first: nothing that is only drawn or printed can lose it
-        loop.log_evaluation(evaluation, directory / "predictions.png")
+        if last:
+            history.log_evaluation(loop.step, last.metrics)
+        loop.log_pictures(evaluation, directory / "predictions.png")
         history.close()
     title = f"{experiment.name}: {len(sources.validation)} images"
     console.print(metrics_table(evaluation.metrics, title=title))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False, markup=False)
     return evaluation.metrics
+
+
+def _is_finished(sources: Sources, directory: epath.Path, warning: Callable[[str], None]) -> bool:
+    """Returns whether all steps are done, or training has ended early."""
+    config = sources.experiment.train
+    if sources.step >= config.steps or not config.patience or not sources.step:
+        return sources.step >= config.steps
+    lines = read_history(directory / "history.jsonl", warning) if distributed.is_primary() else []
+    return BestEvaluation(config, distributed.all_gather_object(lines)[0]).is_exhausted
 
 
 class _Loop:
@@ -130,6 +144,8 @@ class _Loop:
         self.preemption, self.watchdog, self.display = preemption, watchdog, display
         self.timer = StepTimer(run.images_per_step)
         self.skipped = SkippedSteps(self.experiment.train.max_skipped_steps, directory, console)
+        lines = distributed.all_gather_object(history.lines)[0]
+        self.directory, self.best = directory, BestEvaluation(self.experiment.train, lines)
         self.saved, self.save_timer = self.step, SaveTimer(self.experiment.train.checkpoint_minutes)
 
     def run_steps(self) -> None:
@@ -139,7 +155,7 @@ class _Loop:
         if self._evaluation_due() and not evaluated:
             self._evaluate_and_log()  # was interrupted after the checkpoint of this step
         self.timer.reset()
-        while self.step < config.steps:
+        while self.step < config.steps and not self.best.is_exhausted:
             self.watchdog.progress(f"waiting for the images of step {self.step:,}")
             with self.timer.waiting_for("images"):
                 batch, image_ids = next(run.batches)
@@ -163,6 +179,9 @@ class _Loop:
                 raise self.preemption.interruption(done)
             if self._evaluation_due():
                 self._evaluate_and_log()
+        if self.best.is_exhausted:
+            self.console.print(f"No evaluation since step {self.best.step:,} was better, so training ends at "
+                               f"step {self.step:,} of {config.steps:,} (train.patience).")  # fmt: skip
         self._wait_for_checkpoint()  # the evaluation that follows may be interrupted
 
     def _log(self, metrics: dict[str, Any]) -> None:
@@ -190,13 +209,16 @@ class _Loop:
         self.skipped.check(self.run.state.failures)
         self.watchdog.progress(f"saving step {self.step:,}")
         self.history.flush()
+        self._save_to(self.checkpoints)
+        self.saved = self.step
+        self.save_timer.reset()
+
+    def _save_to(self, store: CheckpointStore) -> None:
         run, sources = self.run, self.run.sources
         images_seen = sources.images_seen + (self.step - sources.step) * run.images_per_step
         state = run.sharding.to_global(run.state)
         info, contents = sources.training.info, sources.contents
-        self.checkpoints.save(self.step, state, images_seen, self.experiment, info, contents)
-        self.saved = self.step
-        self.save_timer.reset()
+        store.save(self.step, state, images_seen, self.experiment, info, contents)
 
     def _wait_for_checkpoint(self) -> None:
         """Waits until the checkpoint of this step is complete; from then on nothing can be lost."""
@@ -209,10 +231,43 @@ class _Loop:
         every = self.experiment.train.evaluate_every
         return bool(every and 0 < self.step < self.experiment.train.steps and self.step % every == 0)
 
-    def evaluate(self) -> Evaluation:
-        """Evaluates the current state on the validation images."""
+    def evaluate_result(self) -> tuple[Evaluation, Evaluation | None]:
+        """Evaluates the last state, and the best one where that is kept and was better.
+
+        Returns:
+            The evaluation of what the run leaves, and that of the last state unless it is logged already.
+        """
+        logged, evaluation = self.best.evaluated == self.step, self.evaluate(self._variables())
+        if not logged:
+            self._keep_if_best(evaluation)
+        last = None if logged else evaluation
+        if not self.experiment.train.keep_best or self.best.step == self.step:
+            return evaluation, last
+        self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}; step {self.best.step:,} "
+                           "was better and is the result", highlight=False)  # fmt: skip
+        with self._best_store() as store:
+            kept = store.restore_latest(lambda message: warn(self.console, f"{message}."))
+        return (evaluation if kept is None else self.evaluate(kept.variables)), last
+
+    def _variables(self) -> dict[str, Any]:
+        state = self.run.state
+        params = state.params if state.averaged is None else state.averaged
+        return self.run.sharding.to_local({"params": params, **state.model_state})
+
+    def _best_store(self) -> CheckpointStore:
+        return CheckpointStore(self.directory / BEST, keep=1)
+
+    def _keep_if_best(self, evaluation: Evaluation) -> None:
+        """Saves the checkpoint of an evaluation that is the best; before it is logged, so that a kill between
+        the two repeats it."""
+        if self.best.add(self.step, evaluation.metrics):
+            with self._best_store() as store:
+                if self.step not in store.steps:
+                    self._save_to(store)
+
+    def evaluate(self, variables: dict[str, Any]) -> Evaluation:
+        """Evaluates a state on the validation images."""
         run, sources = self.run, self.run.sources
-        variables = run.sharding.to_local({"params": run.state.params, **run.state.model_state})
         detector = Detector(self.experiment, sources.training.info, variables, run.programs)
 
         def progress(done: int, _: int) -> None:
@@ -225,9 +280,8 @@ class _Loop:
             pictures = self.experiment.evaluation.pictures
             return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
 
-    def log_evaluation(self, evaluation: Evaluation, picture: epath.Path | None = None) -> None:
-        """Adds metrics and pictures to the history, and saves the pictures in a file if one is named."""
-        self.history.log_evaluation(self.step, evaluation.metrics)
+    def log_pictures(self, evaluation: Evaluation, picture: epath.Path | None = None) -> None:
+        """Adds pictures to the history, and saves them in a file if one is named."""
         if evaluation.examples:
             self.history.log_image(self.step, evaluation.sheet, picture)
 
@@ -235,8 +289,10 @@ class _Loop:
         if self.saved != self.step:
             self._save()
         self._wait_for_checkpoint()
-        evaluation = self.evaluate()
-        self.log_evaluation(evaluation)
+        evaluation = self.evaluate(self._variables())
+        self._keep_if_best(evaluation)
+        self.history.log_evaluation(self.step, evaluation.metrics)
+        self.log_pictures(evaluation)
         self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}", highlight=False)
         self.timer.reset()
 

@@ -1,9 +1,13 @@
-"""SGD with momentum, warm-up, step decay and weight decay (section 3.1 and its released code), or AdamW."""
+"""SGD with momentum, warm-up, step decay and weight decay (section 3.1 and its released code), or AdamW.
+
+Other schedules, and rates and a freeze of the backbone of its own, by fields of ``TrainConfig``.
+"""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
@@ -23,6 +27,14 @@ class OptimizerSettings(NamedTuple):
     momentum: float
     weight_decay: float
     clip_norm: float
+    schedule: str
+    layer_decay: float
+    freeze_backbone_steps: int
+
+
+ONE_CYCLE_RISE = 0.3
+"""Fraction of the steps in which the rate of ``one_cycle`` rises."""
+_STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
 def scaled_learning_rate(config: TrainConfig | OptimizerSettings, images_per_step: int) -> float:
@@ -30,14 +42,25 @@ def scaled_learning_rate(config: TrainConfig | OptimizerSettings, images_per_ste
     return config.learning_rate * images_per_step / config.reference_batch
 
 
-def make_schedule(config: TrainConfig | OptimizerSettings, images_per_step: int) -> optax.Schedule:
+def make_schedule(config: TrainConfig, images_per_step: int) -> optax.Schedule:
     """Returns the learning rate as a function of the step.
 
-    It rises linearly from ``warmup_factor`` of the full rate, and is multiplied by ``decay_factor`` after
-    each of ``decay_steps``.
+    It rises linearly from ``warmup_factor`` of the full rate. With the schedule "step" it is multiplied by
+    ``decay_factor`` after each of ``decay_steps``, with "cosine" by half a period of a cosine over all steps;
+    "one_cycle" is optax's cosine cycle.
     """
+    return _make_schedule(config, images_per_step, config.steps)
+
+
+def _make_schedule(config, images_per_step, steps):
     rate = scaled_learning_rate(config, images_per_step)
-    decay = optax.piecewise_constant_schedule(1.0, {step: config.decay_factor for step in config.decay_steps})
+    if config.schedule == "one_cycle":
+        return optax.cosine_onecycle_schedule(steps, rate, ONE_CYCLE_RISE)
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(1.0, steps)
+    else:
+        factors = {step: config.decay_factor for step in config.decay_steps}
+        decay = optax.piecewise_constant_schedule(1.0, factors)
     if not config.warmup_steps:
         return lambda step: rate * decay(step)
     warmup = optax.linear_schedule(config.warmup_factor, 1.0, config.warmup_steps)
@@ -53,11 +76,12 @@ def make_optimizer(
     neither updates nor momentum.
     """
     settings = OptimizerSettings(*(getattr(config, name) for name in OptimizerSettings._fields))
-    return _make_optimizer(settings, frozen_modules(model.backbone), images_per_step)
+    steps = 0 if config.schedule == "step" else config.steps  # on which "step" does not depend
+    return _make_optimizer(settings, frozen_modules(model.backbone), images_per_step, steps)
 
 
 @lru_cache(maxsize=16)
-def _make_optimizer(settings, frozen_stages, images_per_step):
+def _make_optimizer(settings, frozen_stages, images_per_step, steps):
     def label(path, _):
         names = [key.key for key in path]
         frozen = names[0] == "proposer" or names[0] == "backbone" and names[1].startswith(frozen_stages)
@@ -66,14 +90,33 @@ def _make_optimizer(settings, frozen_stages, images_per_step):
     def is_kernel(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
-    schedule, decay = make_schedule(settings, images_per_step), settings.weight_decay
+    schedule, decay = _make_schedule(settings, images_per_step, steps), settings.weight_decay
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     if settings.optimizer == "sgd":
         sgd = optax.sgd(schedule, momentum=settings.momentum)
         trained = optax.chain(clip, optax.add_decayed_weights(decay, mask=is_kernel), sgd)
     else:
         trained = optax.chain(clip, optax.adamw(schedule, weight_decay=decay, mask=is_kernel))
+    if settings.layer_decay != 1 or settings.freeze_backbone_steps:
+        trained = optax.chain(trained, _scale_backbone(settings.layer_decay, settings.freeze_backbone_steps))
     return optax.multi_transform(
         {"trained": trained, "frozen": optax.set_to_zero()},
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
+
+
+def _scale_backbone(layer_decay: float, frozen_steps: int) -> optax.GradientTransformation:
+    """Scales the updates of the backbone by a factor for each stage, 0 in the first steps."""
+
+    def update(updates, step, params=None):
+        def scale(path, leaf):
+            names = [key.key for key in path]
+            if names[0] != "backbone":
+                return leaf
+            depth = next(place for place, stage in enumerate(_STAGES) if names[1].startswith(stage))
+            factor = layer_decay ** (len(_STAGES) - depth)
+            return jnp.where(step < frozen_steps, 0, factor * leaf)
+
+        return jax.tree_util.tree_map_with_path(scale, updates), step + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)

@@ -13,7 +13,7 @@ from mrcnn_jax.directory_lock import locked
 from mrcnn_jax.errors import InputError
 
 _OWN = frozenset(
-    "checkpoints damaged_checkpoints experiment.json history.jsonl history.damaged.jsonl curves.png "
+    "checkpoints best damaged_checkpoints experiment.json history.jsonl history.damaged.jsonl curves.png "
     "tensorboard metrics.json predictions.png predictions.jpg evaluation".split()
 )
 """Names of what a run and its evaluation write."""

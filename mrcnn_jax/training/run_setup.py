@@ -17,6 +17,7 @@ from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore, edited_experiment
 from mrcnn_jax.compiled_programs import StoredFunction, stored
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
+from mrcnn_jax.config.schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
@@ -108,6 +109,9 @@ def open_sources(
     """
     training, validation = splits
     given, experiment = experiment, resolve_dataset_fields(experiment, training)
+    images_per_step = jax.device_count() * experiment.train.images_per_device
+    schedule = with_epochs(experiment.train, len(training), images_per_step)
+    experiment = replace(experiment, train=schedule)
     for task in sorted(set(given.model.tasks) - set(experiment.model.tasks)):
         warn(console, f"no object of the split '{training.split}' has {task}, so the run neither learns nor "
                       f"predicts them (model.tasks {' '.join(experiment.model.tasks)}).")  # fmt: skip
@@ -184,11 +188,11 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
 def _initial_state(sources, directory, model, optimizer, programs) -> tuple[TrainState, list[str]]:
     """Returns the state on the host, and messages about where it comes from."""
     experiment, config = sources.experiment, sources.experiment.train
-    key = jax.random.key(config.seed)
+    key, average = jax.random.key(config.seed), config.ema_decay > 0
     if sources.checkpoint:
         template = stored(
             programs, f"state {_model_and_train(experiment)}",
-            lambda: jax.eval_shape(lambda: create_state(init_variables(model, key), optimizer)),
+            lambda: jax.eval_shape(lambda: create_state(init_variables(model, key), optimizer, average)),
         )  # fmt: skip
         message = f"Resumed {directory} at step {sources.step:,} of {config.steps:,}."
         return sources.checkpoint.restore_state(template), [message]
@@ -202,7 +206,7 @@ def _initial_state(sources, directory, model, optimizer, programs) -> tuple[Trai
         messages += [f"Not used by this model: {', '.join(loaded.unused)}."] if loaded.unused else []
     if experiment.model.rpn.proposals_from:
         variables = load_frozen_rpn(variables, experiment)
-    return jax.jit(create_state, static_argnums=1)(variables, optimizer), messages
+    return jax.jit(create_state, static_argnums=(1, 2))(variables, optimizer, average), messages
 
 
 def _model_and_train(experiment: Experiment) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def _check_same_run(checkpoint: Checkpoint, experiment: Experiment, directory: e
     changed = [
         name
         for name in differing_fields(before, now)
-        if name.startswith(("model.", "data.", "train.seed")) and name not in _MAY_CHANGE
+        if name.startswith(("model.", "data.", "train.seed", "train.ema_decay")) and name not in _MAY_CHANGE
     ]
     if changed:
         raise InputError(

@@ -26,13 +26,16 @@ class StepSettings(NamedTuple):
     max_loss: float
     reduce_dtype: str
     parallel: str
+    ema_decay: float
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step."""
+def create_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, average: bool = False
+) -> TrainState:
+    """Returns the state before the first step; ``average``: with a moving average of the parameters."""
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -40,6 +43,7 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
         model_state={name: value for name, value in variables.items() if name != "params"},
         opt_state=optimizer.init(params),
         failures=jnp.zeros((), jnp.int32),
+        averaged=jax.tree.map(jnp.copy, params) if average else None,
     )
 
 
@@ -112,10 +116,13 @@ def make_device_step(
         metrics["failed"] = 1.0 - good
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new, old = (params, model_state, opt_state), (state.params, state.model_state, state.opt_state)
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-        return TrainState(state.step + 1, *kept, failures=state.failures + 1 - good), metrics
+        params, averaged = optax.apply_updates(state.params, updates), None
+        if settings.ema_decay:
+            decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
+            averaged = optax.incremental_update(params, state.averaged, 1 - decay)
+        new = state.replace(params=params, model_state=model_state, opt_state=opt_state, averaged=averaged)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+        return kept.replace(step=state.step + 1, failures=state.failures + 1 - good), metrics
 
     return step
 

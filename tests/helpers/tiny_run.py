@@ -36,7 +36,7 @@ def run_experiment(data: Path, **settings) -> Experiment:
     """Returns the experiment that ``trained_run`` trains, with other fields of ``train``."""
     model = tiny.model_config(num_classes=0)
     box = dataclasses.replace(model.box, score_threshold=0.0)  # after a few steps every score is low
-    settings = {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, **settings}
+    settings = {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "ema_decay": 0.5, **settings}
     return tiny.experiment(dataclasses.replace(model, box=box), {"dataset": str(data)}, **settings)
 
 
@@ -66,5 +66,5 @@ def saved_state(directory: Path, step: int) -> tuple[TrainState, int]:
 
 def _state_shapes(model, optimizer):
     return jax.eval_shape(
-        lambda: create_state(init_variables(make_model(model), jax.random.key(0)), optimizer)
+        lambda: create_state(init_variables(make_model(model), jax.random.key(0)), optimizer, average=True)
     )

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from mrcnn_jax.config import DataConfig, Experiment, TrainConfig
+from mrcnn_jax.config.schedule import scale_schedule
 from mrcnn_jax.presets import fine_tuning
-from mrcnn_jax.presets.schedule import scale_schedule
 
 COCO = Experiment(data=DataConfig(dataset="mine", padding_divisor=32))
 

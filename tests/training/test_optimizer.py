@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
+from mrcnn_jax.config.schedule import with_epochs
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 
@@ -36,6 +37,31 @@ def test_no_warmup_starts_at_the_full_rate():
 def test_the_rate_is_proportional_to_the_images_of_a_step(images, rate):
     assert scaled_learning_rate(SCHEDULE, images) == pytest.approx(rate)
     np.testing.assert_allclose(make_schedule(SCHEDULE, images)(30), rate, rtol=1e-6)
+
+
+def rates(steps, **train):
+    schedule = make_schedule(dataclasses.replace(SCHEDULE, **train), 16)
+    return np.array([schedule(step) for step in steps])
+
+
+def test_cosine_falls_from_the_warm_up_to_zero_at_the_last_step():
+    expected = 0.02 * 0.5 * (1 + np.cos(np.pi * np.array([10, 50, 75, 100]) / 100))
+    np.testing.assert_allclose(rates((10, 50, 75, 100), schedule="cosine"), expected, atol=1e-8)
+    np.testing.assert_allclose(rates((0,), schedule="cosine"), 0.002, rtol=1e-5)
+
+
+def test_one_cycle_rises_to_the_rate_and_falls_to_zero():
+    found = rates(range(101), schedule="one_cycle")
+    assert found.argmax() == 30 and found[30] == pytest.approx(0.02) and found[-1] < 1e-5
+    assert (np.diff(found[:31]) > 0).all() and (np.diff(found[30:]) < 0).all()
+
+
+def test_epochs_give_the_steps_and_move_the_decays():
+    config = dataclasses.replace(SCHEDULE, epochs=12.0)
+    found = with_epochs(config, images=1000, images_per_step=8)
+    assert (found.steps, found.decay_steps, found.warmup_steps) == (1500, (900, 1200), 10)
+    assert with_epochs(found, 1000, 8) == found  # as when the run is resumed
+    assert with_epochs(SCHEDULE, 1000, 8) == SCHEDULE
 
 
 def rule(model: ModelConfig | None = None, images: int = 16, **train):
@@ -141,3 +167,19 @@ def test_frozen_stages_do_not_move():
     updates, _ = optimizer.update(some_params(seed=1), optimizer.init(params), params)
     for name, update in tiny.names_and_leaves(updates).items():
         assert update.any() != is_frozen(name), name
+
+
+def test_stages_of_the_backbone_learn_slower_and_later():
+    params = some_params()
+    gradient = jax.tree.map(jnp.ones_like, params)
+    trainable = dataclasses.replace(ModelConfig().backbone, freeze_stages=0)
+    model = dataclasses.replace(ModelConfig(), backbone=trainable)
+    options = {"momentum": 0.0, "weight_decay": 0.0, "decay_steps": ()}
+    optimizer = rule(model, **options, layer_decay=0.5, freeze_backbone_steps=1)
+    state, factors = optimizer.init(params), []
+    for _ in range(2):
+        updates, state = optimizer.update(gradient, state, params)
+        backbone, heads = updates["backbone"], updates["fpn"]["output2"]["bias"][0]
+        blocks = (backbone[name]["conv1"]["kernel"] for name in ("res2_0", "res3_0"))
+        factors.append([float(stage[0, 0] / heads) for stage in (backbone["stem"]["kernel"], *blocks)])
+    np.testing.assert_allclose(factors, [[0, 0, 0], [1 / 32, 1 / 16, 1 / 8]])

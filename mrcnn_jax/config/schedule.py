@@ -3,7 +3,7 @@
 from collections.abc import Set
 from dataclasses import replace
 
-from mrcnn_jax.config import TrainConfig
+from mrcnn_jax.config.train import TrainConfig
 
 
 def scale_schedule(config: TrainConfig, steps_before: int, given: Set[str]) -> TrainConfig:
@@ -21,3 +21,17 @@ def scale_schedule(config: TrainConfig, steps_before: int, given: Set[str]) -> T
         "decay_steps": tuple(sorted(decays)), "warmup_steps": min(config.warmup_steps, config.steps // 5)
     }  # fmt: skip
     return replace(config, **{name: value for name, value in scaled.items() if f"train.{name}" not in given})
+
+
+def with_epochs(config: TrainConfig, images: int, images_per_step: int) -> TrainConfig:
+    """Returns the schedule with the number of steps that ``epochs`` asks for, if it asks for any.
+
+    Args:
+        config: the schedule.
+        images: number of training images.
+        images_per_step: over all devices.
+    """
+    if not config.epochs:
+        return config
+    steps = max(1, round(config.epochs * images / images_per_step))
+    return scale_schedule(replace(config, steps=steps), config.steps, set())

@@ -1,0 +1,59 @@
+"""The best evaluation of a run: its checkpoint is kept, and training ends when it is not surpassed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mrcnn_jax.config import TrainConfig
+
+
+def mean_precision(metrics: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Returns the mean AP of boxes, masks and keypoints, by which evaluations are compared.
+
+    The mean AR of 1,000 proposals for an RPN alone; -1 where nothing is defined.
+    """
+    values = [of_kind.get("AP", of_kind.get("AR1000")) for of_kind in metrics.values()]
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else -1.0
+
+
+class BestEvaluation:
+    """The best of the evaluations so far, and how many have followed it.
+
+    Args:
+        config: ``keep_best`` and ``patience``.
+        lines: history of the run.
+    """
+
+    def __init__(self, config: TrainConfig, lines: Sequence[Mapping[str, Any]]):
+        self._config, self.step, self._score, self._worse = config, 0, -1.0, 0
+        self.evaluated = 0  # last step that was evaluated
+        for step, score in _evaluations(lines):
+            self._count(step, score)
+
+    def add(self, step: int, metrics: Mapping[str, Mapping[str, float | None]]) -> bool:
+        """Adds an evaluation; returns whether it is the best, which is then to be kept."""
+        return self._count(step, mean_precision(metrics)) and self._config.keep_best
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether ``patience`` evaluations in a row have not been better."""
+        return 0 < self._config.patience <= self._worse
+
+    def _count(self, step: int, score: float) -> bool:
+        better, self.evaluated = score > self._score, step
+        if better:
+            self.step, self._score = step, score
+        self._worse = 0 if better else self._worse + 1
+        return better
+
+
+def _evaluations(lines: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, float]]:
+    """Yields step and mean precision of the evaluations in a history."""
+    for line in lines:
+        metrics: dict[str, dict[str, float | None]] = {}
+        for name, value in line.items():
+            kind, slash, metric = name.partition("/")
+            if slash:
+                metrics.setdefault(kind, {})[metric] = value
+        if metrics:
+            yield line["step"], mean_precision(metrics)
