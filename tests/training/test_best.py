@@ -60,7 +60,8 @@ def test_run_ends_early_with_its_best_checkpoint(tmp_path, tmp_path_factory, mon
     def made_up(self, variables):
         evaluation = evaluate(self, variables)
         asked.append(self.step)
-        kinds = {kind: {"AP": scores[self.step - 1], "AP50": 1.0} for kind in evaluation.metrics}
+        score = scores[self.step - 1]
+        kinds = {kind: values | {"AP": score} for kind, values in evaluation.metrics.items()}
         return dataclasses.replace(evaluation, metrics=kinds)
 
     def killed(self, evaluation, picture=None):
