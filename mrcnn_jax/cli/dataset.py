@@ -20,25 +20,31 @@ SMALL_SET = 5_000
 
 @dataclass(frozen=True)
 class Options:
-    """Prepare a data set for training from images and annotations in the format of COCO or Cityscapes, or
-    show what a prepared one holds."""
+    """Prepare a data set for training from images and annotations, whose format is recognised: COCO,
+    Cityscapes, YOLO, Pascal VOC, CVAT, LabelMe or mask files; or show what a prepared one holds."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder with images and annotations in COCO format, or the annotation file itself; root of Cityscapes
-    (gtFine and leftImg8bit); or a prepared data set."""
+    """Folder with images and annotations, or a file that describes them (COCO's JSON file, data.yaml,
+    annotations.xml); or a prepared data set."""
     out: Path | None = None
     """Directory of the prepared data set; by default data/<name of the folder>."""
     train: tuple[Path, Path] | None = None
-    """Image folder and annotation file of the training split, where they are not found by name."""
+    """Image folder and COCO file of the training split, where they are not found by name."""
     validation: tuple[Path, Path] | None = None
-    """Image folder and annotation file of the validation split, where they are not found by name."""
+    """Image folder and COCO file of the validation split, where they are not found by name."""
     test: tuple[Path, Path] | None = None
-    """Image folder and annotation file of a third split, where they are not found by name."""
+    """Image folder and COCO file of a third split, where they are not found by name."""
     validation_images: int = 0
     """Number of images that are drawn at random for validation, of every class if possible, where there are
     no annotations for it."""
+    split: tuple[float, ...] = ()
+    """In place of that number, the shares of images that are drawn for train, validation and, if a third is
+    given, test: 0.8 0.1 0.1."""
+    group: str | None = None
+    """Images that stay together in these draws: "folder" for those of one folder, or a text, for those whose
+    names are equal before it ("_": p7_1.png and p7_2.png)."""
     seed: int = 0
-    """Seed of that draw."""
+    """Seed of these draws."""
     keypoints: bool = False
     """Prefer person_keypoints_*.json to instances_*.json."""
     max_bad: float = 0.05
@@ -73,7 +79,8 @@ def main(arguments: list[str]) -> int:
     given = {"train": options.train, "validation": options.validation, "test": options.test}
     prepared = prepare(
         options.folder, options.out, splits={split: files for split, files in given.items() if files},
-        validation_images=options.validation_images, seed=options.seed, keypoints=options.keypoints,
+        validation_images=options.validation_images, split=options.split, group=options.group,
+        seed=options.seed, keypoints=options.keypoints,
         max_bad=options.max_bad, strict=options.strict, rotation=options.rotation, progress=True,
         overwrite=options.overwrite, notify=lambda note: print(f"Note: {printable(note)}", file=sys.stderr),
     )  # fmt: skip

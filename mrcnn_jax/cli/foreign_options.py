@@ -85,8 +85,11 @@ _OURS = {
         "predict": "the image files or folders, which follow the directory"
     },
     "val valid validation-split val-split test-size split-ratio": {
-        "dataset": "--validation-images, the number of images held out, or --validation FOLDER FILE",
+        "dataset": "--validation-images, the number of images held out, --split 0.8 0.1 0.1, the shares of "
+        "train, validation and test, or --validation FOLDER FILE",
     },
+    "format type annotation-format": {"dataset": "nothing: the format is recognised"},
+    "group-by groups stratify": {"dataset": "--group, as draws are by class already"},
     "force overwrite exist-ok": {"dataset": "--overwrite"},
     "show visualize plot view-img draw": {
         "dataset": "--draw FILE", "evaluate": "--pictures N", "predict": "nothing: pictures are in --out"

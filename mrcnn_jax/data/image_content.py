@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -134,3 +135,13 @@ def describe(data: bytes) -> str:
         return f"it is {_KINDS[b'DICM']}"
     kind = next((kind for first, kind in _KINDS.items() if start.lower().startswith(first.lower())), None)
     return f"it is {kind}" if kind else "it is truncated or damaged, or not an image of a known format"
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Returns height and width of an image as its EXIF orientation shows it; None if its header is bad."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # Pillow's readers of rare formats raise any kind on damaged files
+        return None

@@ -99,6 +99,14 @@ def image_files_in(folder: Path) -> Iterator[Path]:
     return (path for path in walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def files_by_suffix(folder: Path) -> dict[str, list[Path]]:
+    """Returns the files in and below a folder, or a file, by their suffixes in lower case, in order."""
+    files: dict[str, list[Path]] = {}
+    for path in walk(folder) if folder.is_dir() else [folder]:
+        files.setdefault(path.suffix.lower(), []).append(path)
+    return files
+
+
 def is_leftover(name: str) -> bool:
     """Returns whether a file or folder is hidden, or left behind by an operating system or a NAS."""
     return name.startswith(".") or name.lower() in _LEFTOVERS

@@ -1,21 +1,24 @@
 """Conversion of a folder of images and annotations, in any known format, into a prepared data set."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrcnn_jax.data.catalog import DATA_FOLDER
 from mrcnn_jax.data.dataset import is_prepared
 from mrcnn_jax.data.dataset_writer import check_destination
-from mrcnn_jax.data.formats import cityscapes, coco, coco_layout
+from mrcnn_jax.data.formats import cityscapes, coco, coco_layout, cvat, labelme, mask_files, voc, yolo
 from mrcnn_jax.data.formats.coco_layout import CocoSplit
-from mrcnn_jax.data.formats.foreign_files import describe_folder
+from mrcnn_jax.data.formats.foreign_files import describe_files
+from mrcnn_jax.data.image_files import files_by_suffix
 from mrcnn_jax.data.stored_image import Rotation
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import require_local
 
-ADVICE = "set images aside with --validation-images NUMBER, e.g. a tenth of them"
+ADVICE = "set images aside with --validation-images NUMBER, e.g. a tenth of them, or with --split 0.8 0.1 0.1"
+OTHERS = (yolo, voc, cvat, labelme, mask_files)
+"""Readers of formats beside COCO's and Cityscapes', in the order in which they are tried."""
 
 
 class Prepared(NamedTuple):
@@ -31,6 +34,8 @@ def prepare(
     *,
     splits: Mapping[str, tuple[str | os.PathLike, str | os.PathLike]] | None = None,
     validation_images: int = 0,
+    split: Sequence[float] = (),
+    group: str | None = None,
     seed: int = 0,
     keypoints: bool = False,
     name: str | None = None,
@@ -44,20 +49,21 @@ def prepare(
     """Prepares a data set for training: its format is recognised by the layout of the folder.
 
     Args:
-        folder: a folder in COCO format, its only annotation file, the root of Cityscapes, or a prepared set,
-            which is left as it is and takes no other option.
+        folder: a folder in one of the formats of docs/guides/own_data.md, its only annotation file, or a
+            prepared set, which is left as it is and takes no other option.
         out: the directory to write; by default data/<name of the folder>.
-        splits: image folder and COCO annotation file of "train", "validation" and "test", if not found by
-            name.
-        validation_images: COCO without validation annotations: number of images drawn for validation, so
-            that every class is in both splits if possible.
-        seed: of that draw.
+        splits: image folder and COCO file of "train", "validation" and "test", if not found by name.
+        validation_images: number of images drawn for validation, every class if possible, where it has no
+            annotations of its own.
+        split: in place of that number, the shares of images drawn for train, validation and perhaps test.
+        group: images that are drawn together; see ``holdout.group_of``.
+        seed: of the draw.
         keypoints: COCO: prefer person_keypoints_*.json to instances_*.json.
-        name: COCO: name of the data set; by default that of the folder.
-        max_bad: COCO: largest share of a split's images, rounded up, that may be left out as unusable.
-        strict: COCO: refuse every flaw that would be mended or left out.
-        rotation: COCO: frame of the annotations of photos with an EXIF orientation: "stored" pixels,
-            "upright", or "auto", which tells it by the annotated size.
+        name: of the data set; by default that of the folder.
+        max_bad: largest share of a split's images, rounded up, that may be left out as unusable.
+        strict: refuse every flaw that would be mended or left out.
+        rotation: frame of the annotations of photos with an EXIF orientation: "stored" pixels, "upright", or
+            "auto", which tells it by the annotated size.
         progress: show a progress bar on stderr.
         overwrite: replace a prepared set at ``out``.
         notify: called at once, before the images are read, with a sentence on what is missing or not used.
@@ -71,59 +77,87 @@ def prepare(
     """
     require_local(folder, "the data set")
     folder, notify = Path(folder), notify or (lambda _: None)
-    options = {"validation_images": validation_images, "keypoints": keypoints, "name": name,
-               "max_bad": max_bad, "strict": strict, "rotation": rotation, "seed": seed}  # fmt: skip
+    options = {"validation_images": validation_images, "split": tuple(split), "group": group, "seed": seed,
+               "keypoints": keypoints, "name": name, "max_bad": max_bad, "strict": strict,
+               "rotation": rotation}  # fmt: skip
     options = {option: value for option, value in options.items() if value != _DEFAULTS.get(option)}
     if is_prepared(folder):
         _refuse_options(folder, [*options, *["overwrite"] * overwrite, *(splits or ())], out)
         return Prepared(folder, {})
-    if not 0 <= max_bad <= 1:
-        raise InputError(f"max_bad is {max_bad:g}, but is a share from 0 to 1")
-    out = Path(out) if out else DATA_FOLDER / (folder.stem if folder.is_file() else folder.absolute().name)
+    out = Path(out) if out else DATA_FOLDER / _name_of(folder)
     common = {"progress": progress, "overwrite": overwrite, "notify": notify}
     return Prepared(out, _write(folder, out, splits, options, common))
 
 
 _DEFAULTS = prepare.__kwdefaults__
+_DRAWING = ("validation_images", "split", "group", "seed")
 
 
 def _write(
     folder: Path, out: Path, splits: Mapping | None, options: dict[str, Any], common: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the set with the reader of its format, and returns the reports."""
-    if splits:
-        return _prepare_coco(folder, out, splits=splits, **options, **common)
-    if not folder.exists():
+    if not 0 <= (max_bad := options.get("max_bad", 0)) <= 1:
+        raise InputError(f"max_bad is {max_bad:g}, but is a share from 0 to 1")
+    if not splits and not folder.exists():
         raise InputError(f"{folder} is not a folder")
-    if folder.is_dir() and cityscapes.recognises(folder):
+    if not splits and folder.is_dir() and cityscapes.recognises(folder):
         if options:
             raise InputError(f"{folder} is laid out like Cityscapes, to which {min(options)} does not apply")
         check_destination(out, common["overwrite"])
         return cityscapes.prepare(folder, out, progress=common["progress"], overwrite=common["overwrite"])
-    if not coco_layout.recognises(folder):
-        layouts = "COCO (JSON files and images) or Cityscapes (gtFine and leftImg8bit)"
-        found = describe_folder(folder) if folder.is_dir() else "it is a file, but not JSON"
-        raise InputError(f"{folder} is in no known format: {found or f'it is not {layouts}'}")
-    return _prepare_coco(folder, out, **options, **common)
-
-
-def _prepare_coco(
-    folder: Path, out: Path, *, notify: Callable[[str], object], splits: Mapping | None = None,
-    validation_images: int = 0, seed: int = 0, keypoints: bool = False, name: str | None = None,
-    **options: Any,
-) -> dict[str, Any]:  # fmt: skip
+    notify = common.pop("notify")
+    drawing = {option: options.pop(option, _DEFAULTS[option]) for option in _DRAWING}
+    given = _given(splits) if splits else {}
+    check_destination(out, common["overwrite"])
     if splits:
-        files = coco_layout.hold_out_validation(_given(splits), validation_images, seed, folder)
+        files, notes = given, []
     else:
-        files = coco_layout.find_splits(folder, validation_images, keypoints=keypoints, seed=seed)
-        name = name or (folder.stem if folder.is_file() else folder.absolute().name)
-    check_destination(out, options["overwrite"])
-    notes = [] if splits else coco_layout.unused_files(folder, files)
+        files, notes = _find(folder, options.pop("keypoints", False))
+        options["name"] = options.get("name") or _name_of(folder)
+    files = coco_layout.draw_splits(files, folder, **drawing)
     if "validation" not in files:
         notes.append(f"there is no validation split, so that a training cannot be evaluated: {ADVICE}")
     for note in notes:
         notify(note)
-    return coco.prepare(files, out, name=name, **options)
+    return coco.prepare(files, out, **options, **common)
+
+
+def _name_of(folder: Path) -> str:
+    return folder.stem if folder.is_file() else folder.absolute().name
+
+
+def _find(folder: Path, keypoints: bool) -> tuple[dict[str, CocoSplit], list[str]]:
+    """Returns the files of the splits in the first format that is recognised, and what is not used."""
+    if coco_layout.recognises(folder):
+        files = coco_layout.find_splits(folder, keypoints=keypoints)
+        return files, coco_layout.unused_files(folder, files)
+    found = files_by_suffix(folder)
+    root = folder if folder.is_dir() else folder.parent
+    formats = [format_ for format_ in OTHERS if format_.recognises(root, found)]
+    if not formats and coco_layout.recognises(folder, certainly=False):  # the reader says what is wrong
+        return coco_layout.find_splits(folder, keypoints=keypoints), []
+    if not formats:
+        raise InputError(f"{folder} is in no known format: {describe_files(found) or _looked_for(found)}")
+    if keypoints:
+        raise InputError(f"{folder} is in the format of {formats[0].NAME}, to which keypoints does not apply")
+    others = ", ".join(one.NAME for one in formats[1:])
+    notes = [f"{folder} is read as {formats[0].NAME}; annotations of {others} are not used"] if others else []
+    splits = formats[0].read(root, found)
+    if "train" not in splits and len(splits) > 1:
+        given = " and ".join(splits)
+        raise InputError(f"{folder} is read as {formats[0].NAME}, but has only the splits {given}, not train")
+    if "train" not in splits:
+        (name,) = splits
+        notes.append(f"{folder} has one split alone, which becomes train although its name says {name}")
+        splits = {"train": splits[name]}
+    return splits, notes
+
+
+def _looked_for(found: dict[str, list[Path]]) -> str:
+    counts = [f"{len(paths):,} {suffix or 'without a suffix'}" for suffix, paths in sorted(found.items())]
+    known = ["COCO: JSON files", "Cityscapes: gtFine and leftImg8bit", *(one.LOOKS_FOR for one in OTHERS)]
+    return f"it holds {', '.join(counts[:8]) or 'no files'}, and what was looked for is {'; '.join(known)}"
 
 
 def _given(splits: Mapping[str, tuple[str | os.PathLike, str | os.PathLike]]) -> dict[str, CocoSplit]:

@@ -32,6 +32,7 @@ def read_stored_image(
     path: str | os.PathLike,
     annotated: tuple[int | None, int | None] = (None, None),
     rotation: Rotation = "auto",
+    data: bytes | None = None,
 ) -> StoredImage:
     """Reads an image file for a data set, and checks that it decodes to the annotated size.
 
@@ -40,11 +41,12 @@ def read_stored_image(
         annotated: height and width according to the annotations, if they say.
         rotation: frame of the annotations, if the photo has an EXIF orientation; "auto" takes the one that
             has the annotated size, and the stored pixels if both have.
+        data: content of the image, if ``path`` is the file that it is embedded in.
 
     Raises:
         InputError: the file is missing, no image, truncated, damaged, or of another size.
     """
-    data, name, notes = read_file(path), f"image {path}", []
+    data, name, notes = read_file(path) if data is None else data, f"image {path}", []
     stored = pixels = decode_image(data, name)
     upright = False
     if rotation != "stored" and _may_be_rotated(data):

@@ -31,7 +31,7 @@ BLOCKS = [
     if language == "bash"
 ]
 INLINE = [code for text in TEXTS.values() for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", text))]
-FILE_ENDINGS = {"sh", "sbatch", "log", "safetensors"}  # train.sh is not a field
+FILE_ENDINGS = {"sh", "sbatch", "log", "safetensors", "yaml"}  # train.sh is not a field
 SEPARATORS = ("&", "&&", "||", "|", "do")
 
 

@@ -59,5 +59,6 @@ def test_first_page_of_several(tmp_path, fields):
 
 def test_clean_set_has_no_flaws_even_if_strict(tmp_path):
     records, report = convert(tmp_path, lambda d: d["annotations"].append(rectangle(9, 1, 1)), strict=True)
-    assert str(report) == "train: 4 images, 5 of 5 annotations kept"
+    source = f"COCO: {tmp_path / 'set/annotations/all.json'}"
+    assert str(report) == f"train: 4 images, 5 of 5 annotations kept ({source})"
     assert records[0].objects.boxes.tolist() == [[20, 10, 60, 40]] * 2

@@ -217,10 +217,7 @@ def test_other_json_files(path):
 
 
 FOREIGN = {
-    "LabelMe": {f"{i}.json": '{"version": "5.0", "shapes": [], "imagePath": "x.jpg"}' for i in range(300)},
     "VIA project": {"via_project.json": '{"_via_settings": {}, "_via_img_metadata": {}}'},
-    "YOLO": {"labels/1.txt": "0 0.5 0.5 0.1 0.2\n", "data.yaml": "names: [a]"},
-    "Pascal VOC": {"Annotations/1.xml": "<annotation><object/></annotation>"},
     "JSON Lines": {"all.jsonl": '{"id": 1}\n{"id": 2}\n'},
     "Label Studio JSON": {"project.json": '[{"id": 1, "data": {}, "annotations": [{"result": []}]}]'},
     "CSV": {"labels.csv": "name,x,y\n"},
@@ -230,7 +227,7 @@ FOREIGN = {
 
 
 @quirk(
-    "folders of LabelMe, YOLO, Pascal VOC, VIA projects, Label Studio's own JSON, JSON Lines, CSV",
+    "folders of VIA projects, Label Studio's own JSON, JSON Lines, CSV, archives, results of a detector",
     "named",
 )
 @pytest.mark.parametrize("name", FOREIGN)

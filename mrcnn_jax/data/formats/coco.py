@@ -19,13 +19,15 @@ from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.formats.coco_annotation import Judgement, judge
 from mrcnn_jax.data.formats.coco_categories import Classes, unite
 from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, Contents
-from mrcnn_jax.data.formats.coco_layout import CocoSplit, HeldOut, find_splits
+from mrcnn_jax.data.formats.coco_json import load
+from mrcnn_jax.data.formats.coco_layout import CocoSplit, draw_splits, find_splits
 from mrcnn_jax.data.formats.coco_numbers import to_whole
 from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes, warn_of_shared_images
 from mrcnn_jax.data.formats.conversion_report import Report
-from mrcnn_jax.data.formats.holdout import hold_out
+from mrcnn_jax.data.formats.holdout import Drawn
 from mrcnn_jax.data.formats.image_location import locate_images, unlisted_images
-from mrcnn_jax.data.stored_image import Rotation, read_stored_image
+from mrcnn_jax.data.formats.listing import CONTENT, place_of
+from mrcnn_jax.data.stored_image import Rotation, StoredImage, read_stored_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
@@ -50,7 +52,7 @@ def prepare(
     """Converts data in COCO format into a prepared data set; see ``data.prepare.prepare``.
 
     Args:
-        splits: a folder, searched by ``find_splits`` with the next two options, or the files of each split.
+        splits: a folder, searched by ``find_splits``, or the files of each split.
         name: by default that of the folder or of the output directory.
 
     Returns:
@@ -58,17 +60,21 @@ def prepare(
     """
     if not isinstance(splits, Mapping):
         name = name or Path(splits).absolute().name
-        splits = find_splits(splits, validation_images, keypoints=keypoints, seed=seed)
+        found = find_splits(splits, keypoints=keypoints)
+        splits = draw_splits(found, Path(splits), validation_images=validation_images, seed=seed)
     name = name or Path(out).absolute().name
-    contents = {source.annotations: Contents(Path(source.annotations)) for source in splits.values()}
+    contents = {}
+    for source in splits.values():
+        if source.key not in contents:
+            contents[source.key] = Contents(source.listing or load(source.annotations))
     options = {"max_bad": max_bad, "strict": strict, "rotation": rotation}
     files = {
-        split: CocoFile(*source, name=name, contents=contents[source.annotations], **options)
+        split: CocoFile(*source[:3], name=name, contents=contents[source.key], **options)
         for split, source in splits.items()
     }
     classes = _unite(name, {split: file.contents for split, file in files.items()}, strict)
     for split, file in files.items():
-        file.report.name = split
+        file.report.name, file.report.source = split, file.contents.source
         file.use_classes(classes, split)
     write_dataset(out, classes.info, files, progress=progress, overwrite=overwrite)
     parents = {c.name: c.parent for file in files.values() for c in file.contents.categories.values()}
@@ -108,7 +114,7 @@ class CocoFile:
         self,
         images: str | os.PathLike | None,
         annotations: str | os.PathLike,
-        part: HeldOut | None = None,
+        part: Drawn | None = None,
         *,
         name: str | None = None,
         contents: Contents | None = None,
@@ -117,28 +123,31 @@ class CocoFile:
         rotation: Rotation = "auto",
     ):
         self.path, self._max_bad, self._strict, self._rotation = Path(annotations), max_bad, strict, rotation
-        self.contents = contents or Contents(self.path)
+        self.contents = contents or Contents(load(self.path))
         images_by_id = self.contents.images
         names = {id_: image["file_name"] for id_, image in images_by_id.items()}
         located = locate_images(names.values(), self.path, Path(images) if images else None)
-        self.paths = {id_: located.paths[name] for id_, name in names.items() if name in located.paths}
+        embedded = {image["file_name"]: self.path for image in images_by_id.values() if CONTENT in image}
+        paths = embedded | located.paths
+        self.paths = {id_: paths[name] for id_, name in names.items() if name in paths}
         missing = [id_ for id_ in images_by_id if id_ not in self.paths]
-        too_many = part.count if part and part.count >= len(self.paths) else None
+        wanted = sum(part.counts(len(self.paths)).values()) if part else 0
+        too_many = part and wanted >= len(self.paths)
         part = None if too_many else part  # what the file lacks is to be said first
-        self._ids, validation = self._choose(part), bool(part and part.validation)
-        rest = [] if validation else missing  # what the file lacks is reported once
+        self._ids, first = self._choose(part), part is None or part.split == "train"
+        rest = missing if first else []  # what the file lacks is reported once
         listed = sum(len(self.contents.annotations[id_]) for id_ in (*self._ids, *rest))
         self.report = Report(self.path.name, len(self._ids) + len(rest), listed)
-        self._start_report(set(self._ids) | set(rest), validation)
+        self._start_report(set(self._ids) | set(rest), first)
         for id_ in rest:
             folder = images or self.path.parent
             self._leave_out_image(id_, f"missing from {folder}")
-        if not validation:
+        if first:
             self.report.warnings += [*self.contents.warnings, *located.notes, *self._warn_of_repeated_files()]
         self._check_images()
         if too_many:
             left = f"none of its {len(self.paths)} images is left for training"
-            raise InputError(f"{self.path}: {left}, if {too_many} are held out for validation")
+            raise InputError(f"{self.path}: {left}, if {wanted} are held out")
         if not self._ids:
             raise InputError(f"{self.path}: none of its {len(self.paths)} images is left for this split")
         self.use_classes(_unite(name or self.path.stem, {"": self.contents}), "")
@@ -153,31 +162,37 @@ class CocoFile:
         self.suspicions = Suspicions(self.info.num_classes)
         self._judged: set[int] = set()
 
-    def _choose(self, part: HeldOut | None) -> list[int]:
+    def _choose(self, part: Drawn | None) -> list[int]:
         ids = list(self.paths)
         if not part:
             return ids
+        names = {id_: self.contents.images[id_]["file_name"] for id_ in ids}
         shown = {id_: {a["category_id"] for a in self.contents.annotations[id_]} for id_ in ids}
-        drawn = hold_out(shown, part.count, part.seed)
-        if part.count <= FEW:  # one bad image would be much of them, so it goes to the other side
-            while (bad := self._unusable(drawn)) and len(shown) - len(bad) > part.count:
+        others, count = part.divide(names, shown), sum(part.counts(len(ids)).values())
+        if count <= FEW:  # one bad image would be much of them, so it goes to the other side
+            while (bad := self._unusable(set(others))) and len(shown) - len(bad) > count:
                 shown = {id_: classes for id_, classes in shown.items() if id_ not in bad}
-                drawn = hold_out(shown, part.count, part.seed)
-        return [id_ for id_ in ids if (id_ in drawn) == part.validation]
+                others = part.divide(names, shown)
+        return [id_ for id_ in ids if others.get(id_, "train") == part.split]
 
     def _unusable(self, ids: set[int]) -> set[int]:
         """Returns which images cannot be used, without a word in the report."""
         bad = set()
         for id_ in ids:
             try:
-                read_stored_image(self.paths[id_], _annotated_size(self.contents.images[id_]), self._rotation)
+                self._read_image(id_)
             except InputError:
                 bad.add(id_)
         return bad
 
-    def _start_report(self, images: set[int], validation: bool) -> None:
+    def _read_image(self, id_: int) -> StoredImage:
+        image, path = self.contents.images[id_], self.paths[id_]
+        data = image[CONTENT]() if CONTENT in image and path == self.path else None
+        return read_stored_image(path, _annotated_size(image), self._rotation, data)
+
+    def _start_report(self, images: set[int], first: bool) -> None:
         for flaw in self.contents.flaws:
-            if flaw.image_id in images or (flaw.image_id is None and not validation):
+            if flaw.image_id in images or (flaw.image_id is None and first):
                 flaw.add_to(self.report)
                 self.report.annotations += flaw.heading == "left_out"
                 self.report.images += flaw.heading == "images_left_out"
@@ -193,7 +208,7 @@ class CocoFile:
     def _leave_out_image(self, id_: int, kind: str) -> None:
         image = self.contents.images[id_]
         self._note(self.report.images_left_out, kind, image)
-        self.report.left_out[OF_A_BAD_IMAGE] |= {a["id"] for a in self.contents.annotations[id_]}
+        self.report.left_out[OF_A_BAD_IMAGE] |= set(map(place_of, self.contents.annotations[id_]))
 
     def _check_images(self) -> None:
         if self.report.images_left_out:
@@ -225,7 +240,7 @@ class CocoFile:
 
     def _record(self, id_: int) -> Record:
         image = self.contents.images[id_]
-        stored = read_stored_image(self.paths[id_], _annotated_size(image), self._rotation)
+        stored = self._read_image(id_)
         for given in (image.get("height"), image.get("width")):
             if given and (isinstance(given, str) or (to_whole(given) or -1) < 0):
                 self._note(self.report.images_mended, "whose annotated size is text or no size", image)
@@ -276,14 +291,6 @@ def _annotated_size(image: dict) -> tuple[int | None, int | None]:
 
 
 def _unite(name: str, splits: Mapping[str, Contents], strict: bool = False) -> Classes:
-    with_keypoints = {}
-    for split, contents in splits.items():
-        listed = {category.keypoints for category in contents.categories.values() if category.keypoints}
-        counts = dict.fromkeys(contents.categories, 0)
-        if len(listed) > 1 or len(splits) > 1 and listed:
-            for annotations in contents.annotations.values():
-                for annotation in annotations:
-                    counts[annotation["category_id"]] += bool(annotation.get("keypoints"))
-        with_keypoints[split] = counts
     categories = {split: contents.categories for split, contents in splits.items()}
+    with_keypoints = {split: contents.count_keypoints() for split, contents in splits.items()}
     return unite(name, categories, with_keypoints, strict)

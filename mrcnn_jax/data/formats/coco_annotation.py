@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.data.formats.coco_masks import Judged, extent, judge_mask
 from mrcnn_jax.data.formats.coco_numbers import MAX_COORDINATE, is_empty, parse_text, to_number, to_numbers
 from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.listing import DERIVED, place_of
 
 Box = tuple[float, float, float, float]
 _SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
@@ -38,10 +39,12 @@ def judge(annotation: dict, height: int, width: int, keypoints: int, report: Rep
     Returns:
         What is usable, or None if neither box nor mask is.
     """
-    id_ = annotation["id"]
-    box, dropped, mended = judge_box(annotation.get("bbox"), height, width)
+    id_ = place_of(annotation)
     segmentation = annotation.get("segmentation")
     mask = judge_mask(segmentation, height, width) if segmentation else Judged()
+    given = annotation.get("bbox")
+    given = _derive_box(segmentation, mask) if given is DERIVED else given
+    box, dropped, mended = judge_box(given, height, width)
     for kind in mended + mask.mended:
         report.mended[kind].add(id_)
     outline = box
@@ -57,7 +60,8 @@ def judge(annotation: dict, height: int, width: int, keypoints: int, report: Rep
     area = annotation.get("area")
     if not (type(area) in _NUMBERS and 0 < area <= _MAX_AREA):
         area = float(coco_mask.area(mask.part)) if mask.part else (box[2] - box[0]) * (box[3] - box[1])
-        report.mended["area derived from the mask or the box"].add(id_)
+        if annotation.get("area") is not DERIVED:
+            report.mended["area derived from the mask or the box"].add(id_)
     crowd = annotation.get("iscrowd", 0)
     if type(crowd) is not int:
         crowd, flaw = judge_crowd(crowd)
@@ -72,6 +76,16 @@ def judge(annotation: dict, height: int, width: int, keypoints: int, report: Rep
             report.dropped[dropped].add(id_)
     rle = mask.part["counts"].decode() if mask.part else ""
     return Judgement(box, rle, area, bool(crowd), points, outline)
+
+
+def _derive_box(segmentation: Any, mask: Judged) -> list[float] | None:
+    """Returns x, y, width, height of polygons, also outside the image, or of a mask; None without one."""
+    if mask.part is None:
+        return None
+    if isinstance(segmentation, dict) or any(isinstance(part, dict) for part in segmentation):
+        return coco_mask.toBbox(mask.part).tolist()
+    x1, y1, x2, y2 = extent(segmentation) or (0, 0, 0, 0)
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 def judge_box(box: Any, height: int, width: int) -> Judged:

@@ -1,4 +1,4 @@
-"""Contents of a COCO annotation file by id: images, categories and the annotations of each image.
+"""Contents of a listing by id: images, categories and the annotations of each image.
 
 Ids are whole numbers, also as floats or in the plain decimal spelling of a text; other texts are names, which
 get numbers of their own. Entries that cannot be placed are left out and kept as flaws for the report.
@@ -6,38 +6,19 @@ get numbers of their own. Entries that cannot be placed are left out and kept as
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from mrcnn_jax.data.formats.coco_categories import Category, read_category, some
-from mrcnn_jax.data.formats.coco_json import load
+from mrcnn_jax.data.formats.coco_categories import read_category, some
 from mrcnn_jax.data.formats.coco_numbers import MAX_WHOLE, to_id
-from mrcnn_jax.data.formats.conversion_report import Label, Report
+from mrcnn_jax.data.formats.listing import Flaw, Listing
 from mrcnn_jax.errors import InputError
 
-Heading = Literal["left_out", "mended", "images_left_out", "images_mended"]
 _NO_ID = "id is neither a whole number of 64 bits nor a text"
 OF_A_BAD_IMAGE = "annotation of an image that is left out"
 
 
-class Flaw(NamedTuple):
-    """An entry that was left out or mended, for the report."""
-
-    heading: Heading
-    kind: str
-    label: Label
-    image_id: int | None = None  # of an annotation whose image is used
-
-    def add_to(self, report: Report) -> None:
-        """Adds the flaw to a report."""
-        if self.heading.startswith("image"):
-            getattr(report, self.heading)[self.kind].append(str(self.label))
-        else:
-            getattr(report, self.heading)[self.kind].add(self.label)
-
-
 class Contents:
-    """Images, categories and annotations of a file.
+    """Images, categories and annotations of a listing.
 
     Attributes:
         images: usable images by id, in the order of ids.
@@ -45,16 +26,17 @@ class Contents:
         annotations: of each usable image, with usable ids.
         flaws: what was left out and mended.
         warnings: a sentence each.
+        source: format and path.
 
     Raises:
-        InputError: the file is not in COCO format, or nothing in it can be used.
+        InputError: nothing in it can be used, or two names share a category id.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.flaws = path, list[Flaw]()
-        content, self.warnings = load(path)
-        images, self._image_ids = self._by_id("image", content["images"])
-        categories, self._category_ids = self._by_id("category", content["categories"])
+    def __init__(self, listing: Listing):
+        self.path, self.flaws, self.warnings = listing.path, listing.flaws, listing.warnings
+        self.source = f"{listing.format}: {listing.path}"
+        images, self._image_ids = self._by_id("image", listing.images)
+        categories, self._category_ids = self._by_id("category", listing.categories)
         self.images = dict(self._usable_images(images))
         notes: dict[str, list[str]] = {}
         self.categories = {
@@ -63,11 +45,19 @@ class Contents:
         }
         self.warnings += [f"{some(names)}: {note}" for note, names in notes.items()]
         if not self.categories:
-            raise InputError(f"{path}: none of its {len(content['categories'])} categories has an id")
+            raise InputError(f"{self.path}: none of its {len(listing.categories)} categories has an id")
         self._warn_of_categories()
         self.annotations: dict[int, list[dict]] = {id_: [] for id_ in self.images}
         self._unusable_images = images.keys() - self.images.keys()
-        self._group(content["annotations"])
+        self._group(listing.annotations)
+
+    def count_keypoints(self) -> dict[int, int]:
+        """Returns the number of annotations with keypoints of each category."""
+        counts = dict.fromkeys(self.categories, 0)
+        if any(category.keypoints for category in self.categories.values()):
+            for annotation in itertools.chain.from_iterable(self.annotations.values()):
+                counts[annotation["category_id"]] += bool(annotation.get("keypoints"))
+        return counts
 
     def _by_id(self, kind: str, entries: list) -> tuple[dict[int, list[dict]], "_Ids"]:
         """Returns the entries of each id, and the reader of these ids."""
@@ -199,5 +189,3 @@ def _name(entry: Any, otherwise: str) -> str:
     names = (entry.get(key) for key in ("file_name", "name")) if isinstance(entry, dict) else ()
     return next((name for name in names if isinstance(name, str) and name), otherwise)
 
-
-__all__ = ["OF_A_BAD_IMAGE", "Category", "Contents", "Flaw"]

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mrcnn_jax.data.formats.listing import Listing
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.paths import read_bytes
 
+_LISTS = ("images", "annotations", "categories")
 _KINDS = {
     b"\x1f\x8b": "it is compressed by gzip: unpack it",
     b"PK": "it is a ZIP archive: unpack it",
@@ -16,14 +18,21 @@ _KINDS = {
 """Other files that are found in place of annotations, by their first bytes."""
 
 
-def load(path: Path) -> tuple[dict[str, list], list[str]]:
-    """Reads an annotation file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
-
-    Returns:
-        The lists images, annotations and categories; warnings.
+def load(path: Path) -> Listing:
+    """Reads an annotation file in COCO format.
 
     Raises:
         InputError: the file cannot be read, is not JSON, or lacks one of the lists.
+    """
+    content = load_json(path)
+    return Listing(path, *_lists(path, content), _warn_of_pages(content), [])
+
+
+def load_json(path: Path, kind: str = "COCO") -> Any:
+    """Reads a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON.
     """
     try:
         data = read_bytes(path)
@@ -32,15 +41,14 @@ def load(path: Path) -> tuple[dict[str, list], list[str]]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        content = json.loads(data)
+        return json.loads(data)
     except RecursionError:
-        raise InputError(f"{path} is not valid JSON of a COCO file: it is nested too deeply") from None
+        raise InputError(f"{path} is not valid JSON of a {kind} file: it is nested too deeply") from None
     except UnicodeDecodeError as error:
         reason = _kind(data) or f"byte {error.start} is no text in UTF-8: save it in that encoding"
         raise InputError(f"{path} is not valid JSON: {reason}") from None
     except ValueError as error:  # also a whole number of more digits than Python reads
         raise InputError(f"{path} is not valid JSON: {_kind(data) or _explain(error)}") from None
-    return _lists(path, content), _warn_of_pages(content)
 
 
 def _kind(data: bytes) -> str | None:
@@ -59,11 +67,11 @@ def _explain(error: ValueError) -> str:
     return printable(error) + ("; it may have been cut short" if short else "")
 
 
-def _lists(path: Path, content: Any) -> dict[str, list]:
+def _lists(path: Path, content: Any) -> list[list]:
     needed = "a COCO file is an object with the lists images, annotations and categories"
     if isinstance(content, dict) and "annotations" in content and content["annotations"] is None:
         content["annotations"] = []
-    for key in ("images", "annotations", "categories"):
+    for key in _LISTS:
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list):
             given = "; this one is a list, as the results of a detector are" if type(content) is list else ""
@@ -71,7 +79,7 @@ def _lists(path: Path, content: Any) -> dict[str, list]:
         if not found and key != "annotations":
             kind = {"images": "image", "categories": "category"}[key]
             raise InputError(f"{path}: it lists no {kind}, but needs at least one")
-    return content
+    return [content[key] for key in _LISTS]
 
 
 def _warn_of_pages(content: dict[str, Any]) -> list[str]:

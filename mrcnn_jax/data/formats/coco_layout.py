@@ -1,21 +1,19 @@
 """Layouts of folders in COCO format: the annotation file and image folder of each split."""
 
 import os
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_jax.data.formats.foreign_files import COCO, json_kind, lists_no_image
+from mrcnn_jax.data.formats.holdout import Drawn, require_shares
+from mrcnn_jax.data.formats.listing import Listing
+from mrcnn_jax.data.formats.split_names import SPLITS, split_of
 from mrcnn_jax.data.image_files import image_files_in, walk
 from mrcnn_jax.errors import InputError
 
 ADVICE = "name them with --train IMAGES ANNOTATIONS and --validation IMAGES ANNOTATIONS"
 _DEPTH = 3  # levels of folders that are searched for annotation files
-_SPLITS = {
-    "train": re.compile("train"),
-    "validation": re.compile("(?<![a-z])e?val(id|idation|set)?(?![a-z])|trainval"),
-    "test": re.compile("(?<![a-z])test(ing|set)?(?![a-z])"),
-}
 _IMAGE_FOLDERS = {
     "train": ["train", "train2017"],
     "validation": ["val", "valid", "validation", "val2017"],
@@ -26,30 +24,27 @@ _IMAGE_FOLDERS = {
 _USUAL_FOLDERS = ("images", "data", "jpegimages", "img", "imgs")
 
 
-class HeldOut(NamedTuple):
-    """One side of a file of which images are drawn for validation."""
-
-    count: int  # number of images drawn
-    validation: bool  # the drawn images, or else the others
-    seed: int = 0
-
-
 class CocoSplit(NamedTuple):
     """Files of a split."""
 
-    images: Path  # folder in and below which the images are
+    images: Path | None  # folder in and below which the images are, if known
     annotations: Path
-    part: HeldOut | None = None  # None for all images of the file
+    part: Drawn | None = None  # None for all images of the file
+    listing: Listing | None = None  # of another format; None for a file in COCO's
+
+    @property
+    def key(self) -> object:
+        """Identifies the listing, which several splits may be drawn from."""
+        return self.annotations if self.listing is None else id(self.listing)
 
 
-def recognises(folder: Path) -> bool:
-    """Returns whether a folder may hold annotation files in COCO format, or a path is such a file."""
-    return bool(_annotation_files(Path(folder)))
+def recognises(folder: Path, certainly: bool = True) -> bool:
+    """Returns whether a folder, or a file, holds annotations in COCO format, or else may be meant as that."""
+    files = _annotation_files(Path(folder))
+    return any(json_kind(path) == COCO for path in files) if certainly else bool(files)
 
 
-def find_splits(
-    folder: str | os.PathLike, validation_images: int = 0, *, keypoints: bool = False, seed: int = 0
-) -> dict[str, CocoSplit]:
+def find_splits(folder: str | os.PathLike, *, keypoints: bool = False) -> dict[str, CocoSplit]:
     """Finds the annotation files and image folders of the usual layouts.
 
     Annotation files are those in a folder ``annotations``, else those in the folder itself, else those one or
@@ -60,9 +55,7 @@ def find_splits(
 
     Args:
         folder: the data set, or its only annotation file.
-        validation_images: number of images that are drawn for the split "validation" if it has no file.
         keypoints: prefer person_keypoints_* to instances_*.
-        seed: of the draw.
 
     Raises:
         InputError: files are ambiguous; the message says how to name them.
@@ -79,39 +72,52 @@ def find_splits(
     if folder.is_file() and root.name.lower() == "annotations":
         root = root.parent
     if len(found) == 1:
-        split = _split_of(root, found[0]) or "train"
+        split = split_of(root, found[0]) or "train"
         splits = {"train": CocoSplit(_image_folder(root, found[0], split), found[0])}
     else:
-        by_split = {split: [path for path in found if _split_of(root, path) == split] for split in _SPLITS}
+        by_split = {split: [path for path in found if split_of(root, path) == split] for split in SPLITS}
         if len(by_split["train"]) != 1 or any(len(paths) > 1 for paths in by_split.values()):
             raise InputError(f"{folder}: {_ambiguity(root, found)}; {ADVICE}")
         files = {split: paths[0] for split, paths in by_split.items() if paths}
         files = {s: path for s, path in files.items() if s == "train" or not lists_no_image(path)}
         splits = {s: CocoSplit(_image_folder(root, path, s), path) for s, path in files.items()}
-    return hold_out_validation(splits, validation_images, seed, folder)
+    return splits
 
 
-def hold_out_validation(
-    splits: dict[str, CocoSplit], count: int, seed: int, source: Path
+def draw_splits(
+    splits: dict[str, CocoSplit],
+    source: Path,
+    *,
+    validation_images: int = 0,
+    split: Sequence[float] = (),
+    group: str | None = None,
+    seed: int = 0,
 ) -> dict[str, CocoSplit]:
-    """Adds a split "validation" of images drawn from those of "train", unless ``count`` is 0.
+    """Divides the images of "train" at random, if asked; see ``data.prepare.prepare``.
 
     Raises:
-        InputError: there is a validation split already, or the number is negative.
+        InputError: there is a split of a drawn name already, or a number is not allowed.
     """
-    if count < 0:
-        raise InputError(f"validation_images is {count}, but must be 0 or more")
+    if validation_images < 0:
+        raise InputError(f"validation_images is {validation_images}, but must be 0 or more")
     if seed < 0:
         raise InputError(f"seed is {seed}, but must be 0 or more")
-    if not count:
+    if split:
+        require_shares(split)
+    if split and validation_images:
+        raise InputError("validation_images and split are given, but images are drawn by one of them")
+    if not (split or validation_images):
+        if group:
+            raise InputError(f"group is {group!r}, but neither validation_images nor split draws images")
         return splits
-    if "validation" in splits:
-        raise InputError(f"{source} has validation annotations of its own, so validation_images must be 0")
-    sides = {
-        split: splits["train"]._replace(part=HeldOut(count, split == "validation", seed))
-        for split in ("train", "validation")
-    }
-    return sides | {split: files for split, files in splits.items() if split != "train"}
+    amounts = tuple(zip(("validation", "test"), split[1:] or (validation_images,), strict=False))
+    for name, _ in amounts:
+        if name in splits:
+            option, none = ("split", "left out") if split else ("validation_images", "0")
+            raise InputError(f"{source} has {name} annotations of its own, so {option} must be {none}")
+    parts = [Drawn(name, amounts, seed, group) for name in ("train", *dict(amounts))]
+    drawn = {part.split: splits["train"]._replace(part=part) for part in parts}
+    return drawn | {name: files for name, files in splits.items() if name != "train"}
 
 
 def unused_files(folder: str | os.PathLike, splits: dict[str, CocoSplit]) -> list[str]:
@@ -123,7 +129,7 @@ def unused_files(folder: str | os.PathLike, splits: dict[str, CocoSplit]) -> lis
     notes = []
     if others:
         notes.append(f"{len(others):,} other JSON files are not used ({_names(folder, others)})")
-    if len(used) == 1 and (split := _split_of(folder, next(iter(used)))) not in (None, "train"):
+    if len(used) == 1 and (split := split_of(folder, next(iter(used)))) not in (None, "train"):
         only = f"{_names(folder, used)} is the only annotation file"
         notes.append(f"{only}, so the training split is made of it although its name says {split}")
     return notes
@@ -151,15 +157,6 @@ def _json_files(folder: Path) -> list[list[Path]]:
             first = len(above) == 1 and above[0].lower() == "annotations"
             levels[0 if first else len(above) + 1].append(path)
     return levels
-
-
-def _split_of(folder: Path, path: Path) -> str | None:
-    """Returns the split named by a file, or else by its subfolder; None for none or several ("trainval")."""
-    for name in reversed(path.relative_to(folder).with_suffix("").parts):
-        words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        if named := [split for split, pattern in _SPLITS.items() if pattern.search(words)]:
-            return named[0] if len(named) == 1 else None
-    return None
 
 
 def _image_folder(folder: Path, annotations: Path, split: str) -> Path:

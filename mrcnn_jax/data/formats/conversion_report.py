@@ -15,6 +15,7 @@ class Report:
 
     Attributes:
         name: what the report calls the split.
+        source: format and path of the annotations; "" if that is not to be said.
         images: number of images, used or not.
         annotations: number of annotations, used or not.
         left_out, mended: annotations by fault; sets, so that reading a record twice counts it once.
@@ -24,7 +25,7 @@ class Report:
     """
 
     def __init__(self, name: str, images: int, annotations: int):
-        self.name, self.images, self.annotations = name, images, annotations
+        self.name, self.images, self.annotations, self.source = name, images, annotations, ""
         self.left_out: dict[str, set[Label]] = defaultdict(set)
         self.dropped: dict[str, set[Label]] = defaultdict(set)
         self.mended: dict[str, set[Label]] = defaultdict(set)
@@ -73,7 +74,8 @@ class Report:
 
     def __str__(self) -> str:
         kept = f"{self.kept:,} of {self.annotations:,} annotations kept"
-        lines = [f"{self.name}: {self.images:,} images, {kept}"]
+        source = f" ({self.source})" if self.source else ""
+        lines = [f"{self.name}: {self.images:,} images, {kept}{source}"]
         lines += [f"  {heading}: {line}" for heading, line in self._flaws()]
         lines += [f"  note: {line}" for line in _image_lines(self.image_notes)]
         lines += [f"  warning: {warning}" for warning in self.warnings]

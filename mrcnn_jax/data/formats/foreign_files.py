@@ -3,10 +3,7 @@
 import mmap
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from mrcnn_jax.data.image_files import walk
 
 COCO = "COCO"
 _EXPORT = "export or convert it to COCO first"
@@ -69,44 +66,22 @@ def lists_no_image(path: Path) -> bool:
         return False
 
 
-def describe_folder(folder: Path) -> str | None:
-    """Returns a clause that names the annotations of a folder without COCO files and says what to do."""
-    files = [path for path, _ in zip(walk(folder), range(100_000), strict=False) if path.is_file()]
-    by_suffix = Counter(path.suffix.lower() for path in files)
-    kinds = Counter(json_kind(path) for path in _some(files, ".json"))
+def describe_files(files: dict[str, list[Path]]) -> str | None:
+    """Returns a clause that names the annotations of a folder in another format and says what to do.
+
+    Args:
+        files: by suffix.
+    """
+    kinds = Counter(json_kind(path) for path in files.get(".json", [])[:1000])
     for kind, count in kinds.most_common():
         if kind not in (None, COCO):
             return f"it holds {count if count < 1000 else 'many'} JSON files of {kind}: {_EXPORT}"
-    if by_suffix[".jsonl"] or by_suffix[".ndjson"]:
+    if ".jsonl" in files or ".ndjson" in files:
         return f"it holds JSON Lines, one object a line: {_EXPORT}"
-    named = {path.name.lower() for path in files}
-    texts = [path for path in _some(files, ".txt") if path.name.lower() not in ("classes.txt", "readme.txt")]
-    if any(map(_is_yolo, texts[:20])):
-        return f"it holds label files of YOLO (*.txt, a line an object): {_EXPORT}"
-    if by_suffix[".xml"]:
-        head = next(_some(files, ".xml")).read_bytes()[:2000]
-        voc = b"<annotation" in head and b"<annotations" not in head
-        kind = "Pascal VOC" if voc else "CVAT or another tool"
-        return f"it holds XML files of {kind}: {_EXPORT}"
-    if by_suffix[".csv"]:
+    if ".csv" in files:
         return f"it holds CSV files: {_EXPORT}"
-    if {"data.yaml", "dataset.yaml"} & named:
-        return f"it holds a description for YOLO: {_EXPORT}"
-    if by_suffix[".zip"] or by_suffix[".gz"] or by_suffix[".tar"]:
+    if files.keys() & {".zip", ".gz", ".tar"}:
         return "it holds archives: unpack them"
-    if by_suffix[".json"]:
+    if ".json" in files:
         return "its JSON files lack the lists images, annotations and categories of COCO"
     return None
-
-
-def _some(files: Iterable[Path], suffix: str, number: int = 1000) -> Iterator[Path]:
-    chosen = (path for path in files if path.suffix.lower() == suffix)
-    return (path for path, _ in zip(chosen, range(number), strict=False))
-
-
-def _is_yolo(path: Path) -> bool:
-    try:
-        line = path.read_bytes()[:2000].split(b"\n")[0].split()
-        return len(line) >= 5 and line[0].isdigit() and all(0 <= float(number) <= 1 for number in line[1:5])
-    except (OSError, ValueError):
-        return False

@@ -1,49 +1,137 @@
-"""Random choice of images for validation, stratified by class."""
+"""Random division of images into splits, stratified by class; groups of images stay together."""
 
+import posixpath
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from mrcnn_jax.errors import InputError
 
-def hold_out(classes: Mapping[int, Collection[int]], count: int, seed: int = 0) -> set[int]:
-    """Draws images for validation so that, as far as possible, every class is on both sides.
+
+class Drawn(NamedTuple):
+    """One of the splits that the images of a listing are divided into."""
+
+    split: str
+    amounts: tuple[tuple[str, int | float], ...]  # number or share of images drawn for each split but "train"
+    seed: int = 0
+    group: str | None = None  # see ``group_of``
+
+    def counts(self, images: int) -> dict[str, int]:
+        """Returns the number of images to draw for each split."""
+        return {
+            split: amount if isinstance(amount, int) else max(1, round(amount * images))
+            for split, amount in self.amounts
+        }
+
+    def divide(self, names: Mapping[int, str], classes: Mapping[int, Collection[int]]) -> dict[int, str]:
+        """Draws images for the splits but "train".
+
+        Args:
+            names: file names by image id.
+            classes: the classes that each image shows.
+
+        Returns:
+            The split of each drawn image.
+
+        Raises:
+            InputError: there are too few groups.
+        """
+        groups = {id_: group_of(names[id_], self.group) for id_ in classes} if self.group else None
+        if groups and len(set(groups.values())) <= len(self.amounts):
+            count = f"{len(groups)} images are in {len(set(groups.values()))} groups"
+            raise InputError(f"{count} by --group {self.group}, too few for {len(self.amounts) + 1} splits")
+        drawn: dict[int, str] = {}
+        for split, count in self.counts(len(classes)).items():
+            rest = {id_: shown for id_, shown in classes.items() if id_ not in drawn}
+            drawn |= dict.fromkeys(hold_out(rest, count, self.seed, groups), split)
+        return drawn
+
+
+def require_shares(shares: Sequence[float]) -> None:
+    """Raises InputError unless the shares of train, validation and perhaps test are positive and sum to 1."""
+    if len(shares) not in (2, 3) or min(shares) <= 0 or not abs(sum(shares) - 1) < 1e-6:
+        given = " ".join(f"{share:g}" for share in shares)
+        allowed = "2 or 3 positive numbers that sum to 1, of train, validation and test"
+        raise InputError(f"the split is {given}, but must be {allowed}")
+
+
+def group_of(name: str, group: str) -> str:
+    """Returns the group of an image by its file name.
+
+    Args:
+        name: of the file, with folders.
+        group: "folder", for the images of one folder; or a text, for the images whose names, without their
+            folders, are equal before its first occurrence.
+    """
+    name = name.replace("\\", "/")
+    if group == "folder":
+        return posixpath.dirname(name)
+    return posixpath.splitext(posixpath.basename(name))[0].partition(group)[0]
+
+
+def hold_out(
+    classes: Mapping[int, Collection[int]],
+    count: int,
+    seed: int = 0,
+    groups: Mapping[int, str] | None = None,
+) -> set[int]:
+    """Draws images so that, as far as possible, every class is among them and among the others.
 
     The rarest class goes first: it gives its share of ``count``, rounded, but at least one image if it has
     two, and never its last; then the next rarest, and at last images at random. The result depends on the
-    ids, the classes and the seed alone, not on any order.
+    ids, the classes and the seed alone, not on any order. Whole groups are drawn as if each were one image,
+    as long as there are not more than ``count`` images; at least one group, and never all.
 
     Args:
         classes: the classes that each image shows, by image id; an image may show none.
         count: number of images to draw, smaller than the number of images.
         seed: of the random order.
+        groups: the group of each image; each is its own if None.
 
     Returns:
         The ids of the drawn images.
     """
-    ids = sorted(classes)
-    order = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
-    shown = {id_: set(classes[id_]) for id_ in ids}
-    total = Counter(class_ for found in shown.values() for class_ in found)
+    members: dict[int, list[int]] = {}  # images of each group, by its first
+    first: dict[str | int, int] = {}
+    for id_ in sorted(classes):
+        leader = first.setdefault(groups[id_] if groups else id_, id_)
+        members.setdefault(leader, []).append(id_)
+    shown = {leader: {class_ for id_ in ids for class_ in classes[id_]} for leader, ids in members.items()}
+    drawn = _draw(shown, {leader: len(ids) for leader, ids in members.items()}, count, seed)
+    return {id_ for leader in drawn for id_ in members[leader]}
+
+
+def _draw(shown: dict[int, set[int]], sizes: dict[int, int], count: int, seed: int) -> set[int]:
+    """Draws groups of images by the classes that they show."""
+    groups, images = list(shown), sum(sizes.values())
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    members: dict[int, list[int]] = {}
+    for group in order:
+        for class_ in shown[group]:
+            members.setdefault(class_, []).append(group)
+    total = {class_: sum(sizes[group] for group in found) for class_, found in members.items()}
+    left = Counter({class_: len(found) for class_, found in members.items()})  # groups on the other side
+    given: Counter[int] = Counter()  # drawn images
     drawn: set[int] = set()
-    left = Counter(total)
+    room = count
 
-    def draw(wanted: int, candidates: list[int]) -> None:
-        for id_ in candidates:
-            if wanted <= 0 or len(drawn) == count:
+    def draw(wanted: int, candidates: list[int], last: bool = False) -> None:
+        nonlocal room
+        for group in candidates:
+            if wanted <= 0 or not room:
                 return
-            if id_ not in drawn and all(left[class_] > 1 for class_ in shown[id_]):
-                drawn.add(id_)
-                left.subtract(shown[id_])
-                wanted -= 1
+            spared = last or all(left[class_] > 1 for class_ in shown[group])
+            if group not in drawn and sizes[group] <= room and spared:
+                drawn.add(group)
+                left.subtract(shown[group])
+                given.update(dict.fromkeys(shown[group], sizes[group]))
+                wanted, room = wanted - sizes[group], room - sizes[group]
 
-    members: dict[int, list[int]] = {class_: [] for class_ in total}
-    for id_ in order:
-        for class_ in shown[id_]:
-            members[class_].append(id_)
     for class_ in sorted(total, key=lambda class_: (total[class_], class_)):
-        share = max(1, round(count * total[class_] / len(ids)))
-        draw(share - (total[class_] - left[class_]), members[class_])
+        share = max(1, round(count * total[class_] / images))
+        draw(share - given[class_], members[class_])
     draw(count, order)
-    drawn.update([id_ for id_ in order if id_ not in drawn][: count - len(drawn)])
-    return drawn
+    draw(count, order, last=True)
+    return drawn or {min(order, key=lambda group: sizes[group])}

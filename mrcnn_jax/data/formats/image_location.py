@@ -32,13 +32,13 @@ def locate_images(names: Iterable[str], annotations: Path, folder: Path | None) 
 
     Args:
         names: the ``file_name`` of each image.
-        annotations: the annotation file.
+        annotations: the annotation file, or the folder of several.
         folder: of the images, if known.
 
     Raises:
         InputError: several files fit one name equally well, or one file fits several names.
     """
-    names, beside = dict.fromkeys(names), annotations.parent
+    names, beside = dict.fromkeys(names), annotations if annotations.is_dir() else annotations.parent
     roots = [folder, beside] if folder and folder != beside else [beside]
     listing = _Listing()
     paths = {name: path for name in names if (path := listing.first(name, roots))}

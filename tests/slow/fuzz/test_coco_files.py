@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from small_sets import write_set
 
 from mrcnn_jax.data.formats import coco
-from mrcnn_jax.data.formats.coco_layout import CocoSplit, HeldOut
+from mrcnn_jax.data.formats.coco_layout import CocoSplit
+from mrcnn_jax.data.formats.holdout import Drawn
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = Campaign("coco_files", cases=5_000, cases_in_ci=300)
@@ -102,8 +103,8 @@ damage = st.one_of(st.just([]), st.just([]), st.just([]), damages)
 def prepare(data: bytes, out: Path, options: dict[str, Any]) -> None:
     file = FOLDER / "annotations/changed.json"
     file.write_bytes(data)
-    sides = {"train": HeldOut(1, False), "validation": HeldOut(1, True)}
-    splits = {split: CocoSplit(FOLDER / "images", file, part) for split, part in sides.items()}
+    parts = [Drawn(split, (("validation", 1),)) for split in ("train", "validation")]
+    splits = {part.split: CocoSplit(FOLDER / "images", file, part) for part in parts}
     shutil.rmtree(out, ignore_errors=True)
     reports = coco.prepare(splits, out, **options)
     assert all(str(report) for report in reports.values())
