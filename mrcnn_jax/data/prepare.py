@@ -11,6 +11,7 @@ from mrcnn_jax.data.dataset_writer import check_destination
 from mrcnn_jax.data.formats import cityscapes, coco, coco_layout, cvat, labelme, mask_files, voc, yolo
 from mrcnn_jax.data.formats.coco_layout import CocoSplit
 from mrcnn_jax.data.formats.foreign_files import describe_files
+from mrcnn_jax.data.formats.holdout import require_draw
 from mrcnn_jax.data.image_files import files_by_suffix
 from mrcnn_jax.data.stored_image import Rotation
 from mrcnn_jax.errors import InputError
@@ -108,12 +109,13 @@ def _write(
         return cityscapes.prepare(folder, out, progress=common["progress"], overwrite=common["overwrite"])
     notify = common.pop("notify")
     drawing = {option: options.pop(option, _DEFAULTS[option]) for option in _DRAWING}
+    require_draw(**drawing)
     given = _given(splits) if splits else {}
     check_destination(out, common["overwrite"])
     if splits:
         files, notes = given, []
     else:
-        files, notes = _find(folder, options.pop("keypoints", False))
+        files, notes = _find(folder, options.pop("keypoints", False), notify)
         options["name"] = options.get("name") or _name_of(folder)
     files = coco_layout.draw_splits(files, folder, **drawing)
     if "validation" not in files:
@@ -127,7 +129,9 @@ def _name_of(folder: Path) -> str:
     return folder.stem if folder.is_file() else folder.absolute().name
 
 
-def _find(folder: Path, keypoints: bool) -> tuple[dict[str, CocoSplit], list[str]]:
+def _find(
+    folder: Path, keypoints: bool, notify: Callable[[str], object]
+) -> tuple[dict[str, CocoSplit], list[str]]:
     """Returns the files of the splits in the first format that is recognised, and what is not used."""
     if coco_layout.recognises(folder):
         files = coco_layout.find_splits(folder, keypoints=keypoints)
@@ -142,8 +146,9 @@ def _find(folder: Path, keypoints: bool) -> tuple[dict[str, CocoSplit], list[str
     if keypoints:
         raise InputError(f"{folder} is in the format of {formats[0].NAME}, to which keypoints does not apply")
     others = ", ".join(one.NAME for one in formats[1:])
-    notes = [f"{folder} is read as {formats[0].NAME}; annotations of {others} are not used"] if others else []
-    splits = formats[0].read(root, found)
+    unused = f"; annotations of {others} are not used" if others else ""
+    notify(f"{folder} is read as {formats[0].NAME}{unused}")
+    splits, notes = formats[0].read(root, found), []
     if "train" not in splits and len(splits) > 1:
         given = " and ".join(splits)
         raise InputError(f"{folder} is read as {formats[0].NAME}, but has only the splits {given}, not train")

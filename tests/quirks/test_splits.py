@@ -1,9 +1,10 @@
-"""Splits that are drawn, and sets of several formats."""
+"""Splits that are drawn, and what all formats of annotations share."""
 
 from pathlib import Path
 
 import pytest
-from format_writers import WRITERS, cvat, labelme, mask_numbers
+from format_writers import WRITERS, cvat, labelme, mask_numbers, yolo
+from PIL import Image
 from quirks import quirk
 from small_sets import rectangle, write_set
 
@@ -123,6 +124,20 @@ def test_other_formats_are_divided_alike(name):
     assert sum(len(open_dataset(directory, split)) for split in ("train", "validation", "test")) == 3
 
 
+@quirk("images of YOLO, LabelMe and others as TIFF, BMP or WebP", "converted to PNG")
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".webp"])
+@pytest.mark.parametrize("write", [labelme, yolo])
+def test_images_in_other_formats(write, suffix):
+    folder = write(Path("set"), "polygons")
+    for path in list(folder.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(suffix), lossless=True)
+        path.unlink()
+    directory, reports = prepare(folder, "out")
+    records = list(open_dataset(directory, "train"))
+    assert [record.image[1:4] for record in records] == [b"PNG"] * 3 and reports["train"].kept == 3
+    assert [Path(record.file_name).suffix for record in records] == [suffix] * 3
+
+
 @quirk(
     "a folder with annotations in several formats",
     "COCO, or the first that is recognised; the others are said",
@@ -146,7 +161,7 @@ def test_only_split():
     for name in ("images", "masks"):
         (folder / name).rename(folder / "test" / name)
     _, reports = prepare(folder, "out", notify=notes.append)
-    assert list(reports) == ["train"] and "set has one split alone, which becomes train" in notes[0]
+    assert list(reports) == ["train"] and "set has one split alone, which becomes train" in notes[1]
 
 
 @quirk("a folder in no known format", "one sentence: what it holds, and what was looked for")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_jax.data.formats.foreign_files import COCO, json_kind, lists_no_image
-from mrcnn_jax.data.formats.holdout import Drawn, require_shares
+from mrcnn_jax.data.formats.holdout import Drawn, require_draw
 from mrcnn_jax.data.formats.listing import Listing
 from mrcnn_jax.data.formats.split_names import SPLITS, split_of
 from mrcnn_jax.data.image_files import image_files_in, walk
@@ -96,19 +96,10 @@ def draw_splits(
     """Divides the images of "train" at random, if asked; see ``data.prepare.prepare``.
 
     Raises:
-        InputError: there is a split of a drawn name already, or a number is not allowed.
+        InputError: there is a split of a drawn name already, or as ``require_draw``.
     """
-    if validation_images < 0:
-        raise InputError(f"validation_images is {validation_images}, but must be 0 or more")
-    if seed < 0:
-        raise InputError(f"seed is {seed}, but must be 0 or more")
-    if split:
-        require_shares(split)
-    if split and validation_images:
-        raise InputError("validation_images and split are given, but images are drawn by one of them")
+    require_draw(validation_images, split, group, seed)
     if not (split or validation_images):
-        if group:
-            raise InputError(f"group is {group!r}, but neither validation_images nor split draws images")
         return splits
     amounts = tuple(zip(("validation", "test"), split[1:] or (validation_images,), strict=False))
     for name, _ in amounts:

@@ -49,12 +49,19 @@ class Drawn(NamedTuple):
         return drawn
 
 
-def require_shares(shares: Sequence[float]) -> None:
-    """Raises InputError unless the shares of train, validation and perhaps test are positive and sum to 1."""
-    if len(shares) not in (2, 3) or min(shares) <= 0 or not abs(sum(shares) - 1) < 1e-6:
-        given = " ".join(f"{share:g}" for share in shares)
+def require_draw(validation_images: int, split: Sequence[float], group: str | None, seed: int) -> None:
+    """Raises InputError if images cannot be drawn so; see ``data.prepare.prepare``."""
+    for name, number in (("validation_images", validation_images), ("seed", seed)):
+        if number < 0:
+            raise InputError(f"{name} is {number}, but must be 0 or more")
+    if split and not (len(split) in (2, 3) and min(split) > 0 and abs(sum(split) - 1) < 1e-6):
+        given = " ".join(f"{share:g}" for share in split)
         allowed = "2 or 3 positive numbers that sum to 1, of train, validation and test"
         raise InputError(f"the split is {given}, but must be {allowed}")
+    if split and validation_images:
+        raise InputError("validation_images and split are given, but images are drawn by one of them")
+    if group and not (split or validation_images):
+        raise InputError(f"group is {group!r}, but neither validation_images nor split draws images")
 
 
 def group_of(name: str, group: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mrcnn_jax.data.formats.coco_layout import CocoSplit
-from mrcnn_jax.data.formats.label_images import read_label_image, split_values
+from mrcnn_jax.data.formats.label_images import encode, read_label_image, split_values
 from mrcnn_jax.data.formats.listing import Collector, common_folder, list_by_name
 from mrcnn_jax.data.formats.split_names import group_by_folder
 from mrcnn_jax.data.image_files import IMAGE_SUFFIXES
@@ -134,7 +134,8 @@ def _collect(collector: Collector, folder: Path, masks: dict[Path, list[_Mask]])
             try:
                 numbers = read_label_image(mask.path)
                 if mask.single:
-                    values = split_values(numbers > numbers.max() / 2)
+                    inside = numbers > numbers.max() / 2
+                    values = {1: encode(inside)} if inside.any() else {}
                 else:
                     values = split_values(numbers)
                     files += 1

@@ -1,5 +1,6 @@
 """Description of a YOLO data set, ``data.yaml``: the images of each split, the classes and the keypoints."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ def _locate(path: Path, root: Any, text: str) -> Path | None:
     tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
     candidates = [place / text for place in roots] + [place / stripped for place in roots]
     candidates += [path.parent / tail for tail in tails]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)
 
 
 def _read_names(content: dict[str, Any], notes: list[str]) -> dict[int, str]:
