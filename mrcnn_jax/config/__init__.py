@@ -12,6 +12,7 @@ from mrcnn_jax.config.conventions import DETECTRON, DETECTRON2, OURS, TORCHVISIO
 from mrcnn_jax.config.data import DataConfig
 from mrcnn_jax.config.evaluation import EvaluationConfig
 from mrcnn_jax.config.experiment import Experiment
+from mrcnn_jax.config.fcis import FCISConfig
 from mrcnn_jax.config.heads import (
     BoxHeadConfig,
     BranchPoolConfig,
@@ -28,7 +29,7 @@ from mrcnn_jax.config.train import TrainConfig
 __all__ = [
     "AUGMENTATIONS", "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "Augmentation", "AugmentationConfig",
     "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig", "EvaluationConfig",
-    "Experiment", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig", "RPNConfig",
-    "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure", "to_dict",
+    "Experiment", "FCISConfig", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig",
+    "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure", "to_dict",
     "with_changes",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from mrcnn_jax.config.conventions import Conventions
+from mrcnn_jax.config.fcis import FCISConfig
 from mrcnn_jax.config.heads import (
     BoxHeadConfig,
     BranchPoolConfig,
@@ -135,8 +136,9 @@ class RPNConfig:
 class ModelConfig:
     """The detector."""
 
-    system: Literal["mask_rcnn"] = "mask_rcnn"
-    """System: mask_rcnn is Mask R-CNN and, by its tasks, Faster R-CNN and the RPN alone."""
+    system: Literal["mask_rcnn", "fcis"] = "mask_rcnn"
+    """System: mask_rcnn is Mask R-CNN and, by its tasks, Faster R-CNN and the RPN alone; fcis is fully
+    convolutional instance-aware segmentation (model.fcis)."""
     num_classes: Annotated[NonNegativeInt, at_most(100_000)] = 80
     """Foreground classes; 0 takes their number from the data set."""
     tasks: tuple[Literal["boxes", "masks", "keypoints"], ...] = ("boxes", "masks")
@@ -148,6 +150,7 @@ class ModelConfig:
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     keypoint: KeypointHeadConfig = field(default_factory=KeypointHeadConfig)
+    fcis: FCISConfig = field(default_factory=FCISConfig)
     conventions: Conventions = field(default_factory=Conventions)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Order in which the backbone takes the channels; images themselves are always RGB."""
@@ -162,6 +165,8 @@ class ModelConfig:
         check_fields("model", self)
         self._check_tasks()
         self._check_levels()
+        if self.system == "fcis":
+            self._check_fcis()
         backbone = self.backbone
         norms = {backbone.norm, backbone.pyramid_norm, self.box.norm, self.mask.norm} & {"batch", "group"}
         require(not norms or backbone.norm_epsilon > 0,
@@ -205,6 +210,13 @@ class ModelConfig:
                 "box.convolutions and box.fully_connected must be 0 with backbone.features c4, where res5 is "
                 "the head")
 
+    def _check_fcis(self):
+        require(set(self.tasks) in (set(), {"boxes", "masks"}),
+                f"model.tasks must be boxes masks, or empty, with model.system fcis, not "
+                f"{' '.join(self.tasks)}")
+        require(self.backbone.features == "dc5",
+                f"backbone.features must be dc5 with model.system fcis, not {self.backbone.features}")
+
     def pool_of(self, branch: Literal["box", "mask", "keypoint"]) -> RoIPooling:
         """Returns the RoI pooling of a branch, with the settings that it inherits from ``pool``."""
         own: BranchPoolConfig = getattr(self, branch).pool
@@ -217,6 +229,8 @@ class ModelConfig:
     @property
     def mask_size(self) -> int:
         """Side of a predicted mask."""
+        if self.system == "fcis":
+            return self.fcis.size
         return 2 * self._feature_size(self.mask.pool)
 
     @property

@@ -43,10 +43,14 @@ def sample_labels(
     return index, is_positive, is_positive | background_valid[rank]
 
 
-def hard_examples(losses: Float[Array, "N"], valid: Bool[Array, "N"], num_samples: int) -> Bool[Array, "N"]:
-    """Returns which candidates are the ``num_samples`` valid ones of greatest loss, or all valid ones.
+def hard_examples(
+    losses: Float[Array, "N"], valid: Bool[Array, "N"], num_samples: int
+) -> tuple[Int[Array, "S"], Bool[Array, "S"]]:
+    """Chooses the valid candidates of greatest loss; the choice has no gradient.
 
-    The choice has no gradient; of equal losses the first counts as greater.
+    Returns:
+        Index of each sample, greatest loss first (of equal losses the first candidate), and whether the slot
+        is valid.
 
     Raises:
         ValueError: if there are not as many candidates in both arrays, or no samples.
@@ -57,5 +61,4 @@ def hard_examples(losses: Float[Array, "N"], valid: Bool[Array, "N"], num_sample
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
-    index, chosen = masked_top_k(valid, jax.lax.stop_gradient(losses), num_samples)
-    return jnp.zeros_like(valid).at[index].max(chosen)
+    return masked_top_k(valid, jax.lax.stop_gradient(losses), num_samples)

@@ -1,10 +1,10 @@
 """Named experiments: small machines first, then the paper's systems on COCO and Cityscapes."""
 
 from mrcnn_jax.presets import small_machines  # isort: skip - listed first by `mrcnn train`
-from mrcnn_jax.presets import cityscapes, coco
+from mrcnn_jax.presets import cityscapes, coco, fcis
 from mrcnn_jax.presets.registry import PRESETS, describe, fine_tune, get, resolve, stored_run
 
 __all__ = [
-    "PRESETS", "cityscapes", "coco", "describe", "fine_tune", "get", "resolve", "small_machines",
+    "PRESETS", "cityscapes", "coco", "describe", "fcis", "fine_tune", "get", "resolve", "small_machines",
     "stored_run",
 ]  # fmt: skip

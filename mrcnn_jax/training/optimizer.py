@@ -73,15 +73,16 @@ def make_optimizer(
     """Returns the update rule, the same object for equal settings (see ``make_train_step``).
 
     Weight decay applies to kernels only. Frozen stages of the backbone, and a separately trained RPN, get
-    neither updates nor momentum.
+    neither updates nor momentum; the first layer of FCIS's score maps learns faster than the rest.
     """
+    factor = model.fcis.rate_factor if model.system == "fcis" else 1.0
     settings = OptimizerSettings(*(getattr(config, name) for name in OptimizerSettings._fields))
     steps = 0 if config.schedule == "step" else config.steps  # on which "step" does not depend
-    return _make_optimizer(settings, frozen_modules(model.backbone), images_per_step, steps)
+    return _make_optimizer(settings, frozen_modules(model.backbone), images_per_step, steps, factor)
 
 
 @lru_cache(maxsize=16)
-def _make_optimizer(settings, frozen_stages, images_per_step, steps):
+def _make_optimizer(settings, frozen_stages, images_per_step, steps, neck_factor):
     def label(path, _):
         names = [key.key for key in path]
         frozen = names[0] == "proposer" or names[0] == "backbone" and names[1].startswith(frozen_stages)
@@ -89,6 +90,9 @@ def _make_optimizer(settings, frozen_stages, images_per_step, steps):
 
     def is_kernel(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
+
+    def is_neck(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-2].key == "neck", params)
 
     schedule, decay = _make_schedule(settings, images_per_step, steps), settings.weight_decay
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
@@ -99,6 +103,8 @@ def _make_optimizer(settings, frozen_stages, images_per_step, steps):
         trained = optax.chain(clip, optax.adamw(schedule, weight_decay=decay, mask=is_kernel))
     if settings.layer_decay != 1 or settings.freeze_backbone_steps:
         trained = optax.chain(trained, _scale_backbone(settings.layer_decay, settings.freeze_backbone_steps))
+    if neck_factor != 1:
+        trained = optax.chain(trained, optax.masked(optax.scale(neck_factor), is_neck))
     return optax.multi_transform(
         {"trained": trained, "frozen": optax.set_to_zero()},
         lambda params: jax.tree_util.tree_map_with_path(label, params),

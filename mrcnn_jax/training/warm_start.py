@@ -126,7 +126,8 @@ def load_pretrained(
 
 
 def _class_layers(model):
-    return ("box/classes", "box/deltas", *(() if model.mask.class_agnostic else ("mask/logits",)))
+    masks = () if model.mask.class_agnostic else ("mask/logits",)
+    return ("box/classes", "box/deltas", "maps/classes", *masks)
 
 
 def _name(path):

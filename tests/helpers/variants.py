@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import tiny
 
-from mrcnn_jax.config import BranchPoolConfig, Conventions, KeypointHeadConfig, ModelConfig, PoolConfig
+from mrcnn_jax.config import (
+    BranchPoolConfig,
+    Conventions,
+    FCISConfig,
+    KeypointHeadConfig,
+    ModelConfig,
+    PoolConfig,
+)
 
 ALL_TASKS = ("boxes", "masks", "keypoints")
 KEYPOINT_HEAD = KeypointHeadConfig(
@@ -66,6 +73,12 @@ def _not_aligned(model: ModelConfig) -> ModelConfig:
     return replace(_pool(model, sampling_ratio=0), conventions=Conventions(roi_half_pixel=False))
 
 
+def _fcis() -> ModelConfig:
+    """FCIS of 2 x 2 groups and 6 x 6 bins, with hard examples and mask voting."""
+    model = _mask(_tasks("boxes", "masks", model=_single_map("dc5", 5)), threshold=0.4)
+    return replace(model, system="fcis", fcis=FCISConfig(channels=32, groups=2, size=6))
+
+
 RESNEXT = _mask(
     _backbone(name="resnet50", groups=2, stride_in_1x1=False, norm="batch", pyramid_norm="batch"),
     norm="batch",
@@ -90,6 +103,8 @@ VARIANTS: dict[str, ModelConfig] = {
     "mlp of two": _mask(head="mlp", layers=2),
     "mlp of three, class-agnostic": _mask(head="mlp", layers=3, class_agnostic=True),
     "class-agnostic, no layers": _mask(class_agnostic=True, layers=0),
+    # other systems
+    "FCIS": _fcis(),
     # tasks
     "proposals": _tasks(),
     "boxes, convolutions in the heads": _head_convolutions(_tasks("boxes")),
@@ -114,6 +129,7 @@ COVERING: dict[str, ModelConfig] = {
     "ResNeXt, one level, RoIPool and RoIWarp": replace(
         _roi_pool_and_warp(RESNEXT), roi=replace(BASE.roi, levels=(3, 3))
     ),
+    "FCIS": _fcis(),
     "non-local, proposals": _tasks(model=_backbone(non_local=True)),
     "separate RPN, boxes, adaptive RoIAlign": _not_aligned(_frozen_rpn(_head_convolutions(_tasks("boxes")))),
 }
