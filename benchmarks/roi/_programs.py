@@ -15,7 +15,8 @@ from mrcnn_jax import ops
 
 
 class Operation(NamedTuple):
-    """Arguments of ``ops.pool_rois``, and the name of the operation in torchvision.ops if it exists."""
+    """Arguments of ``ops.pool_rois``, or of the position-sensitive "ps-pool" and "ps-align", and the name of
+    the operation in torchvision.ops if it exists."""
 
     operation: str
     reduction: str
@@ -23,8 +24,21 @@ class Operation(NamedTuple):
     torchvision: str | None = None
 
     @property
+    def is_position_sensitive(self) -> bool:
+        return self.operation.startswith("ps-")
+
+    @property
+    def arguments(self) -> tuple[str, str, int]:
+        """Arguments of ``ops.roi_implementations``; position-sensitive averages have those of RoIAlign."""
+        return "align" if self.is_position_sensitive else self.operation, self.reduction, self.sampling_ratio
+
+    @property
     def implementations(self) -> tuple[str, ...]:
-        return tuple(name for name in ops.roi_implementations(*self[:3]) if name != "reference")
+        return tuple(name for name in ops.roi_implementations(*self.arguments) if name != "reference")
+
+    def is_for(self, workload: Workload) -> bool:
+        """Returns whether the workload has the maps that the operation reads."""
+        return self.is_position_sensitive == (workload.groups > 1)
 
 
 OPERATIONS = {
@@ -33,6 +47,8 @@ OPERATIONS = {
     "align-adaptive": Operation("align", "average", 0, "roi_align"),
     "align-max": Operation("align", "max", 2),
     "warp": Operation("warp", "average", 2),
+    "ps-pool": Operation("ps-pool", "average", 0, "ps_roi_pool"),
+    "ps-align": Operation("ps-align", "average", 2, "ps_roi_align"),
 }
 
 
@@ -56,7 +72,7 @@ class Group:
         """Fields of the result file that identify the computation."""
         operation, reduction, samples, _ = self.kind
         kind = {"operation": operation, "reduction": reduction}
-        kind["samples"] = None if operation == "pool" else samples
+        kind["samples"] = None if operation in ("pool", "ps-pool") else samples
         others = {"workload": self.workload.name, "batch": self.batch, "dtype": self.dtype}
         return kind | others | {"direction": self.direction}
 
@@ -71,7 +87,7 @@ class Group:
 def _make_inputs(workload, batch, dtype):
     """Makes the arguments of all programs of a workload, on the device."""
     boxes = workload.boxes(batch)
-    shape = (*boxes.shape[:2], workload.bins, workload.bins, workload.channels)
+    shape = (*boxes.shape[:2], workload.bins, workload.bins, workload.channels // workload.groups**2)
     cotangent = jnp.asarray(np.random.default_rng(2).standard_normal(shape, dtype=np.float32), dtype)
     levels = jnp.asarray(workload.levels(boxes))
     return jax.block_until_ready((workload.features(batch, dtype), jnp.asarray(boxes), levels, cotangent))
@@ -82,6 +98,8 @@ def program(group: Group, implementation: str) -> Callable[..., Any]:
     kind = group.kind
 
     def pool(features, boxes, levels):
+        if kind.is_position_sensitive:
+            return _pool_parts(group, features[0], boxes, implementation)
         return ops.pool_rois(
             features, boxes, levels, group.workload.strides, group.workload.bins, operation=kind.operation,
             reduction=kind.reduction, sampling_ratio=kind.sampling_ratio, implementation=implementation,
@@ -95,6 +113,20 @@ def program(group: Group, implementation: str) -> Callable[..., Any]:
         return pooled, backward(cotangent)[0]
 
     return both
+
+
+def _pool_parts(group, features, boxes, implementation):
+    """Pools position-sensitive maps, by the rules of torchvision."""
+    load, (batch, number, _) = group.workload, boxes.shape
+    images = jnp.repeat(jnp.arange(batch, dtype=boxes.dtype), number)[:, None]
+    rois = jnp.concatenate([images, boxes.reshape(-1, 4)], axis=1)
+    features = features.reshape(*features.shape[:3], load.groups, load.groups, -1)
+    place = load.bins, 1 / load.strides[0]
+    if group.kind.operation == "ps-pool":
+        pooled = ops.ps_roi_pool(features, rois, *place, "cells", implementation)
+    else:
+        pooled = ops.ps_roi_align(features, rois, *place, group.kind.sampling_ratio, implementation)
+    return pooled.reshape(batch, number, *pooled.shape[1:])
 
 
 def bounds(group: Group) -> dict[str, int]:

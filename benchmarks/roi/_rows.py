@@ -35,9 +35,10 @@ def timed(content: Mapping[str, Any]) -> list[Row]:
 def title(key: tuple[str, str, int | None]) -> str:
     """Names an operation."""
     operation, reduction, samples = key
-    if operation == "pool":
-        return "RoIPool"
-    name = {"align": "RoIAlign", "warp": "RoIWarp"}[operation]
+    if operation in (names := {"pool": "RoIPool", "ps-pool": "position-sensitive RoIPool"}):
+        return names[operation]
+    names = {"align": "RoIAlign", "warp": "RoIWarp", "ps-align": "position-sensitive RoIAlign"}
+    name = names[operation]
     sampling = f" of {samples} x {samples}" if samples else ", adaptive"
     return f"{name}, {'maximum' if reduction == 'max' else reduction}{sampling}"
 

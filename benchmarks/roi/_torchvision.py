@@ -12,9 +12,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 prepared = []
 
 
-def prepare(arrays: str, operation: str, strides: list, bins: int, samples: int, dtype: str) -> None:
+def prepare(
+    arrays: str, operation: str, strides: list, bins: int, samples: int, dtype: str, groups: int
+) -> None:  # fmt: skip
     """Prepares pooling and, if there is a cotangent, gradients; frees what was prepared before."""
-    prepared[:] = [_program(np.load(arrays), operation, strides, bins, samples, dtype)]
+    prepared[:] = [_program(np.load(arrays), operation, strides, bins, samples, dtype, groups)]
 
 
 def run() -> float:
@@ -44,7 +46,7 @@ def nms(arrays: str, threshold: float) -> tuple:
     return time.perf_counter() - begin, number
 
 
-def _program(arrays, operation, strides, bins, samples, dtype):
+def _program(arrays, operation, strides, bins, samples, dtype, groups):
     """Returns a function that computes the pooled features and, backward, the gradients, channels first."""
 
     def tensor(array):
@@ -53,6 +55,10 @@ def _program(arrays, operation, strides, bins, samples, dtype):
     def pool(features, rois, stride):
         if operation == "roi_pool":
             return torchvision.ops.roi_pool(features, rois, bins, 1 / stride)
+        if operation == "ps_roi_pool":
+            return torchvision.ops.ps_roi_pool(features, rois, bins, 1 / stride)
+        if operation == "ps_roi_align":
+            return torchvision.ops.ps_roi_align(features, rois, bins, 1 / stride, samples)
         return torchvision.ops.roi_align(features, rois, bins, 1 / stride, samples, aligned=True)
 
     def pool_levels():  # into the places of the result, as torchvision.ops.MultiScaleRoIAlign does
@@ -73,7 +79,10 @@ def _program(arrays, operation, strides, bins, samples, dtype):
     image = np.repeat(np.arange(len(boxes)), boxes.shape[1])
     rois = tensor(np.column_stack([image, boxes.reshape(-1, 4)]))
     levels = torch.tensor(arrays["levels"].reshape(-1), device=DEVICE)
-    maps = [tensor(arrays[f"map{level}"]).permute(0, 3, 1, 2).contiguous() for level in range(len(strides))]
+    maps = [tensor(arrays[f"map{level}"]).permute(0, 3, 1, 2) for level in range(len(strides))]
+    # groups come before the channels of each here, after them in torchvision
+    maps = [features.unflatten(1, (groups**2, -1)).transpose(1, 2).flatten(1, 2).contiguous()
+            for features in maps]  # fmt: skip
     for features in maps:
         features.requires_grad_(backward)
     if backward:

@@ -25,6 +25,7 @@ class Workload:
     sizes: tuple[float, float]
     """Range of the square root of RoIs' areas in image pixels, uniform or, over a pyramid, log-uniform."""
     training: bool = True  # whether the gradient is measured, too
+    groups: int = 1  # position-sensitive maps along each side of a RoI; channels are those of all maps
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -60,10 +61,12 @@ WORKLOADS = {
     for workload in (
         Workload("one map", "512 RoIs of 20 to 320 pixels on P2 alone", P2, (4,), 256, 512, 7, (20, 320)),
         Workload("C4", "box head on C4, Faster R-CNN's 300 proposals", C4, (16,), 1024, 300, 14, (20, 640)),
+        Workload("FCIS", "classes and masks", ((38, 63),), (16,), 7938, 300, 7, (20, 560), groups=7),
         Workload("FPN inference", "box head, 1,000 proposals", PYRAMID, STRIDES, 256, 1000, 7, RANGE, False),
         Workload("FPN box training", "box head, 512 RoIs", PYRAMID, STRIDES, 256, 512, 7, RANGE),
         Workload("FPN mask training", "mask head, 128 RoIs", PYRAMID, STRIDES, 256, 128, 14, RANGE),
     )
 }
+TINY_FCIS = Workload("tiny FCIS", "for tests", ((6, 8),), (16,), 8, 6, 2, (8, 48), groups=2)
 TINY = Workload("tiny", "for tests", ((12, 16), (6, 8)), (4, 8), 8, 6, 3, (8, 48))
-BY_NAME = WORKLOADS | {TINY.name: TINY}
+BY_NAME = WORKLOADS | {TINY.name: TINY, TINY_FCIS.name: TINY_FCIS}

@@ -59,13 +59,15 @@ def compile_programs(options: Options) -> Iterator[dict[str, Any]]:
     """Yields a row for every program; one that is refused has the reason as ``unavailable``."""
     devices = {name: topology(name)[0] for name in options.topologies}
     for workload, operation in product(map(BY_NAME.get, options.workloads), options.operations):
+        if not OPERATIONS[operation].is_for(workload):
+            continue
         names = OPERATIONS[operation].implementations
         names = [name for name in names if name in (options.implementations or names)]
         for direction, implementation in product(workload.directions, names):
             group = Group(workload, 1, options.dtype, operation, direction, ())
             function = program(group, implementation)
             flops = product_flops(function, group.arguments)
-            is_default = implementation == ops.default_implementation(*group.kind[:3], "tpu")
+            is_default = implementation == ops.default_implementation(*group.kind.arguments, "tpu")
             for name, device in devices.items():
                 row = {"topology": name, **group.key, "implementation": implementation}
                 row |= {"is_default": is_default, "bound_bytes": bounds(group)["bound_bytes"]}

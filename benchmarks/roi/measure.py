@@ -53,11 +53,12 @@ class Stage(NamedTuple):
     complete: bool = False  # every implementation, or only the default one and torchvision's
 
 
-MAIN, OTHERS = ("align", "pool"), ("align-adaptive", "align-max", "warp")
+MAIN, OTHERS, PARTS = ("align", "pool"), ("align-adaptive", "align-max", "warp"), ("ps-pool", "ps-align")
 PYRAMIDS = ("FPN box training", "FPN mask training", "FPN inference")
 PLAN = (
     Stage(MAIN, ("FPN box training", "one map", "C4"), complete=True),
     Stage(MAIN, ("FPN mask training", "FPN inference")),
+    Stage(PARTS, ("FCIS",), complete=True),
     Stage(OTHERS, ("FPN box training",), complete=True),
     Stage(MAIN, (*PYRAMIDS, "C4"), dtype="bfloat16"),
     Stage(MAIN, PYRAMIDS, batch=2),
@@ -66,7 +67,7 @@ PLAN = (
 )
 QUICK = (Stage(MAIN, ("FPN box training", "one map")),)
 EVERYTHING = tuple(
-    Stage((*MAIN, *OTHERS), (*PYRAMIDS, "C4", "one map"), batch, dtype, complete=True)
+    Stage((*MAIN, *OTHERS, *PARTS), (*PYRAMIDS, "C4", "one map", "FCIS"), batch, dtype, complete=True)
     for batch, dtype in product((1, 2), ("float32", "bfloat16"))
 )
 
@@ -98,7 +99,10 @@ def plan(options: Options, torchvision: bool) -> list[Group]:
         workloads = [BY_NAME[name] for name in options.workloads or stage.workloads]
         for workload, name in product(workloads, operations):
             kind = OPERATIONS[name]
-            names = kind.implementations if stage.complete else (ops.default_implementation(*kind[:3]),)
+            if not kind.is_for(workload):
+                continue
+            default = ops.default_implementation(*kind.arguments)
+            names = kind.implementations if stage.complete else (default,)
             names = (*names, TORCHVISION) if kind.torchvision and torchvision else names
             for direction in workload.directions:
                 group = Group(workload, stage.batch, stage.dtype, name, direction, names)
@@ -117,7 +121,7 @@ def prepare(group: Group, implementation: str) -> tuple[dict[str, Any], Callable
     fields = {
         "compile_seconds": round(time.perf_counter() - start, 3),
         "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "is_default": implementation == ops.default_implementation(*group.kind[:3]),
+        "is_default": implementation == ops.default_implementation(*group.kind.arguments),
     }
     return fields, _timer(lambda: jax.block_until_ready(compiled(*arguments)))
 
@@ -134,7 +138,8 @@ def prepare_torchvision(group: Group) -> Callable[[], float]:
     arrays = {f"map{level}": features for level, features in enumerate(features)}
     arrays |= zip(("boxes", "levels", "cotangent"), others, strict=False)
     process, kind, load = torchvision(), group.kind, group.workload
-    settings = {"strides": load.strides, "bins": load.bins, "samples": kind.sampling_ratio}
+    settings = {"strides": load.strides, "bins": load.bins, "samples": kind.sampling_ratio,
+                "groups": load.groups}  # fmt: skip
     process("prepare", arrays, operation=kind.torchvision, dtype=group.dtype, **settings)
     return partial(process, "run")
 
