@@ -197,6 +197,10 @@ def _find(
         require_writable(out, LISTS)
         if "://" in str(out) and any(map(is_video, found.files)):
             raise InputError(f"videos cannot be written to {out}: it must be a path on this machine")
+        place = Path(out).absolute()  # whose pictures are no input, where it lies in a folder that is given
+        found = found._replace(files=[file for file in found.files if place not in file.absolute().parents])
+        if not found.files:
+            raise InputError(f"all images are in {out}, which is written to: choose another output folder")
     return found
 
 

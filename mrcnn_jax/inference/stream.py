@@ -21,6 +21,8 @@ from mrcnn_jax.typing import Float, UInt8
 Size = tuple[int, int]
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
+_WAITING_BYTES = 2**27
+"""Memory of the decoded images beyond which no more of them wait than necessary."""
 
 
 class PreparedImage(NamedTuple):
@@ -31,6 +33,11 @@ class PreparedImage(NamedTuple):
     size: Size = (0, 0)  # before padding
     padded: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"] | None = None
     error: InputError | None = None
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the image as given."""
+        return 0 if self.image is None else self.image.nbytes
 
 
 class StreamResult(NamedTuple):
@@ -45,8 +52,9 @@ class StreamResult(NamedTuple):
 class BatchScheduler:
     """Collects images of equal padded size into batches and gives their results back in order.
 
-    At most ``2 * batch_size`` images wait: the batch of the oldest one is then run incomplete, so that an
-    image of a rare size delays the others, and takes memory, only for so long.
+    At most ``8 * batch_size`` images wait, or ``2 * batch_size`` of large ones: the batch of the oldest one
+    is then run incomplete, so that an image of a rare size delays the others, and takes memory, only for so
+    long.
 
     Args:
         start: begins to compute a batch of prepared images, and returns a function that waits for it and
@@ -74,7 +82,7 @@ class BatchScheduler:
         self._groups[key].append((number, prepared))
         if len(self._groups[key]) == self._batch_size:
             self._run(key)
-        elif self._added - self._returned > 2 * self._batch_size:
+        elif self._added - self._returned > (2 if self._are_large() else 8) * self._batch_size:
             self._run_oldest()
 
     def results(self, finish: bool = False) -> Iterator[StreamResult]:
@@ -86,6 +94,10 @@ class BatchScheduler:
         while self._returned in self._ready:
             yield self._ready.pop(self._returned)
             self._returned += 1
+
+    def _are_large(self) -> bool:
+        waiting = (prepared.bytes for group in self._groups.values() for _, prepared in group)
+        return sum(waiting) > _WAITING_BYTES
 
     def _run_oldest(self) -> None:
         if self._groups:  # otherwise the oldest image is being computed
@@ -161,24 +173,38 @@ def stream_results(pipeline: Pipeline, images: Iterable[ImageLike]) -> Iterator[
         except InputError as error:
             return PreparedImage(source, error=error)
 
-    scheduler = BatchScheduler(pipeline.start, pipeline.batch_size)
-    for prepared in prefetch(read, images, pipeline.batch_size, pipeline.experiment.data.threads):
+    scheduler, threads = BatchScheduler(pipeline.start, pipeline.batch_size), pipeline.experiment.data.threads
+    for prepared in prefetch(read, images, pipeline.batch_size, threads, lambda prepared: prepared.bytes):
         scheduler.add(prepared)
         yield from scheduler.results()
     yield from scheduler.results(finish=True)
 
 
 def prefetch(
-    function: Callable[[Item], Prepared], items: Iterable[Item], ahead: int, threads: int
-) -> Iterator[Prepared]:
-    """Yields ``function`` of each item in order, computed by threads for up to ``ahead`` items in advance."""
+    function: Callable[[Item], Prepared], items: Iterable[Item], ahead: int, threads: int,
+    bytes_of: Callable[[Prepared], int],
+) -> Iterator[Prepared]:  # fmt: skip
+    """Yields ``function`` of each item in order, computed by threads in advance.
+
+    Args:
+        function: of an item.
+        items: read as far as it is needed.
+        ahead: number of items in advance. If results are small, there are up to four more for each thread,
+            which even out that some items take longer than others.
+        threads: number of threads.
+        bytes_of: memory of a result.
+    """
+    largest, more = 1, 0
     with ThreadPoolExecutor(threads) as executor:
         waiting: deque = deque()
         try:
             for item in items:
                 waiting.append(executor.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+                while len(waiting) > ahead + more:
+                    result = waiting.popleft().result()
+                    largest = max(largest, bytes_of(result))
+                    more = min(4 * threads, _WAITING_BYTES // largest)
+                    yield result
             while waiting:
                 yield waiting.popleft().result()
         finally:

@@ -135,6 +135,14 @@ def test_missing_and_empty_paths_are_refused(folder, tmp_path):
         find_image_files([tmp_path / "empty"])
 
 
+def test_pictures_of_an_earlier_prediction_are_no_input(folder):
+    for _ in range(2):
+        found = predict_files(CatDetector(), folder, folder / "out", crops=True)
+        assert [Path(image["file_name"]).name for image in found.images] == ["a.png", "b.jpg"]
+    with pytest.raises(InputError, match="all images are in .*out, which is written to: choose another"):
+        predict_files(CatDetector(), folder / "out/0001_a.png", folder / "out")
+
+
 # ---- COCO files, masks and crops ----
 
 

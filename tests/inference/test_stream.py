@@ -144,7 +144,15 @@ def test_results_come_in_order_and_few_images_wait(order):
     assert given == list(range(len(order)))
     assert sorted(sum(batches, [])) == given and all(len(batch) <= 3 for batch in batches)
     assert all(len({order[one] for one in batch}) == 1 for batch in batches)
-    assert waiting <= 3 * 3
+    assert waiting <= 9 * 3
+
+
+def test_few_large_images_wait():
+    prepared = images(*"baaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+    for size, most in (((1, 1, 3), 9 * 3), ((9000, 9000, 3), 3 * 3)):
+        image = np.broadcast_to(np.uint8(0), size)
+        scheduler = BatchScheduler(lambda batch: lambda: [one.source for one in batch], 3)
+        assert most - 3 <= run(scheduler, [one._replace(image=image) for one in prepared])[1] <= most
 
 
 def test_the_next_batch_starts_before_the_last_is_collected():
@@ -166,7 +174,9 @@ def test_prefetch_keeps_order_and_stops_what_is_not_needed():
         begun.append(number)
         return number**2
 
-    results = prefetch(square, range(1000), ahead=3, threads=2)
-    assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
-    results.close()
-    assert len(begun) <= 4 + 3 + 2
+    for size, more in ((2**30, 0), (2**25, 4), (1, 8)):
+        begun.clear()
+        results = prefetch(square, range(1000), ahead=3, threads=2, bytes_of=lambda _, size=size: size)
+        assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
+        results.close()
+        assert len(begun) <= 4 + 3 + more
