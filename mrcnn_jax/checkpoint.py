@@ -17,7 +17,12 @@ from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError, TrainingError
 from mrcnn_jax.paths import require_place
-from mrcnn_jax.run_description import Description, edited_experiment, parse_description
+from mrcnn_jax.run_description import (
+    Description,
+    current_versions,
+    edited_experiment,
+    parse_description,
+)
 from mrcnn_jax.structures import DatasetInfo
 
 __all__ = [
@@ -122,7 +127,7 @@ class CheckpointStore:
         spans = distributed.spans_processes
         state = jax.tree.map(lambda leaf: leaf if spans(leaf) else np.array(leaf), state)
         digests = {name: _digest(leaf) for name, leaf in _leaves_by_name(state).items()}
-        about = Description(experiment, info, images_seen, digests, contents).to_json()
+        about = Description(experiment, info, images_seen, digests, contents, current_versions()).to_json()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         self._write(lambda: self._manager.save(step, args=args))
 
@@ -178,6 +183,19 @@ class CheckpointStore:
             step, described.experiment, described.dataset, described.images_seen, arrays, path,
             described.contents,
         )  # fmt: skip
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of a checkpoint's arrays by path, which are not read.
+
+        Raises:
+            DamagedCheckpointError: they cannot be read.
+        """
+        try:
+            tree = self._manager.item_metadata(step)["state"].tree
+            return {name: tuple(leaf.shape) for name, leaf in _leaves_by_name(tree).items()}
+        except Exception as error:  # Orbax raises various types for missing or truncated files
+            message = f"checkpoint {self.directory / str(step)} cannot be read ({_first_line(error)})"
+            raise DamagedCheckpointError(message) from error
 
     def wait(self) -> None:
         """Blocks until everything is on disk; raises CheckpointWriteError where it cannot be written."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -10,6 +12,8 @@ from mrcnn_jax.config import Experiment, read_experiment, structure, to_dict
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
+
+_PACKAGES = "mrcnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
 
 
 class Description(NamedTuple):
@@ -20,12 +24,25 @@ class Description(NamedTuple):
     images_seen: int
     digests: dict[str, int]  # of the arrays, by path
     contents: dict[str, Contents] | None = None  # of the splits trained and evaluated on, by name
+    versions: dict[str, str] | None = None  # of what saved it; None before these were recorded
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain containers."""
         contents = self.contents and {split: one._asdict() for split, one in self.contents.items()}
         parts = {"experiment": to_dict(self.experiment), "dataset": self.dataset._asdict()}
         return self._asdict() | parts | {"contents": contents}
+
+
+def current_versions() -> dict[str, str]:
+    """Returns the versions of Python, of this package and of the libraries that results depend on."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
 
 
 def parse_description(about: Any, origin: str) -> Description:

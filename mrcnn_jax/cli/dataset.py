@@ -9,13 +9,11 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from mrcnn_jax import presets
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.terminal import parse, printable
 from mrcnn_jax.config import AUGMENTATIONS, Augmentation
 from mrcnn_jax.errors import InputError
-
-SMALL_SET = 5_000
-"""Number of images up to which the last line proposes the experiment for small machines."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,5 @@ def _next_step(directory: Path, arguments: list[str] | None) -> str:
         return f"{lack}. This makes one:\n{command}"
     if not statistics["train"]["objects"]:
         return "No object is in train, from which a training could learn: its images need annotations."
-    preset = "small" if images <= SMALL_SET else "mask_rcnn_r50_fpn"
-    command = shlex.join(["mrcnn", "train", preset, "--data.dataset", str(directory)])
+    command = shlex.join(["mrcnn", "train", presets.suggest(images), "--data.dataset", str(directory)])
     return f"Ready. This trains on it:\n{command}"

@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "Compare two evaluations on the same images.",
     "predict": "Detect objects in image files.",
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
+    "inspect": "Show what a data set, a run or weights hold, and what looks wrong.",
     "zoo": "List published weights, which other commands take by name.",
     "import-weights": "Import weights of torchvision, Detectron2 or Detectron.",
     "export-weights": "Export weights to torchvision.",

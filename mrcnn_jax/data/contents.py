@@ -16,6 +16,11 @@ class Contents(NamedTuple):
     object_digest: str
 
 
+def image_digest(image: bytes) -> int:
+    """Returns a digest of 64 bits of an image file."""
+    return int.from_bytes(blake2b(image, digest_size=8).digest(), "little")
+
+
 class ContentsDigest:
     """Computes ``Contents`` from the records of a split, in their order."""
 

@@ -97,11 +97,13 @@ def _write(
             statistics = Statistics(info.num_classes)
             counted = bars.track(statistics.count(records), task_id=tasks[split])
             writer.add_examples({split: (_to_example(record, info) for record in counted)})
-            if not statistics.sizes:
+            table = statistics.table()
+            if not len(table.sizes):
                 raise InputError(f"the split '{split}' has no images: a split needs at least one")
-            np.save(path / f"{split}_sizes.npy", np.asarray(statistics.sizes, np.int32))
+            np.save(path / f"{split}_sizes.npy", table.sizes)
+            table.save(path, split)
             suspicions = getattr(records, "suspicions", None)  # of formats that look for them
-            metadata["statistics"][split] = statistics.as_dict() | {
+            metadata["statistics"][split] = statistics.as_dict(table) | {
                 "suspicions": suspicions.warnings() if suspicions else []
             }
     writer.close_all()

@@ -4,7 +4,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 Method = Literal["area", "antialiased", "bilinear"]
@@ -20,9 +20,17 @@ def resized_size(
         rounding: "nearest" is Detectron2's rule (halves up), "down" torchvision's; neither gives less than
             1 pixel.
     """
-    scale = min(short_edge / min(height, width), long_edge / max(height, width))
+    (size,) = resized_sizes(np.array([[height, width]]), short_edge, long_edge, rounding).tolist()
+    return size[0], size[1]
+
+
+def resized_sizes(
+    sizes: Int[np.ndarray, "N 2"], short_edge: int, long_edge: int, rounding: Rounding = "nearest"
+) -> Int[np.ndarray, "N 2"]:
+    """Returns ``resized_size`` of many heights and widths at once."""
+    scale = np.minimum(short_edge / sizes.min(axis=1), long_edge / sizes.max(axis=1))
     half = 0.5 if rounding == "nearest" else 0.0
-    return max(1, int(height * scale + half)), max(1, int(width * scale + half))
+    return np.maximum(1, (sizes * scale[:, None] + half).astype(int))
 
 
 def resize(

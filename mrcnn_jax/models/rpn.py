@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax import ops
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.structures import Proposals
 from mrcnn_jax.typing import Array, Float, Int
@@ -48,6 +50,23 @@ class RPNHead(nn.Module):
             logits.append(objectness(x).reshape(batch, -1).astype(jnp.float32))
             deltas.append(shift(x).reshape(batch, -1, 4).astype(jnp.float32))
         return logits, deltas
+
+
+def anchor_layout(
+    config: ModelConfig, grids: Sequence[tuple[int, int]], padded: tuple[int, int]
+) -> tuple[Sequence[Sequence[float]], Sequence[tuple[int, int]]]:
+    """Returns the sizes of the anchors of each feature map, and their strides along y and x.
+
+    Args:
+        config: of the detector.
+        grids: rows and columns of each feature map.
+        padded: height and width of the padded images.
+    """
+    features, sizes = config.backbone.features, config.rpn.anchor_sizes
+    by_level = [[size] for size in sizes] if features == "fpn" else [sizes]
+    if config.conventions.anchor_strides == "grid":
+        return by_level, [(padded[0] // rows, padded[1] // columns) for rows, columns in grids]
+    return by_level, [(stride, stride) for stride in STRIDES[features]]
 
 
 def select_proposals(

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.models.resnet import ResNet
-from mrcnn_jax.models.rpn import RPNHead, select_proposals
+from mrcnn_jax.models.rpn import RPNHead, anchor_layout, select_proposals
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.structures import Predictions, Proposals
 from mrcnn_jax.typing import Array, Bool, Float, Int, UInt8
@@ -96,14 +95,11 @@ class TwoStage(nn.Module):
 
     def anchors(self, pyramid: Pyramid, padded: tuple[int, int]) -> list[Float[Array, "_a 4"]]:
         """Returns the anchors of each feature map, of images of (height, width) ``padded``."""
-        config, conventions = self.config.rpn, self.config.conventions
-        features = self.config.backbone.features
-        sizes = config.anchor_sizes if features == "fpn" else (config.anchor_sizes,)
-        grids, strides = [level.shape[1:3] for level in pyramid], STRIDES[features]
-        if conventions.anchor_strides == "grid":
-            strides = [(padded[0] // rows, padded[1] // columns) for rows, columns in grids]
+        config, conventions = self.config, self.config.conventions
+        grids = [level.shape[1:3] for level in pyramid]
+        sizes, strides = anchor_layout(config, grids, padded)
         rounding, offset = conventions.anchor_rounding, conventions.anchor_offset
-        levels = ops.pyramid_anchors(sizes, config.aspect_ratios, grids, strides, rounding, offset)
+        levels = ops.pyramid_anchors(sizes, config.rpn.aspect_ratios, grids, strides, rounding, offset)
         return [jnp.asarray(level) for level in levels]
 
     def objectness(self, pyramid: Pyramid) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:

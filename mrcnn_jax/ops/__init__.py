@@ -3,7 +3,7 @@
 Boxes are (x1, y1, x2, y2) in pixels, continuous coordinates (``mrcnn_jax.structures``).
 """
 
-from mrcnn_jax.ops.anchors import cell_anchors, grid_anchors, pyramid_anchors
+from mrcnn_jax.ops.anchors import best_anchor_iou, cell_anchors, grid_anchors, pyramid_anchors
 from mrcnn_jax.ops.boxes import (
     area,
     clip,
@@ -31,10 +31,10 @@ from mrcnn_jax.ops.sampling import hard_examples, sample_labels
 from mrcnn_jax.ops.soft_nms import soft_nms
 
 __all__ = [
-    "area", "assign_levels", "cell_anchors", "clip", "crop_masks", "decode", "decode_keypoints",
-    "default_implementation", "encode", "giou", "grid_anchors", "hard_examples", "intersection",
-    "intersection_over_area", "iou", "is_nonempty", "keypoint_targets", "mask_iou", "masked_top_k",
-    "masks_to_boxes", "match", "max_overlap", "nms", "pool_rois", "ps_roi_align", "ps_roi_pool",
-    "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool", "roi_warp", "sample_labels",
-    "soft_nms", "vote_masks",
+    "area", "assign_levels", "best_anchor_iou", "cell_anchors", "clip", "crop_masks", "decode",
+    "decode_keypoints", "default_implementation", "encode", "giou", "grid_anchors", "hard_examples",
+    "intersection", "intersection_over_area", "iou", "is_nonempty", "keypoint_targets", "mask_iou",
+    "masked_top_k", "masks_to_boxes", "match", "max_overlap", "nms", "pool_rois", "ps_roi_align",
+    "ps_roi_pool", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool", "roi_warp",
+    "sample_labels", "soft_nms", "vote_masks",
 ]  # fmt: skip

@@ -80,3 +80,28 @@ def pyramid_anchors(
         )
         for size, grid, stride in zip(sizes, grids, pairs, strict=True)
     ]
+
+
+def best_anchor_iou(
+    boxes: Float[np.ndarray, "N 4"], cells: Float[np.ndarray, "n 4"], grid: tuple[int, int],
+    stride: tuple[float, float], offset: float = 0.0,
+) -> Float[np.ndarray, "N"]:  # fmt: skip
+    """Computes the best IoU of each box with the anchors of a level, without making them all.
+
+    Of the anchors of one shape the one whose centre is nearest along both axes is the best.
+
+    Args:
+        boxes: in pixels of the padded image, with sides above 0.
+        cells: anchors around the origin, symmetric to it as those of ``cell_anchors``.
+        grid, stride, offset: see ``grid_anchors``.
+    """
+    step, last = np.array(stride[::-1], np.float64), np.array(grid[::-1]) - 1
+    nearest = np.round((boxes[:, :2] + boxes[:, 2:]) / 2 / step - offset).clip(0, last)
+    centres, area = (nearest + offset) * step, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    best = np.zeros(len(boxes))
+    for cell in np.asarray(cells, np.float64):
+        ends = np.minimum(boxes[:, 2:], centres + cell[2:]), np.maximum(boxes[:, :2], centres + cell[:2])
+        overlap = (ends[0] - ends[1]).clip(0).prod(axis=1)
+        union = area + (cell[2:] - cell[:2]).prod() - overlap
+        best = np.maximum(best, overlap / union)
+    return best

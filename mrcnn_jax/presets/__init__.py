@@ -2,9 +2,9 @@
 
 from mrcnn_jax.presets import small_machines  # isort: skip - listed first by `mrcnn train`
 from mrcnn_jax.presets import cityscapes, coco, fcis
-from mrcnn_jax.presets.registry import PRESETS, describe, fine_tune, get, resolve, stored_run
+from mrcnn_jax.presets.registry import PRESETS, describe, fine_tune, get, resolve, stored_run, suggest
 
 __all__ = [
     "PRESETS", "cityscapes", "coco", "describe", "fcis", "fine_tune", "get", "resolve", "small_machines",
-    "stored_run",
+    "stored_run", "suggest",
 ]  # fmt: skip

@@ -9,6 +9,8 @@ from mrcnn_jax.config import Experiment, read_experiment
 from mrcnn_jax.errors import InputError
 
 PRESETS: dict[str, Callable[[], Experiment]] = {}
+SMALL_SET = 5_000
+"""Number of training images up to which the experiment for small machines is proposed."""
 
 
 def preset(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
@@ -31,6 +33,11 @@ def get(name: str) -> Experiment:
 def describe(name: str) -> str:
     """Returns the first paragraph of a preset's docstring, on one line."""
     return (inspect.getdoc(PRESETS[name]) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def suggest(images: int) -> str:
+    """Returns the name of the experiment that is proposed for a number of training images."""
+    return "small" if images <= SMALL_SET else "mask_rcnn_r50_fpn"
 
 
 def resolve(name: str) -> tuple[Experiment, str]:

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.dataset import DatasetSplit, read_metadata
 from mrcnn_jax.structures import DatasetInfo
@@ -26,20 +24,23 @@ def untaught_tasks(tasks: Sequence[str], statistics: Statistics) -> list[str]:
     return [task for task in tasks if counts.get(task) == 0 and _usable(statistics)]
 
 
-def data_warnings(experiment: Experiment, training: DatasetSplit, validation: DatasetSplit) -> list[str]:
+def data_warnings(
+    experiment: Experiment, info: DatasetInfo, splits: Mapping[str, Statistics], training: str
+) -> list[str]:
     """Returns one sentence for everything in the data that makes results worse than one would expect.
 
     Args:
         experiment: with the classes of the data set.
-        training, validation: splits of the experiment.
+        info: classes and keypoints of the data set.
+        splits: statistics of the splits that are trained and evaluated on, by name.
+        training: name of the split to train on.
     """
-    splits = {split.split: split_statistics(split) for split in (training, validation)}
-    found = [*_without_objects(splits, training.split), *_without_masks(experiment, splits, training.split)]
-    found += [*_too_many_objects(experiment, splits, training.split), *_classes(training.info, splits)]
+    found = [*_without_objects(splits, training), *_without_masks(experiment, splits, training)]
+    found += [*_too_many_objects(experiment, splits, training), *_classes(info, splits)]
     if "keypoints" in experiment.model.tasks:
-        found += _keypoints(experiment, training.info, splits[validation.split], validation.split)
+        found += _keypoints(experiment, info, splits, training)
     found += [f"{one}, in the split '{name}'" for name, s in splits.items() for one in _suspicions(s)]
-    return [*found, *_sizes(experiment, training)]
+    return [*found, *_sizes(experiment, splits[training])]
 
 
 def _usable(statistics: Statistics) -> int:
@@ -118,9 +119,12 @@ def _classes(info: DatasetInfo, splits: Mapping[str, Statistics]) -> Iterator[st
                    f"{names}{', ...' if len(missing) > 3 else ''}")  # fmt: skip
 
 
-def _keypoints(experiment: Experiment, info: DatasetInfo, statistics: Statistics, name: str) -> Iterator[str]:
-    if statistics.get("with_keypoints") == 0 and _usable(statistics):
-        yield f"no object of the split '{name}' has keypoints: their metrics will be undefined"
+def _keypoints(
+    experiment: Experiment, info: DatasetInfo, splits: Mapping[str, Statistics], training: str
+) -> Iterator[str]:
+    for name, statistics in splits.items():
+        if name != training and statistics.get("with_keypoints") == 0 and _usable(statistics):
+            yield f"no object of the split '{name}' has keypoints: their metrics will be undefined"
     number = len(info.keypoint_flip)
     if experiment.data.augment.flip and number > 1 and info.keypoint_flip == tuple(range(number)):
         yield (f"none of the {number} keypoints, such as {info.keypoint_names[0]}, has a counterpart in the "
@@ -128,8 +132,8 @@ def _keypoints(experiment: Experiment, info: DatasetInfo, statistics: Statistics
                "turns that off")  # fmt: skip
 
 
-def _sizes(experiment: Experiment, training: DatasetSplit) -> Iterator[str]:
-    height, width = np.median(training.sizes, axis=0)
+def _sizes(experiment: Experiment, statistics: Statistics) -> Iterator[str]:
+    height, width = (statistics[sides][1] for sides in ("heights", "widths"))
     edge = min(experiment.data.short_edge)
     if edge >= LARGE_SCALE * min(height, width):
         yield (f"training images of {width:g} x {height:g} pixels (the median) are enlarged to a shorter "

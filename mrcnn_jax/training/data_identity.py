@@ -1,5 +1,6 @@
 """Recognition of the data set that a run was trained on: its classes, images and objects."""
 
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.training.data_checks import split_statistics
+from mrcnn_jax.training.data_checks import Statistics, split_statistics
 
 
 def contents_of(splits: tuple[DatasetSplit, ...]) -> dict[str, Contents]:
     """Returns the contents of splits by name, but for sets prepared before they were recorded."""
-    statistics = {split.split: split_statistics(split) for split in splits}
+    return recorded_contents({split.split: split_statistics(split) for split in splits})
+
+
+def recorded_contents(statistics: Mapping[str, Statistics]) -> dict[str, Contents]:
+    """Returns the contents among the statistics of splits, by name."""
     return {
         name: Contents(*(values[field] for field in Contents._fields))
         for name, values in statistics.items()
@@ -54,7 +59,7 @@ def compare_data(
             f"{directory} was trained with other classes or keypoints than {place} has now ({changes}): "
             "restore the data set, or choose another --directory"
         )
-    changes = _changed_contents(checkpoint.contents or {}, contents)
+    changes = changed_contents(checkpoint.contents or {}, contents)
     if same_place(before, place):
         summary = "; ".join(changes)
         return [f"{place} has changed since {directory} was last saved ({summary}): metrics from before and "
@@ -81,7 +86,7 @@ def _changed_classes(before: DatasetInfo, now: DatasetInfo) -> str:
     return f"{new or 'none'} in place of {old or 'none'}{more}"
 
 
-def _changed_contents(before: dict[str, Contents], now: dict[str, Contents]) -> list[str]:
+def changed_contents(before: dict[str, Contents], now: dict[str, Contents]) -> list[str]:
     """Returns what has changed in each split."""
     changes = []
     for split in before.keys() & now.keys():

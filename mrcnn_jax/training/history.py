@@ -1,12 +1,30 @@
 """Reading of a run's history.jsonl and metrics.json, whatever a crash, a disk or an editor left of it."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 
 _BLANK = b"\0 \t\r"  # file systems leave zeros after a power failure
+
+
+class History(NamedTuple):
+    """Lines of a history.jsonl."""
+
+    lines: list[dict[str, Any]]  # in the order of their steps
+    damaged: list[tuple[int, bytes]]  # number and content of the others
+    count: int  # of all, but for half a line at the end, as a killed process leaves it
+
+
+def parse_history(content: bytes) -> History:
+    """Reads the content of a history.jsonl, whatever it is."""
+    *rows, last = content.split(b"\n")
+    numbered = [(number, row) for number, row in enumerate([*rows, last], 1) if row.strip(_BLANK)]
+    parsed = [(number, row, _parse(row)) for number, row in numbered]
+    damaged = [(number, row) for number, row, line in parsed if line is None and number <= len(rows)]
+    usable = sorted((line for *_, line in parsed if line is not None), key=lambda line: line["step"])
+    return History(usable, damaged, len(rows))
 
 
 def read_history(file: epath.Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -19,20 +37,27 @@ def read_history(file: epath.Path, warn: Callable[[str], None]) -> list[dict[str
         return []
     aside = file.with_name("history.damaged.jsonl")
     try:
-        *rows, last = file.read_bytes().split(b"\n")
+        lines, damaged, count = parse_history(file.read_bytes())
     except OSError as error:
         file.rename(aside)
         warn(f"{file} cannot be read ({error.strerror}) and is moved to {aside.name}; a new one begins")
         return []
-    numbered = [(number, row) for number, row in enumerate([*rows, last], 1) if row.strip(_BLANK)]
-    parsed = [(number, row, _parse(row)) for number, row in numbered]
-    damaged = [(number, row) for number, row, line in parsed if line is None and number <= len(rows)]
     if damaged:
         kept = [aside.read_bytes()] if aside.exists() else []
         aside.write_bytes(b"".join([*kept, *(row + b"\n" for _, row in damaged)]))
-        warn(f"{len(damaged)} of {len(rows)} lines of {file} are damaged, the first is line {damaged[0][0]}: "
+        warn(f"{len(damaged)} of {count} lines of {file} are damaged, the first is line {damaged[0][0]}: "
              f"they are moved to {aside.name}")  # fmt: skip
-    return sorted((line for *_, line in parsed if line is not None), key=lambda line: line["step"])
+    return lines
+
+
+def losses(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the lines of training steps."""
+    return [line for line in lines if "loss" in line]
+
+
+def evaluations(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the lines of evaluations, with metrics such as "bbox/AP"."""
+    return [line for line in lines if any("/" in name for name in line)]
 
 
 def read_metrics(file: epath.Path, warn: Callable[[str], None]) -> dict[str, dict[str, float | None]] | None:

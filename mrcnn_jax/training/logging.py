@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mrcnn_jax.atomic_io import write_text
-from mrcnn_jax.training.history import read_history
+from mrcnn_jax.training.history import evaluations, losses, read_history
 from mrcnn_jax.visualize.files import reduced, save_picture
 
 SPEED_METRICS = ("images_per_second", "waited_for_images", "waited_for_devices")
@@ -94,9 +94,7 @@ class MetricLogger:
             with self._warning_of("curves.png"):
                 from mrcnn_jax.visualize.plots import plot_curves
 
-                evaluations = [line for line in self.lines if any("/" in name for name in line)]
-                losses = [line for line in self.lines if "loss" in line]
-                plot_curves(losses, self._directory / "curves.png", evaluations)
+                plot_curves(losses(self.lines), self._directory / "curves.png", evaluations(self.lines))
 
     def close(self) -> None:
         """Writes everything to disk."""

@@ -3,6 +3,7 @@
 Other schedules, and rates and a freeze of the backbone of its own, by fields of ``TrainConfig``.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -81,12 +82,20 @@ def make_optimizer(
     return _make_optimizer(settings, frozen_modules(model.backbone), images_per_step, steps, factor)
 
 
+def is_frozen(path: Sequence[str], frozen_stages: tuple[str, ...]) -> bool:
+    """Returns whether a parameter is not trained.
+
+    Args:
+        path: its names, "backbone", "res2_block1", ...
+        frozen_stages: from ``frozen_modules``.
+    """
+    return path[0] == "proposer" or path[0] == "backbone" and path[1].startswith(frozen_stages)
+
+
 @lru_cache(maxsize=16)
 def _make_optimizer(settings, frozen_stages, images_per_step, steps, neck_factor):
     def label(path, _):
-        names = [key.key for key in path]
-        frozen = names[0] == "proposer" or names[0] == "backbone" and names[1].startswith(frozen_stages)
-        return "frozen" if frozen else "trained"
+        return "frozen" if is_frozen([key.key for key in path], frozen_stages) else "trained"
 
     def is_kernel(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)

@@ -27,7 +27,7 @@ from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
 from mrcnn_jax.models.systems import init_variables, jitted_init, make_model
 from mrcnn_jax.run_description import differing_fields, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
-from mrcnn_jax.training.data_checks import data_warnings
+from mrcnn_jax.training.data_checks import data_warnings, split_statistics
 from mrcnn_jax.training.data_identity import compare_data, contents_of, same_place
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from mrcnn_jax.training.progress import warn
@@ -151,7 +151,8 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     console.print(_describe(sources, state, images_per_step), highlight=False, markup=False, soft_wrap=True)
     for message in messages:
         console.print(message, highlight=False, markup=False, soft_wrap=True)
-    for message in data_warnings(experiment, sources.training, sources.validation):
+    statistics = {split.split: split_statistics(split) for split in (sources.training, sources.validation)}
+    for message in data_warnings(experiment, sources.training.info, statistics, sources.training.split):
         warn(console, f"{message}.")
     if not sources.checkpoint and not sources.pretrained and experiment.model.backbone.norm == "frozen":
         warn(console, "the backbone is randomly initialised and its batch norm is frozen, so it will hardly "

@@ -15,7 +15,8 @@ from mrcnn_jax.visualize.text import legible
 
 MAX_CLASSES = 25
 """Classes of a confusion matrix that is drawn."""
-_BLUE, _ORANGE, _GREY = "#3b6fb6", "#d9822b", "0.55"
+BLUE, ORANGE, GREY = "#3b6fb6", "#d9822b", "0.55"
+"""Colours of all plots of reports."""
 _SIZE = 5.2, 3.5
 
 
@@ -28,11 +29,11 @@ def encode_png(figure: Figure) -> bytes:
 
 def plot_precision_recall(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Plots precision over the recalls 0, 0.01, ..., 1, a line for each name."""
-    figure, axes = _figure("recall", "precision")
+    figure, axes = new_figure("recall", "precision")
     for name, values in curves.items():
         axes.plot(np.linspace(0, 1, len(values)), values, label=f"{name}: AP {100 * np.mean(values):.1f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def plot_scores(
@@ -46,25 +47,25 @@ def plot_scores(
         best: "scores" and "f1" of the best one; None marks none.
         class_f1: F1 at the same scores of each class.
     """
-    figure, axes = _figure("minimum score", "")
+    figure, axes = new_figure("minimum score", "")
     scores = by_score["scores"]
     for values in list(class_f1.values())[:100] if len(class_f1) > 1 else ():
-        axes.plot(scores, values, color=_GREY, alpha=0.18, linewidth=0.7)
-    for name, color in (("precision", _BLUE), ("recall", _ORANGE), ("f1", "black")):
+        axes.plot(scores, values, color=GREY, alpha=0.18, linewidth=0.7)
+    for name, color in (("precision", BLUE), ("recall", ORANGE), ("f1", "black")):
         values = np.array(by_score[name], float)
         axes.plot(scores, values, color=color, label="F1" if name == "f1" else name)
     if best:
         axes.axvline(best["scores"], color="black", linestyle=":", linewidth=1)
         axes.plot(best["scores"], best["f1"], "o", color="black", label=f"best: {best['scores']:.2f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def plot_errors(errors: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Plots the gain in AP50 from correcting each kind of error ({name: {"gain", "count"}}) as bars."""
-    figure, axes = _figure("AP50 gained if all were corrected", "")
+    figure, axes = new_figure("AP50 gained if all were corrected", "")
     names, gains = list(errors), [errors[name]["gain"] or 0.0 for name in errors]
-    colors = [_GREY if name.startswith("false") else _BLUE for name in names]  # all of TIDE's kinds together
+    colors = [GREY if name.startswith("false") else BLUE for name in names]  # all of TIDE's kinds together
     bars = axes.barh([name.replace("_", " ") for name in names], gains, color=colors)
     labels = [f"{gain:.1f}  ({errors[name]['count']:,})" for name, gain in zip(names, gains, strict=True)]
     axes.bar_label(bars, labels, padding=3, fontsize="small")
@@ -75,13 +76,13 @@ def plot_errors(errors: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def plot_sizes(sizes: Sequence[Mapping[str, Any]]) -> Figure:
     """Plots AP by the size of objects ("size", "from", "to", "AP", "objects") as bars."""
-    figure, axes = _figure("", "AP")
+    figure, axes = new_figure("", "AP")
     labels = []
     for row in sizes:
         bounds = f"{row['from']:.0f} px up" if row["to"] is None else f"{row['from']:.0f}–{row['to']:.0f} px"
         name = row["size"].replace(" ", "\n")
         labels.append(f"{name}\n{bounds}\n{row['objects']:,} objects")
-    colors = [_ORANGE if "quarter" in row["size"] else _BLUE for row in sizes]
+    colors = [ORANGE if "quarter" in row["size"] else BLUE for row in sizes]
     bars = axes.bar(range(len(sizes)), [row["AP"] or 0.0 for row in sizes], color=colors)
     values = ["–" if row["AP"] is None else f"{row['AP']:.1f}" for row in sizes]
     axes.bar_label(bars, values, fontsize="small")
@@ -102,18 +103,18 @@ def plot_calibration(bins: Sequence[Mapping[str, Any]]) -> Figure:
     _style(axes, "", "share that is correct")
     _style(below, "score", "detections")
     filled = [row for row in bins if row["detections"]]
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="calibrated")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
     points = [[row[key] for row in filled] for key in ("score", "correct")]
-    axes.plot(*points, marker="o", color=_BLUE, label="detections")
+    axes.plot(*points, marker="o", color=BLUE, label="detections")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     below.bar([row["from"] for row in bins], [row["detections"] for row in bins],
-              [row["to"] - row["from"] for row in bins], align="edge", color=_BLUE, alpha=0.6)  # fmt: skip
+              [row["to"] - row["from"] for row in bins], align="edge", color=BLUE, alpha=0.6)  # fmt: skip
     if filled:
         below.set_yscale("log")
         below.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         below.yaxis.set_major_formatter("{x:,.0f}")
         below.yaxis.set_minor_formatter(NullFormatter())
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def plot_confusion(classes: Sequence[str], matrix: Int[np.ndarray, "K1 K1"]) -> Figure:
@@ -145,7 +146,8 @@ def plot_confusion(classes: Sequence[str], matrix: Int[np.ndarray, "K1 K1"]) -> 
     return figure
 
 
-def _figure(x: str, y: str) -> tuple[Figure, Axes]:
+def new_figure(x: str, y: str) -> tuple[Figure, Axes]:
+    """Returns a figure with one pair of axes, labelled."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -160,7 +162,8 @@ def _style(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _with_legend(figure: Figure, axes: Axes) -> Figure:
+def with_legend(figure: Figure, axes: Axes) -> Figure:
+    """Adds a legend if anything has a label, and returns the figure."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize="small")
     return figure

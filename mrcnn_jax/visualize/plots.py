@@ -15,12 +15,18 @@ from matplotlib.ticker import LogLocator, NullFormatter
 def plot_curves(
     history: Sequence[Mapping[str, Any]], path: str | Path, evaluations: Sequence[Mapping[str, Any]] = ()
 ) -> None:
+    """Writes the figure of ``curves`` to a file."""
+    _save_figure(curves(history, evaluations), path)
+
+
+def curves(
+    history: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
     """Plots a training run: losses above the learning rate, and evaluations beside them if there are any.
 
     Args:
         history: {"step": ..., "loss": ..., "loss_mask": ..., "learning_rate": ...}; each key that starts with
             "loss" is a smoothed line over the faint raw values.
-        path: file to write.
         evaluations: {"step": ..., "segm/AP": ...} in percent; None for undefined metrics. Whatever else is no
             number is left out, here and in ``history``.
     """
@@ -56,7 +62,7 @@ def plot_curves(
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _save_figure(figure, path)
+    return figure
 
 
 def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
 
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import Experiment, read_experiment, structure, to_dict
@@ -46,11 +47,36 @@ def read_model_folder(directory: str | os.PathLike) -> Weights:
     Raises:
         InputError: a file is missing, damaged or does not fit.
     """
+    experiment, info = read_description(directory)
+    return Weights(experiment, info, unflatten_dict(read_tensors(Path(directory) / TENSORS), sep="/"))
+
+
+def read_description(directory: str | os.PathLike) -> tuple[Experiment, DatasetInfo]:
+    """Reads such a folder without its arrays.
+
+    Raises:
+        InputError: a file is missing, damaged or does not fit.
+    """
     folder = Path(directory)
     experiment = read_experiment(folder / EXPERIMENT)
     try:
-        info = structure(json.loads((folder / DATASET).read_bytes()), DatasetInfo, str(folder / DATASET))
+        content = json.loads((folder / DATASET).read_bytes())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{folder / DATASET} cannot be read: {error}") from error
-    arrays = read_tensors(folder / TENSORS)
-    return Weights(experiment, info, unflatten_dict(arrays, sep="/"))
+    return experiment, structure(content, DatasetInfo, str(folder / DATASET))
+
+
+def read_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a folder's arrays by path ("params.backbone..."), which are not read.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    file = Path(directory) / TENSORS
+    try:
+        with safe_open(file, "numpy") as tensors:
+            names = tensors.keys()
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    return {name.replace("/", "."): shape for name, shape in shapes.items()}

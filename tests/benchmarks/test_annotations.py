@@ -1,8 +1,8 @@
-"""The benchmark of reading annotation files runs."""
+"""The benchmarks of reading annotation files and of inspecting a data set run."""
 
 import json
 
-from benchmarks.data import annotations
+from benchmarks.data import annotations, inspection
 
 
 def test_small_benchmark(tmp_path):
@@ -11,3 +11,10 @@ def test_small_benchmark(tmp_path):
     assert annotations.run(options) == [out]
     result = json.loads(out.read_text())
     assert result["objects"] == 20 and result["this"]["seconds"] > 0
+
+
+def test_small_inspection(tmp_path):
+    out = tmp_path / "inspect.json"
+    assert inspection.run(inspection.Options(images=40, objects=200, rounds=1, out=out)) == [out]
+    result = json.loads(out.read_text())
+    assert result["objects"] == 200 and result["this"]["seconds"] > 0

@@ -1,12 +1,11 @@
 """Reports: self-contained and escaped HTML of bounded size, pictures beside annotations, compared files."""
 
 import json
-from collections import Counter
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 import saved_runs
+from pages import Page
 from square_objects import INFO, detections, ground_truth
 
 from mrcnn_jax.data.dataset import open_dataset
@@ -23,29 +22,6 @@ from mrcnn_jax.evaluation.report.write import write_analysis, write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 NASTY = '<b>a</b> & "$x$" \ud800'
-
-
-class Page(HTMLParser):
-    """Tags and texts of a page; every tag that is opened must be closed."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.sources, self.texts, self._open = Counter(), [], [], []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags[tag] += 1
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 def report(out, split, results, kinds=("bbox", "segm"), title="Report") -> Page:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrcnn_jax.ops import cell_anchors, grid_anchors, pyramid_anchors
+from mrcnn_jax.ops import best_anchor_iou, cell_anchors, grid_anchors, iou, pyramid_anchors
 
 SIZES, RATIOS, STRIDES = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (4, 8, 16, 32, 64)
 
@@ -105,3 +105,16 @@ def test_pyramid_equals_detectron2(golden, size, kept):
 def test_fewer_strides_than_sizes_are_refused():
     with pytest.raises(ValueError, match="shorter|longer"):
         pyramid_anchors(SIZES, RATIOS, [(1, 1)] * 5, STRIDES[:4])
+
+
+@pytest.mark.parametrize("rounding, offset", [("none", 0.0), ("corners", 0.0), ("sides", 0.5)])
+def test_best_iou_is_that_of_all_anchors(rounding, offset):
+    """Small, large and long boxes, within the grid and beyond it, equal to the maximum over all anchors."""
+    random = np.random.default_rng(0)
+    corners = random.uniform(-20, 150, (200, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(1, 90, (200, 2))], axis=1).astype(np.float32)
+    cells = cell_anchors([16, 40], RATIOS, rounding, 8)
+    expected = np.asarray(iou(boxes, grid_anchors(cells, (12, 15), (8, 10), offset))).max(axis=1)
+    found = best_anchor_iou(boxes, cells, (12, 15), (8, 10), offset)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(best_anchor_iou(boxes[:0], cells, (12, 15), (8, 10))) == 0

@@ -14,7 +14,7 @@ from mrcnn_jax.config import Experiment, read_experiment
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training import run_setup
-from mrcnn_jax.training.data_checks import data_warnings
+from mrcnn_jax.training.data_checks import data_warnings, split_statistics
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.warm_start import resolve_dataset_fields
 
@@ -23,7 +23,9 @@ def warnings_of(directory: Path, experiment: Experiment | None = None) -> list[s
     """Returns the warnings before the first step of a run."""
     experiment = experiment or tiny_run.run_experiment(directory)
     splits = run_setup.open_splits(experiment.data)
-    return data_warnings(resolve_dataset_fields(experiment, splits[0]), *splits)
+    statistics = {split.split: split_statistics(split) for split in splits}
+    experiment = resolve_dataset_fields(experiment, splits[0])
+    return data_warnings(experiment, splits[0].info, statistics, splits[0].split)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Inspection of data sets, runs and weights: what they hold, and what looks wrong."""
