@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import json
 import os
 import tempfile
@@ -15,6 +16,10 @@ from mrcnn_jax.paths import require_place
 if TYPE_CHECKING:
     from etils import epath
 
+_CODES = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS
+DISK_ERRORS = {os.strerror(code): code for code in _CODES}
+"""Errors of files that cannot be written, by their text."""
+
 
 @contextmanager
 def replacing(path: str | PathLike) -> Iterator["epath.Path"]:
@@ -28,10 +33,32 @@ def replacing(path: str | PathLike) -> Iterator["epath.Path"]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | PathLike) -> Iterator[None]:
+    """Adds the name of what is written to errors of a full disk, also to those that a library reports.
+
+    Raises:
+        OSError: with the name.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = disk_error(error)
+        if not found or getattr(error, "filename", None):
+            raise
+        raise OSError(DISK_ERRORS[found], found, str(path)) from error
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Returns the text of the operating system's error in an error's message, if a disk is the cause."""
+    return next((text for text in DISK_ERRORS if text in str(error)), None)
 
 
 def require_writable(directory: str | os.PathLike, files: Sequence[str] = ()) -> None:

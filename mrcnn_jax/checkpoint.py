@@ -1,7 +1,6 @@
 """Checkpoints of a run with Orbax: the training state, the position in the data, and the experiment."""
 
 import os
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -13,6 +12,7 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from mrcnn_jax import distributed
+from mrcnn_jax.atomic_io import disk_error
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError, TrainingError
@@ -30,9 +30,6 @@ __all__ = [
     "edited_experiment", "run_directory",
 ]  # fmt: skip
 
-_DISK_ERRORS = (
-    "No space left on device|Disk quota exceeded|File too large|Permission denied|Read-only file system"
-)
 BEST = "best"
 """Directory beside ``checkpoints`` of the best one (train.keep_best)."""
 DAMAGED = "damaged_checkpoints"
@@ -248,9 +245,7 @@ def _digest(leaf):
 
 
 def _first_line(error):
-    text = str(error).strip() or type(error).__name__
-    match = re.search(_DISK_ERRORS, text)
-    return match.group() if match else text.splitlines()[0][:300]
+    return disk_error(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _leaves_by_name(tree):

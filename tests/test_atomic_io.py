@@ -1,10 +1,15 @@
 """Files that are written whole or not at all."""
 
 import json
+import resource
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from example_records import THINGS, record
 
-from mrcnn_jax.atomic_io import replacing, write_json
+from mrcnn_jax.atomic_io import naming, replacing, write_json
+from mrcnn_jax.data.dataset_writer import write_dataset
 
 
 def test_file_is_replaced_when_the_block_ends(tmp_path):
@@ -29,3 +34,33 @@ def test_earlier_file_remains_when_the_block_raises(tmp_path):
         raise KeyboardInterrupt
     assert json.loads(path.read_text()) == {"AP": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """Limits the size of files, like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_errors_of_a_full_disk_name_the_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    with pytest.raises(OSError, match="File too large") as raised, files_of_at_most(1000):
+        write_json(path, {"text": "a" * 5000})
+    assert raised.value.filename == str(path) and list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No space left on device") as raised, naming("data/set"):
+        raise RuntimeError("write() failed: No space left on device; writing x")
+    assert (raised.value.filename, raised.value.errno) == ("data/set", 28)
+    with pytest.raises(RuntimeError, match="other"), naming("data/set"):
+        raise RuntimeError("other")
+
+
+def test_data_set_that_fills_the_disk_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    with pytest.raises(OSError, match="File too large") as raised, files_of_at_most(5000):
+        write_dataset(tmp_path / "set", THINGS, {"train": [record(noise)] * 4})
+    assert raised.value.filename == str(tmp_path / "set") and list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mrcnn_jax.atomic_io import require_writable
+from mrcnn_jax.atomic_io import naming, require_writable
 from mrcnn_jax.data.dataset import Record, is_prepared
 from mrcnn_jax.data.statistics import Statistics
 from mrcnn_jax.errors import InputError
@@ -61,7 +61,8 @@ def write_dataset(
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        written = _write(temporary, info, splits, progress, images_per_shard)
+        with naming(directory):
+            written = _write(temporary, info, splits, progress, images_per_shard)
         if directory.exists():
             directory.rename(temporary / "replaced")
         written.rename(directory)
