@@ -9,13 +9,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.formats.coco_masks import judge_mask
-from mrcnn_jax.data.formats.coco_numbers import is_empty, to_id, to_whole
+from mrcnn_jax.data.formats.coco_numbers import is_empty, to_flag, to_id, to_whole
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.run_length_masks import measure_counts
 from mrcnn_jax.typing import Int
 
 Id = int | str
-CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 MAX_PIXELS = 2**31
 """Pixels of a mask: pycocotools counts them in 32 bits."""
 
@@ -85,12 +84,10 @@ def read_numbers(values: Any, length: int) -> list[float] | None:
 
 def read_crowd(value: Any, name: str) -> int:
     """Returns 0 or 1 for a flag written as number, boolean, text or null."""
-    if value is None or (is_finite(value) and value in (0, 1)):
-        return int(value or 0)
-    word = value.strip().lower() if isinstance(value, str) else None
-    if word not in CROWD_WORDS:
+    crowd = to_flag(value)
+    if crowd is None:
         raise InputError(f"{name} has iscrowd {shown(value)}, but it must be 0 or 1")
-    return CROWD_WORDS[word]
+    return int(crowd)
 
 
 def read_mask(segmentation: Any, image: Image, name: str) -> dict | None:

@@ -272,3 +272,56 @@ def test_splits_are_matched_by_class_name(tmp_path, change, names, warning, clas
 def test_splits_without_a_common_class(tmp_path):
     with pytest.raises(InputError, match=r"train \('a', 'b'\) and validation \('x', 'y'\) have no class"):
         pair(tmp_path, rename({"a": "x", "b": "y"}.get))
+
+
+@quirk("an annotation that is listed again under another id or the same: class, box and mask are equal",
+       "left out once for each copy, and counted")  # fmt: skip
+@pytest.mark.parametrize("id_", [90, 1, None])
+def test_copies_of_an_annotation(tmp_path, id_):
+    def change(content):
+        first = content["annotations"][0]
+        content["annotations"] += [first | {"id": id_}, first | {"id": 91, "area": 5}]
+        content["annotations"] += [rectangle(92, 1, 2, x=21), rectangle(93, 1, 1), rectangle(94, 2, 2)]
+
+    records, report = convert(tmp_path, change)
+    assert [len(record.objects.ids) for record in records] == [3, 2, 1, 1]
+    assert records[0].objects.ids.tolist() == [1, 92, 93]
+    (kind,) = report.left_out
+    assert kind == "copy of another annotation" and len(report.left_out[kind]) == 2 and report.kept == 7
+    assert "left out: 2 x copy of another annotation" in str(report)
+
+
+def test_annotations_that_differ_are_no_copies(tmp_path):
+    def change(content):
+        first = content["annotations"][0]
+        content["annotations"] += [first | {"id": 90, "iscrowd": 1}, first | {"id": 91, "segmentation": []}]
+        content["annotations"] += [{"id": 92, "image_id": 1, "category_id": 2}] * 2
+
+    _, report = convert(tmp_path, change)
+    assert "copy of another annotation" not in kinds(report.left_out) and report.kept == 6
+
+
+@quirk("class names that differ in spaces around them, or in their Unicode form alone",
+       "stay different classes, with a warning that they may be the same")  # fmt: skip
+@pytest.mark.parametrize("name", ["a ", "\ta", "a\u0301"])
+def test_class_names_that_look_the_same(tmp_path, name):
+    def change(content):
+        content["categories"][1]["name"] = name
+        content["categories"][0]["name"] = "\xe1" if "\u0301" in name else "a"
+
+    records, report = convert(tmp_path, change)
+    assert [record.objects.classes.tolist() for record in records] == [[1], [0], [1], [0]]
+    (warning,) = report.warnings
+    assert warning.startswith("2 categories are named ") and "may be the same name" in warning
+
+
+@quirk("LVIS: no `file_name`, but a `coco_url`", "the image is found by the last parts of the address")
+@pytest.mark.parametrize("folder", ["http://images.cocodataset.org/images", "https://a.b/train2017", "x"])
+def test_file_names_in_addresses(tmp_path, folder):
+    def change(content):
+        for image in content["images"]:
+            image["coco_url"] = f"{folder}/{image.pop('file_name')}?size=1"
+
+    records, report = convert(tmp_path, change)
+    assert [record.file_name.rpartition("/")[2] for record in records] == [f"{i}.jpg" for i in range(1, 5)]
+    assert report.kept == 4

@@ -9,6 +9,7 @@ from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.coco_values import read_crowd
 
 POLYGON = [20, 10, 60, 10, 60, 40, 20, 40]
 COUNTS = [20 * 64 + 10, *[30, 34] * 39, 30, 24 + 36 * 64]
@@ -158,13 +159,25 @@ def test_nothing_usable(tmp_path, box, mask):
 @pytest.mark.parametrize(
     "flag, crowd",
     [("0", False), ("false", False), (False, False), (None, False), ("", False), (0.0, False), ("No", False),
-     ("0.0", False), ([], False), ("maybe", False), (float("nan"), False), ("1", True), ("True", True),
+     ("0.0", False), ([], False), ("1", True), ("True", True),
      (True, True), (1.0, True), ("1.0", True)],
 )  # fmt: skip
 def test_crowd_flags(tmp_path, flag, crowd):
     records, report = convert(tmp_path, change_first(iscrowd=flag))
     assert [bool(record.objects.crowd[0]) for record in records] == [crowd, False, False, False]
-    assert report.kept == 4
+    assert report.kept == 4 and read_crowd(flag, "") == crowd
+    assert report.mended == ({"iscrowd written as text": {1}} if flag and isinstance(flag, str) else {})
+
+
+@quirk("`iscrowd` that is neither 0 nor 1: 5, -1, 0.5, a word, NaN",
+       "`dataset` takes it as 0 and counts it; `evaluate` refuses the file")  # fmt: skip
+@pytest.mark.parametrize("flag", [5, -1, 0.5, "5", "maybe", float("nan"), [1], {"a": 1}])
+def test_crowd_flags_without_a_meaning(tmp_path, flag):
+    records, report = convert(tmp_path, change_first(iscrowd=flag))
+    assert not records[0].objects.crowd[0] and report.kept == 4
+    assert report.mended == {"iscrowd that is neither 0 nor 1: taken as 0": {1}}
+    with pytest.raises(InputError, match="an object has iscrowd .*, but it must be 0 or 1"):
+        read_crowd(flag, "an object")
 
 
 @quirk("`area` as text, NaN, negative, beyond float, missing", "derived from the mask or the box")

@@ -7,13 +7,19 @@ from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.formats.coco_masks import Judged, extent, judge_mask
-from mrcnn_jax.data.formats.coco_numbers import MAX_COORDINATE, is_empty, parse_text, to_number, to_numbers
+from mrcnn_jax.data.formats.coco_numbers import (
+    MAX_COORDINATE,
+    is_empty,
+    parse_text,
+    to_flag,
+    to_number,
+    to_numbers,
+)
 from mrcnn_jax.data.formats.conversion_report import Report
 from mrcnn_jax.data.formats.listing import DERIVED, place_of
 
 Box = tuple[float, float, float, float]
 _SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
-_CROWD = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
 _NUMBERS = {int, float}
 _MAX_AREA = MAX_COORDINATE**2
 
@@ -63,7 +69,7 @@ def judge(annotation: dict, height: int, width: int, keypoints: int, report: Rep
         if annotation.get("area") is not DERIVED:
             report.mended["area derived from the mask or the box"].add(id_)
     crowd = annotation.get("iscrowd", 0)
-    if type(crowd) is not int:
+    if type(crowd) is not int or crowd not in (0, 1):
         crowd, flaw = judge_crowd(crowd)
         if flaw:
             report.mended[flaw].add(id_)
@@ -128,13 +134,10 @@ def _mend_box(box: Any) -> tuple[list[float] | None, tuple[str, ...]]:
 
 def judge_crowd(value: Any) -> tuple[bool, str | None]:
     """Returns whether ``iscrowd`` is set, in whatever form, and the flaw that was mended, if any."""
-    if value is None or isinstance(value, bool):
-        return bool(value), None
-    word = value.strip().lower() if isinstance(value, str) else value
-    number = to_number(word)
-    if isinstance(word, str) and word in _CROWD:
-        return _CROWD[word], "iscrowd written as text"
-    return bool(number), "iscrowd that is neither 0 nor 1: taken as 0" if number is None else None
+    crowd = to_flag(value)
+    if crowd is None:
+        return False, "iscrowd that is neither 0 nor 1: taken as 0"
+    return crowd, "iscrowd written as text" if isinstance(value, str) and value else None
 
 
 def judge_keypoints(keypoints: Any, number: int) -> Judged:

@@ -5,14 +5,18 @@ get numbers of their own. Entries that cannot be placed are left out and kept as
 """
 
 import itertools
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from mrcnn_jax.data.formats.coco_categories import read_category, some
 from mrcnn_jax.data.formats.coco_numbers import MAX_WHOLE, to_id
 from mrcnn_jax.data.formats.listing import Flaw, Listing
 from mrcnn_jax.errors import InputError
 
+_PARTS = "segmentation", "keypoints", "iscrowd"
+"""Fields in which copies of an annotation agree, besides image, category and box."""
 _NO_ID = "id is neither a whole number of 64 bits nor a text"
 OF_A_BAD_IMAGE = "annotation of an image that is left out"
 
@@ -50,6 +54,7 @@ class Contents:
         self.annotations: dict[int, list[dict]] = {id_: [] for id_ in self.images}
         self._unusable_images = images.keys() - self.images.keys()
         self._group(listing.annotations)
+        self._drop_copies()
 
     def count_keypoints(self) -> dict[int, int]:
         """Returns the number of annotations with keypoints of each category."""
@@ -86,6 +91,9 @@ class Contents:
     def _usable_images(self, groups: dict[int, list[dict]]) -> Iterator[tuple[int, dict]]:
         for id_, (image, *others) in sorted(groups.items()):
             name = _name(image, f"id {id_}")
+            for one in (image, *others):
+                if not one.get("file_name") and isinstance(one.get("coco_url"), str):  # as LVIS has it
+                    one["file_name"] = urlsplit(one["coco_url"]).path.lstrip("/")
             if not isinstance(image.get("file_name"), str) or not image["file_name"]:
                 self.flaws.append(Flaw("images_left_out", "without a file_name", name))
             elif any(other.get("file_name") != image["file_name"] for other in others):
@@ -107,10 +115,14 @@ class Contents:
     def _warn_of_categories(self) -> None:
         ids: dict[str, list[int]] = {}
         for id_, category in self.categories.items():
-            ids.setdefault(category.name, []).append(id_)
-        for name, repeated in ids.items():
+            ids.setdefault(_spelling(category.name), []).append(id_)
+        for repeated in ids.values():
             if len(repeated) > 1:
-                given = f"{len(repeated)} categories are named {name!r} (ids {', '.join(map(str, repeated))})"
+                names = list(dict.fromkeys(self.categories[id_].name for id_ in repeated))
+                alike = "" if len(names) == 1 else ", which may be the same name"
+                quoted = repr(names[0]) if len(names) == 1 else " and ".join(map(ascii, names))
+                numbers = ", ".join(map(str, repeated))
+                given = f"{len(repeated)} categories are named {quoted} (ids {numbers}){alike}"
                 self.warnings.append(f"{given}: they compete as classes; merge them if they are one")
 
     def _group(self, entries: list) -> None:
@@ -138,6 +150,28 @@ class Contents:
         for id_, (entry, image_id) in enumerate(renumbered, start=max(seen, default=0) + 1):
             entry["id"] = id_
             self.flaws.append(Flaw("mended", kind, id_, image_id))
+
+    def _drop_copies(self) -> None:
+        """Leaves out annotations that repeat another one of their image, but for the id."""
+        for image_id, annotations in self.annotations.items():
+            first: dict[Any, dict] = {}
+            copies = set()
+            for annotation in annotations:
+                box = annotation.get("bbox")
+                if not (box or annotation.get("segmentation")):
+                    continue
+                key = annotation["category_id"], tuple(box) if type(box) is list else repr(box)
+                try:
+                    other = first.setdefault(key, annotation)
+                except TypeError:  # lists within the box
+                    continue
+                if other is not annotation and all(other.get(key) == annotation.get(key) for key in _PARTS):
+                    copies.add(annotation["id"])
+            if copies:
+                kept = [each for each in annotations if each["id"] not in copies]
+                self.annotations[image_id] = kept
+                self.flaws += [Flaw("left_out", "copy of another annotation", id_, image_id)
+                               for id_ in sorted(copies)]  # fmt: skip
 
     def _read_ids(self, entry: dict) -> tuple[int | None, int | None, int | None]:
         """Returns the ids of an annotation that are written as text or float, and stores them in it."""
@@ -178,6 +212,11 @@ class _Ids:
             return self.texts[value]
         number = to_id(value)
         return None if number in self._given else number
+
+
+def _spelling(name: str) -> str:
+    """Returns a name in one Unicode form, without surrounding and repeated spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _is_blank(id_: Any) -> bool:

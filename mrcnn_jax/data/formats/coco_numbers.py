@@ -2,6 +2,7 @@
 
 import json
 import re
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Float
 MAX_COORDINATE = 1e6  # in pixels
 MAX_WHOLE = 2**53  # floats are exact whole numbers below
 MAX_ID = 2**63  # data sets store ids in 64 bits
+_FLAGS = {"": False, "false": False, "no": False, "true": True, "yes": True}
 _ID_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0+)?")
 
 
@@ -64,6 +66,16 @@ def to_numbers(values: Any) -> tuple[list[float], bool] | None:
     numbers = [to_number(value) for value in values]
     texts = any(isinstance(value, str) for value in values)
     return None if None in numbers else (numbers, texts)
+
+
+def to_flag(value: Any) -> bool | None:
+    """Returns a flag: a boolean, 0, 1, a text of these, or nothing for false; None for anything else."""
+    if is_empty(value):
+        return False
+    if isinstance(value, str):
+        word = value.strip().lower()
+        value = _FLAGS[word] if word in _FLAGS else to_number(word)
+    return bool(value) if isinstance(value, Real) and value in (0, 1) else None
 
 
 def parse_text(value: Any) -> Any:
