@@ -37,6 +37,8 @@ A backbone without a detector is passed to an experiment with --train.init-from 
 
 `{PROGRAM} train EXPERIMENT --help` shows the options that are needed first, --help-all every field."""
 
+_HELP = {"-h", "--help", "--help-all"}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,7 +62,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn train`; returns the exit status."""
-    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+    if not arguments or arguments[0] in _HELP:
         width = max(map(len, presets.PRESETS))
         listing = "\n".join(f"  {name:<{width}} {presets.describe(name)}" for name in presets.PRESETS)
         print(USAGE.format(experiments=listing))
@@ -98,6 +100,10 @@ def _resolve(name: str, words: Sequence[str], given: Set[str]) -> tuple[Options,
 
     A run that is continued, or repeated by the command that began to fine-tune, keeps its settings.
     """
+    if _HELP & set(words) and _is_elsewhere(name):
+        others = f"the defaults here are those of {Experiment().name}"
+        print(f"{name} has settings of its own, but nothing is downloaded for a help: {others}.\n")
+        return _parse(name, words, Options(Experiment(), "runs/NAME_tuned"), given), True
     stored = None if name in presets.PRESETS else presets.stored_run(name)
     if stored:
         options = _parse(name, words, Options(stored, name), given)
@@ -113,9 +119,16 @@ def _resolve(name: str, words: Sequence[str], given: Set[str]) -> tuple[Options,
     return options, True
 
 
+def _is_elsewhere(name: str) -> bool:
+    """Returns whether a name is that of weights that would have to be downloaded first."""
+    from mrcnn_jax.weights.locate import cached, is_local
+
+    return name not in presets.PRESETS and not is_local(name) and cached(name) is None
+
+
 def _parse(name: str, words: Sequence[str], default: Options, given: Set[str]) -> Options:
     """Parses the options, whose schedule follows the number of steps."""
-    if {"-h", "--help"} & set(words):
+    if _HELP & set(words) - {"--help-all"}:
         print(first_options(name, default.experiment, default.directory))
         raise SystemExit(OK)
     words = ["--help" if word == "--help-all" else word for word in words]

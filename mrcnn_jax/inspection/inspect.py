@@ -14,7 +14,7 @@ from mrcnn_jax.inspection.report import Report
 from mrcnn_jax.inspection.run import is_run, report_run
 from mrcnn_jax.paths import require_place
 from mrcnn_jax.weights import zoo
-from mrcnn_jax.weights.download import cache_directory
+from mrcnn_jax.weights.locate import cached
 
 NEAR_DUPLICATES = 2000
 """Images of each split that are compared for near duplicates, unless others are asked for."""
@@ -61,9 +61,8 @@ def _find(path: str | os.PathLike) -> str | os.PathLike:
     if "://" in text or Path(text).exists():
         return path
     if text in zoo.ENTRIES:
-        cached = cache_directory() / "weights" / text
-        if is_run(cached):
-            return cached
+        if directory := cached(text):
+            return directory
         command = f"mrcnn import-weights {text} --out DIR"
         raise InputError(f"{text} is not on this machine yet: `{command}` downloads it")
     raise InputError(f"there is nothing at {text}")

@@ -48,6 +48,14 @@ def locate(model: str | os.PathLike) -> str | os.PathLike:
     return model if entry is None else _import_once(text, entry)
 
 
+def cached(model: str | os.PathLike) -> Path | None:
+    """Returns the directory of published weights that were imported before; None for anything else."""
+    text = os.fspath(model)
+    entry = _own_entry(text) if re.match(_ADDRESS, text) else zoo.ENTRIES.get(text)
+    directory = entry and download.cache_directory() / "weights" / entry.name
+    return directory if directory and newest_description(directory) else None
+
+
 def is_local(model: str | os.PathLike) -> bool:
     """Returns whether a model argument is a path, also one in a bucket.
 

@@ -71,3 +71,13 @@ def test_a_missing_data_set_is_named(rejected):
     assert str(Path("data/nuclei").absolute()) in rejected("train", "nuclei")
     missing = rejected("train", "demo", "--data.dataset", "none", "--directory", "run")
     assert missing.startswith(f"{Path('none').absolute()} is not a prepared data set")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h", "--help-all"])
+@pytest.mark.parametrize("name", ["torchvision/maskrcnn_resnet50_fpn", "https://a.b/c.pth", "hf://me/mine"])
+def test_help_downloads_nothing(mrcnn, monkeypatch, tmp_path, name, option):
+    monkeypatch.setenv("MRCNN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mrcnn_jax.weights.locate.locate", lambda model: pytest.fail(f"{model} is loaded"))
+    status, out, err = mrcnn("train", name, option)
+    assert (status, err) == (0, "") and "nothing is downloaded for a help" in out and "--data.dataset" in out
+    assert list(tmp_path.iterdir()) == []
