@@ -11,6 +11,7 @@ from etils import epath
 from mrcnn_jax.config import Experiment, read_experiment, structure, to_dict
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.structures import DatasetInfo
 
 _PACKAGES = "mrcnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"
@@ -61,7 +62,7 @@ def newest_description(directory: str | os.PathLike) -> tuple[int, Description] 
     for step in sorted((int(name) for name in names if name.isdecimal()), reverse=True):
         file = folder / str(step) / "about" / "metadata"
         try:
-            return step, parse_description(json.loads(file.read_bytes()), f"checkpoint {folder / str(step)}")
+            return step, parse_description(json.loads(read_bytes(file)), f"checkpoint {folder / str(step)}")
         except (OSError, ValueError, RecursionError):  # the arrays of such a checkpoint are not used either
             continue
     return None

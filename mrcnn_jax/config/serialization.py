@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mrcnn_jax.config.experiment import Experiment
 from mrcnn_jax.config.validation import require
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes
 
 T = TypeVar("T")
 
@@ -112,10 +113,8 @@ def read_experiment(path: str | PathLike) -> Experiment:
     Raises:
         InputError: the file cannot be read, or is not an experiment.
     """
-    from etils import epath
-
     try:
-        values = json.loads(epath.Path(path).read_bytes())
+        values = json.loads(read_bytes(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

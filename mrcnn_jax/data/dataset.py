@@ -66,6 +66,7 @@ class DatasetSplit:
 
         self.directory, self.split = Path(directory).absolute(), split
         self.info, _ = read_metadata(self.directory)
+        _require_files(self.directory)
         builder = tfds.builder_from_directory(self.directory)
         if split not in builder.info.splits:
             raise InputError(f"{directory} has no split '{split}', only {', '.join(builder.info.splits)}")
@@ -139,6 +140,15 @@ def is_prepared(directory: str | os.PathLike) -> bool:
         return bool(read_metadata(directory))
     except InputError:
         return False
+
+
+def _require_files(directory: Path) -> None:
+    """Raises InputError for a pipe, a device or a folder in place of a file of a data set."""
+    for path in sorted(directory.iterdir()):
+        ours = path.suffix in (".json", ".npy", ".npz") or ".array_record-" in path.name
+        if ours and path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or a device"
+            raise InputError(f"{path} is {kind}, not a file of the data set: prepare the set again")
 
 
 def read_metadata(directory: str | os.PathLike) -> tuple[DatasetInfo, dict[str, dict[str, Any]]]:

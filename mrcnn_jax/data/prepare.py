@@ -176,7 +176,9 @@ def _given(splits: Mapping[str, tuple[str | os.PathLike, str | os.PathLike]]) ->
         if not Path(images).is_dir():
             raise InputError(f"the image folder {images} of the split {split} is not a folder")
         if not Path(annotations).is_file():
-            raise InputError(f"{annotations}: there is no such annotation file")
+            kind = "is a folder" if Path(annotations).is_dir() else "is a pipe or a device"
+            kind = kind if Path(annotations).exists() else "does not exist"
+            raise InputError(f"the annotation file {annotations} of the split {split} {kind}")
     return {split: CocoSplit(*map(Path, paths)) for split, paths in splits.items()}
 
 

@@ -21,6 +21,7 @@ from mrcnn_jax.inspection.model import (
     parameter_section,
 )
 from mrcnn_jax.inspection.report import Report, Section, Shown
+from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.run_description import Description, edited_experiment, newest_description
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training.data_identity import changed_contents, recorded_contents
@@ -133,7 +134,7 @@ def _size(path: epath.Path) -> int:
 
 def _read_history(place: epath.Path) -> History | None:
     try:
-        return parse_history((place / "history.jsonl").read_bytes())
+        return parse_history(read_bytes(place / "history.jsonl"))
     except OSError:
         return None
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from mrcnn_jax.paths import read_bytes
+
 _BLANK = b"\0 \t\r"  # file systems leave zeros after a power failure
 
 
@@ -37,7 +39,7 @@ def read_history(file: epath.Path, warn: Callable[[str], None]) -> list[dict[str
         return []
     aside = file.with_name("history.damaged.jsonl")
     try:
-        lines, damaged, count = parse_history(file.read_bytes())
+        lines, damaged, count = parse_history(read_bytes(file))
     except OSError as error:
         file.rename(aside)
         warn(f"{file} cannot be read ({error.strerror}) and is moved to {aside.name}; a new one begins")
@@ -65,7 +67,7 @@ def read_metrics(file: epath.Path, warn: Callable[[str], None]) -> dict[str, dic
     if not file.exists():
         return None
     try:
-        metrics = json.loads(file.read_bytes())
+        metrics = json.loads(read_bytes(file))
         if metrics and all(_is_number(value) for kind in metrics.values() for value in kind.values()):
             return metrics
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):

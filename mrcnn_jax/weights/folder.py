@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import Experiment, read_experiment, structure, to_dict
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
@@ -60,9 +61,10 @@ def read_description(directory: str | os.PathLike) -> tuple[Experiment, DatasetI
     folder = Path(directory)
     experiment = read_experiment(folder / EXPERIMENT)
     try:
-        content = json.loads((folder / DATASET).read_bytes())
+        content = json.loads(read_bytes(folder / DATASET))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / DATASET} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder / DATASET} cannot be read: {reason}") from error
     return experiment, structure(content, DatasetInfo, str(folder / DATASET))
 
 
@@ -73,6 +75,8 @@ def read_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
         InputError: the file is missing or damaged.
     """
     file = Path(directory) / TENSORS
+    if not file.is_file():
+        raise InputError(f"{file} is no file")
     try:
         with safe_open(file, "numpy") as tensors:
             names = tensors.keys()

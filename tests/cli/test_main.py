@@ -9,14 +9,15 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from cli_inputs import write_image
+from cli_inputs import write_coco, write_image
 from paths import REPOSITORY
 
 from mrcnn_jax import __version__, presets
+from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.main import COMMANDS, main
-from mrcnn_jax.config import Experiment
-from mrcnn_jax.data.dataset import read_metadata
+from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.dataset import open_dataset, read_metadata
 from mrcnn_jax.data.formats import coco_json
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
@@ -228,13 +229,39 @@ def test_pipes_are_not_read(rejected):
     os.mkfifo("pipe.json")
     with pytest.raises(InputError, match="cannot read pipe.json: it is a pipe or a device"):
         coco_json.load(Path("pipe.json"))
-    rejected("dataset", "pipe.json", "--train", ".", "pipe.json")
+    message = rejected("dataset", "pipe.json", "--train", ".", "pipe.json")
+    assert message == "the annotation file pipe.json of the split train is a pipe or a device"
+    message = rejected("dataset", "pipe.json", "--train", ".", ".")
+    assert message == "the annotation file . of the split train is a folder"
     rejected("dataset", "pipe.json")
     rejected("dataset", ".")
     assert "pipe or a device" in rejected("compare", "pipe.json", "pipe.json")
     assert "pipe or a device" in rejected("compare", "/dev/zero", "pipe.json")
     with pytest.raises(InputError, match="cannot read image pipe.jpg: it is a pipe or a device"):
         read_image("pipe.jpg")
+
+
+def test_pipes_in_place_of_our_files_are_refused(mrcnn, rejected):
+    mrcnn("dataset", write_coco(), "--out", "set")
+    for name in ("dataset_info.json", "train_sizes.npy", "train_objects.npz"):
+        file = Path("set", name)
+        content = file.read_bytes()
+        for make in (os.mkfifo, os.mkdir):
+            file.unlink()
+            make(file)
+            kind = "a pipe or a device" if make == os.mkfifo else "a folder"
+            with pytest.raises(InputError, match=f"{name} is {kind}, not a file of the data set"):
+                open_dataset("set", "train")
+            file.rmdir() if make == os.mkdir else file.unlink()
+            file.write_bytes(content)
+    assert len(open_dataset("set", "train")) == 3
+    os.makedirs("model")
+    for name in ("experiment.json", "dataset.json", "model.safetensors"):
+        os.mkfifo(f"model/{name}")
+    assert "experiment.json: it is a pipe or a device" in rejected("predict", "model", "pets")
+    os.unlink("model/experiment.json")
+    write_json("model/experiment.json", to_dict(Experiment()))
+    assert "dataset.json cannot be read: it is a pipe or a device" in rejected("predict", "model", "pets")
 
 
 def test_files_that_are_no_runs_are_named(rejected):
