@@ -30,6 +30,6 @@ __all__ = [
     "AUGMENTATIONS", "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "Augmentation", "AugmentationConfig",
     "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig", "EvaluationConfig",
     "Experiment", "FCISConfig", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig",
-    "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure", "to_dict",
-    "with_changes",
+    "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure",
+    "to_dict", "with_changes",
 ]  # fmt: skip
