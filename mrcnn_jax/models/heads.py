@@ -69,11 +69,14 @@ class MaskHead(nn.Module):
         norm = make_norm(config.norm, self.norm_epsilon, train, dtype)
         x = _convolutions(rois, valid, config.layers, config.channels, norm, dtype)
         # windows of a 2x2 transposed convolution of stride 2 do not overlap, so it is a matrix product; each
-        # cell's 2x2 outputs stay together until only the logits are left to rearrange
+        # cell's 2x2 outputs stay together until only the logits are left to rearrange. The products are flat,
+        # as XLA would transpose maps of several axes for the gradient of the kernel on CPU
+        x = x.reshape(-1, x.shape[-1])
         x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=dtype, name="upsample")(x)
         bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(dtype)
-        x = nn.relu(add_bias(x, jnp.tile(bias, 4))).reshape(*x.shape[:3], 2, 2, config.channels)
-        return interleave(_dense(maps, 0.001, dtype, "logits")(x)).astype(jnp.float32)
+        x = nn.relu(add_bias(x[:, None, None], jnp.tile(bias, 4))).reshape(-1, config.channels)
+        logits = _dense(maps, 0.001, dtype, "logits")(x).reshape(number, height, width, 2, 2, maps)
+        return interleave(logits).astype(jnp.float32)
 
 
 class KeypointHead(nn.Module):

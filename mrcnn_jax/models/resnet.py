@@ -11,6 +11,7 @@ from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.models.layers.blocked_stem import convolve_blocks, pool_blocks
 from mrcnn_jax.models.layers.convolution import Conv
+from mrcnn_jax.models.layers.max_pool import max_pool
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
 from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.runtime import target_platform
@@ -144,7 +145,7 @@ class ResNet(nn.Module):
             stem = nn.Conv(config.width, (7, 7), conv_general_dilated=convolve_blocks, **settings)
             return pool_blocks(*(nn.relu(norm(block)) for block in jnp.split(stem(images), 4, axis=-1)))
         x = nn.relu(norm(Conv(config.width, (7, 7), (2, 2), padding=3, **settings)(images)))
-        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x)
 
 
 class Res5(nn.Module):

@@ -79,9 +79,10 @@ def test_gradients_are_those_of_the_direct_convolution(small):
 
     assert "while" in jax.jit(fast).lower(x, kernel).as_text()
     np.testing.assert_allclose(fast(x, kernel), direct(x, kernel), atol=1e-5)
+    assert "while" in jax.jit(jax.grad(lambda *given: fast(*given).sum())).lower(x, kernel).as_text()
     value, backward = jax.vjp(fast, x, kernel)
     expected, expected_backward = jax.vjp(direct, x, kernel)
-    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_allclose(value, expected, atol=1e-5)
     for found, wanted in zip(backward(value), expected_backward(value), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
 
@@ -111,7 +112,7 @@ def test_only_large_ordinary_convolutions_of_float32_on_cpu_use_it(small):
 
 
 def test_convolutions_below_256_channels_or_of_small_maps_are_direct():
-    x, kernel = operands((1, 100, 100, 256), 256, np.float32)
+    x, kernel = operands((1, 40, 100, 256), 256, np.float32)
     assert uses_winograd(x, kernel)
-    assert not uses_winograd(x[:, :99], kernel)
+    assert not uses_winograd(x[:, :39], kernel)
     assert not uses_winograd(x[..., :255], kernel[:, :, :255])

@@ -1,7 +1,6 @@
 """The convolution of every layer, with the operations that are fastest for the platform."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ from mrcnn_jax.models.layers.winograd import winograd_convolution
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
 
-WINOGRAD_CHANNELS, WINOGRAD_CELLS = 256, 10_000
+WINOGRAD_CHANNELS, WINOGRAD_CELLS = 256, 4_000
 """Channels, and cells of all maps, from which ``winograd_convolution`` is clearly faster."""
 
 
@@ -26,8 +25,8 @@ def convolution(
     """Computes ``jax.lax.conv_general_dilated``.
 
     On CPU, 1x1 convolutions are matrix products, because XLA rearranges maps for kernel gradients one number
-    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative. Large ones are
-    ``winograd_convolution`` if they are not differentiated, which is inference.
+    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative. Large ones,
+    and large gradients of their inputs, are ``winograd_convolution``.
     """
     options = {"rhs_dilation": rhs_dilation, "dimension_numbers": DIMENSIONS}
     if feature_group_count > 1:
@@ -41,23 +40,30 @@ def convolution(
     if target_platform() != "cpu":
         return convolve(x, kernel)
     if size == (1, 1) and padding == ((0, 0), (0, 0)) and x.dtype in (jnp.float32, jnp.float64):
-        return jnp.einsum("nhwc,co->nhwo", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+        x = x[:, :: strides[0], :: strides[1]]
+        # flat, as XLA would transpose maps of several axes for the gradient of the kernel
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if strides != (1, 1) or rhs_dilation != (1, 1):
         return convolve(x, kernel)
+
+    def multiply(x, kernel, padding):
+        """Computes a convolution of stride 1."""
+        cells, large = x.size // x.shape[-1], min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        if size == (3, 3) and x.dtype == jnp.float32 and large and cells >= WINOGRAD_CELLS:
+            return winograd_convolution(x, kernel, padding)
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    def forward(x, kernel):
+        return multiply(x, kernel, padding), (x, kernel)
 
     def backward(operands, cotangent):
         x, kernel = operands
         edges = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(size, padding, strict=True)]
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        x_gradient = jax.lax.conv_general_dilated(cotangent, flipped, (1, 1), edges, **options)
+        x_gradient = multiply(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), edges)
         return x_gradient, kernel_gradient(x, cotangent, size, padding)
 
-    undifferentiated = convolve
-    cells, large = x.size // x.shape[-1], min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
-    if size == (3, 3) and x.dtype == jnp.float32 and large and cells >= WINOGRAD_CELLS:
-        undifferentiated = partial(winograd_convolution, padding=padding)
-    with_gradient = jax.custom_vjp(undifferentiated)
-    with_gradient.defvjp(lambda *operands: (convolve(*operands), operands), backward)
+    with_gradient = jax.custom_vjp(lambda x, kernel: multiply(x, kernel, padding))
+    with_gradient.defvjp(forward, backward)
     return with_gradient(x, kernel)
 
 
