@@ -17,7 +17,7 @@ SAME_PYTHON = [ "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" = "$$($(PYTHON) 
 # an environment of another Python is replaced: its packages are of the wrong version
 install:
 	@$(SAME_PYTHON) || rm -f .venv/ready
-	@$(MAKE) --no-print-directory .venv/ready
+	@$(MAKE) --no-print-directory .venv/test
 	@echo "Installed into .venv: . .venv/bin/activate, then mrcnn --help"
 
 .venv/ready: requirements.txt pyproject.toml
@@ -25,6 +25,10 @@ install:
 	or newer, not $$($(PYTHON) -c '$(VERSION)'): make install PYTHON=python3.12 names another one" >&2; exit 1; }
 	@$(SAME_PYTHON) || { echo "Making .venv"; rm -rf .venv/bin .venv/lib .venv/lib64 .venv/pyvenv.cfg; $(PYTHON) -m venv .venv; }
 	@echo "Installing packages into .venv, about 1 GB"
+	$(BIN)/python -m pip install --no-compile --editable .
+	touch $@
+
+.venv/test: .venv/ready
 	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@
 
@@ -35,25 +39,25 @@ install:
 demo: .venv/ready
 	$(BIN)/python -m mrcnn_jax train demo
 
-lint: .venv/ready
+lint: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ty check --python .venv
 
-test: .venv/ready
+test: .venv/test
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: .venv/ready
+test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-coverage: .venv/ready
+coverage: .venv/test
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term
 
-durations: .venv/ready
+durations: .venv/test
 	$(BIN)/python -m pytest --update-durations
 
-package: .venv/ready
+package: .venv/test
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*

@@ -7,6 +7,8 @@ head, costs mask AP at high overlaps.
 import dataclasses
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,6 +23,8 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
 SPLITS = ("train", "validation")
+BLOCK = 16
+"""Images drawn at once, by threads."""
 
 INFO = DatasetInfo(
     name="shapes",
@@ -136,7 +140,13 @@ def generate(config: ShapesConfig, split: str) -> Iterator[Record]:
     Raises:
         InputError: the split is neither train nor validation.
     """
-    return (_draw(config, split, index) for index in range(config.images(split)))
+    return _draw_all(config, split, config.images(split))
+
+
+def _draw_all(config: ShapesConfig, split: str, images: int) -> Iterator[Record]:
+    with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV lets go of the interpreter
+        for first in range(0, images, BLOCK):
+            yield from pool.map(partial(_draw, config, split), range(first, min(first + BLOCK, images)))
 
 
 def prepare(directory: str | Path, config: ShapesConfig, *, progress: bool = False) -> bool:

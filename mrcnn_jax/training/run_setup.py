@@ -197,7 +197,10 @@ def _initial_state(sources, directory, model, optimizer, programs) -> tuple[Trai
         )  # fmt: skip
         message = f"Resumed {directory} at step {sources.step:,} of {config.steps:,}."
         return sources.checkpoint.restore_state(template), [message]
-    init = StoredFunction(lambda: jitted_init(model), programs, f"init {_model_and_train(experiment)}")
+    # on a CPU, all optimisations of random numbers take XLA three times as long, and make them no faster
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    make_init = partial(jax.jit, jitted_init(model), compiler_options=options)
+    init = StoredFunction(make_init, programs, f"init {_model_and_train(experiment)}")
     variables, messages = init(key), []
     if sources.pretrained:
         info, origin = sources.training.info, config.init_from
