@@ -122,7 +122,10 @@ def paper_difference(table: Table, comparison: Comparison) -> float:
 
 def same_settings(content: Mapping[str, Any], experiment: Experiment) -> bool:
     """Returns whether a result belongs to an experiment, on whatever number of devices it was run."""
-    return settings_of(content["experiment_of_one_device"]) == settings_of(to_dict(experiment))
+    found, wanted = content["experiment_of_one_device"], to_dict(experiment)
+    views = [(each["evaluation"].get("tta_scales", []), each["evaluation"].get("tta_flip", False))
+             for each in (found, wanted)]  # fmt: skip
+    return settings_of(found) == settings_of(wanted) and views[0] == views[1]
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:

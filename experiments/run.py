@@ -7,6 +7,7 @@ A row whose result file exists, with the same settings, is skipped; an interrupt
 
 import gc
 import json
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -28,7 +29,10 @@ from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.errors import InputError, Interrupted, TrainingError
+from mrcnn_jax.inference.detector import load
+from mrcnn_jax.inference.evaluate import evaluate_split
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.run"
@@ -130,7 +134,10 @@ def run(options: Options, console: Console) -> list[str]:
                 if (other.name, job.seed) in failed:
                     raise TrainingError(f"{other.name}, which must be trained before, failed")
             start, is_new = time.monotonic(), not job.directory.exists()
-            train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
+            if job.system.evaluates:
+                evaluate_trained(job, job.directory.with_name(f"{job.system.evaluates.name}_{job.seed}"))
+            else:
+                train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
         except TrainingError as error:  # rows that do not need this run continue
             failed.add((job.system.name, job.seed))
             failures.append(f"{job.system.name}, seed {job.seed}: {error}")
@@ -142,6 +149,20 @@ def run(options: Options, console: Console) -> list[str]:
         jax.clear_caches()  # other rows have other programs
         gc.collect()
     return failures
+
+
+def evaluate_trained(job: Job, trained: Path) -> None:
+    """Evaluates a finished run with a job's test-time augmentation; writes the files of a run."""
+    views = {name: getattr(job.experiment.evaluation, name) for name in ("tta_scales", "tta_flip")}
+    detector = load(trained).with_settings(**views)
+    data = detector.experiment.data
+    metrics = evaluate_split(detector, open_split(data, data.validation_split)).metrics
+    if distributed.is_primary():
+        job.directory.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained / "history.jsonl", job.directory)
+        experiment = replace(detector.experiment, name=job.experiment.name)
+        write_json(job.directory / "experiment.json", to_dict(experiment))
+        write_json(job.directory / "metrics.json", metrics)
 
 
 def result_of_job(options: Options, job: Job, seconds: int | None) -> dict[str, Any]:

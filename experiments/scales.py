@@ -146,16 +146,17 @@ def experiment_of(
 
 
 def _image_sizes(full: Experiment, scale: Scale) -> dict[str, Any]:
-    """Returns image sizes, with the scale jitter of the full system."""
+    """Returns image sizes, with the scale jitter and the test-time augmentation of the full system."""
     factor = C5_ENLARGEMENT if full.model.backbone.features == "c5" else 1
     test, long = (factor * scale.changes[f"data.{edge}"] for edge in ("short_edge_test", "long_edge"))
+
+    def scaled(edges):
+        return tuple(round(test / full.data.short_edge_test * edge) for edge in edges)
+
     return {
-        "data.short_edge": tuple(
-            round(test / full.data.short_edge_test * edge) for edge in full.data.short_edge
-        ),
-        "data.short_edge_test": test,
-        "data.long_edge": long,
-    }
+        "data.short_edge": scaled(full.data.short_edge), "data.short_edge_test": test,
+        "data.long_edge": long, "evaluation.tta_scales": scaled(full.evaluation.tta_scales),
+    }  # fmt: skip
 
 
 def _network(full: Experiment) -> dict[str, Any]:

@@ -26,10 +26,12 @@ class System:
     """System that makes its proposals; None if it has an RPN of its own."""
     starts_from: "System | None" = None
     """System whose weights it is initialised with."""
+    evaluates: "System | None" = None
+    """System whose run is evaluated with the changes of this one, which trains nothing itself."""
 
     def prerequisites(self) -> Iterator["System"]:
         """Yields the systems that must be trained before this one, in order."""
-        for other in (self.starts_from, self.rpn):
+        for other in (self.starts_from, self.rpn, self.evaluates):
             if other:
                 yield from other.prerequisites()
                 yield other
@@ -42,6 +44,8 @@ JITTER = {
     "data.short_edge": tuple(range(640, 801, 32)),
     "train.steps": 260_000, "train.decay_steps": (200_000, 240_000),
 }  # fmt: skip
+
+TTA = {"evaluation.tta_scales": tuple(range(400, 1201, 100)), "evaluation.tta_flip": True}
 
 
 def rpn_of(name: str, base: str, changes: Mapping[str, Any] | None = None) -> System:
@@ -68,6 +72,12 @@ def mlp(layers: int) -> System:
 def person(name: str, *tasks: str) -> System:
     """Returns a detector of persons with the given branches."""
     return System(f"person_{name}", RPN_PERSON.base, {"model.tasks": tasks}, RPN_PERSON)
+
+
+def with_tta(system: System) -> System:
+    """Returns a system as it is evaluated with test-time augmentation."""
+    changes = dict(system.changes) | TTA
+    return System(f"{system.name}_tta", system.base, changes, system.rpn, evaluates=system)
 
 
 DEEPER = {"model.backbone.name": "resnet101"}
@@ -128,6 +138,7 @@ ENHANCED_KEYPOINTS = tuple(  # table 9
     System(f"keypoints_{name}", "keypoint_rcnn_r50_fpn", LONGER | backbone)
     for name, backbone in (("r50", {}), ("r101", DEEPER), ("x101", RESNEXT))
 )
-_ALL = (*BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS)
+_TRAINED = (*BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS)
+_ALL = (*_TRAINED, with_tta(ENHANCED[-1]), with_tta(ENHANCED_KEYPOINTS[-1]))
 SYSTEMS = {system.name: system for system in _ALL}
 """Systems of rows, by name; the RPNs that they need are not among them."""

@@ -57,7 +57,6 @@ class BatchInfo(NamedTuple):
 
     image_ids: Int[np.ndarray, "B"]  # ids of the data set
     original_sizes: Int[np.ndarray, "B 2"]  # height and width before resizing
-    valid: Bool[np.ndarray, "B"]  # False for the padding of an evaluation's last batch
 
 
 @flax.struct.dataclass

@@ -13,7 +13,23 @@ from mrcnn_jax.config import Experiment
 from mrcnn_jax.inference.settings import SETTINGS
 
 Options = TypeVar("Options")
-_ALIASES = {"model.box.max_detections": ("--model.box.detections",)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """Options of tiles."""
+
+    tile: int = 0
+    """Side in pixels of the tiles in which images are seen, for small objects in large images; objects that
+    several tiles see are joined. 0 takes images whole."""
+    tile_overlap: float = 0.25
+    """Share of its side that a tile has in common with the next; small objects should fit into it."""
+
+
+_ALIASES = {
+    "model.box.max_detections": ("--model.box.detections",), "evaluation.tta_scales": ("--tta-scales",),
+    "evaluation.tta_flip": ("--tta-flip",),
+}  # fmt: skip
 
 
 def parse_with_settings(

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
+from mrcnn_jax.cli.inference_options import TileOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.terminal import (
     TrainedDirectory,
     folder_name,
@@ -22,10 +22,11 @@ from mrcnn_jax.errors import InputError, KeyboardInterrupted
 from mrcnn_jax.inference.settings import SETTINGS
 
 _SETTINGS = [name for name in SETTINGS if not name.startswith("evaluation.") and name != "data.threads"]
+_SETTINGS += ["evaluation.tta_scales", "evaluation.tta_flip"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(TileOptions):
     """Detect objects in image and video files; write pictures and COCO files."""
 
     directory: TrainedDirectory
@@ -44,11 +45,6 @@ class Options:
     """Write a picture of each object."""
     batch_size: int = 1
     """Images (or tiles) of equal padded size that are computed at once."""
-    tile: int = 0
-    """Side in pixels of the tiles in which images are seen, for small objects in large images; objects that
-    several tiles see are joined. 0 takes images whole."""
-    tile_overlap: float = 0.25
-    """Share of its side that a tile has in common with the next; small objects should fit into it."""
     color_by: Literal["object", "class"] | None = None
     """Colours of the pictures: one for each object, or for each class, which is the default for videos."""
 

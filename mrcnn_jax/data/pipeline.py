@@ -1,25 +1,17 @@
 """Batches of a data set with Grain: deterministic under a seed, sharded by process, resumable at any step."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.dataset import DatasetSplit, Record
-from mrcnn_jax.data.transforms import (
-    decode_record,
-    image_type,
-    inference_sizes,
-    is_portrait,
-    resize_and_pad,
-)
+from mrcnn_jax.data.transforms import is_portrait
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, BatchInfo, Example
 
@@ -170,46 +162,5 @@ def stack_examples(examples: Sequence[Example]) -> Batch:
 
 def _collate(items: Sequence[tuple[Example, int, tuple[int, int]]]) -> tuple[Batch, BatchInfo]:
     examples, image_ids, sizes = zip(*items, strict=True)
-    info = BatchInfo(np.array(image_ids, np.int64), np.array(sizes), np.ones(len(items), bool))
+    info = BatchInfo(np.array(image_ids, np.int64), np.array(sizes))
     return stack_examples(examples), info
-
-
-class EvaluationBatch(NamedTuple):
-    """Images for detection, without annotations."""
-
-    images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
-    sizes: Int[np.ndarray, "B 2"]
-    info: BatchInfo
-
-
-def evaluation_batches(
-    source: DatasetSplit, config: DataConfig, images_per_batch: int, *, limit: int | None = None,
-    process: int = 0, processes: int = 1, conventions: Conventions = OURS,
-) -> Iterator[EvaluationBatch]:  # fmt: skip
-    """Yields every image once (or the first ``limit``), grouped by padded size; zeros fill up batches."""
-    groups = defaultdict(list)
-    for index, (height, width) in enumerate(source.sizes[:limit].tolist()):
-        groups[inference_sizes(height, width, config, conventions)[1]].append(index)
-    batches = [
-        (padded, indices[start : start + images_per_batch])
-        for padded, indices in sorted(groups.items())
-        for start in range(0, len(indices), images_per_batch)
-    ][process::processes]
-
-    def load(batch: tuple[tuple[int, int], list[int]]) -> EvaluationBatch:
-        padded, indices = batch
-        images = np.zeros((images_per_batch, *padded, 3), image_type(conventions))
-        sizes = np.full((images_per_batch, 2), padded, np.int32)
-        image_ids = np.zeros(images_per_batch, np.int64)
-        original_sizes = np.ones((images_per_batch, 2), np.int64)
-        for slot, index in enumerate(indices):
-            record = source[index]
-            image = decode_record(record)
-            sizes[slot], _ = inference_sizes(*image.shape[:2], config, conventions)
-            images[slot] = resize_and_pad(image, tuple(sizes[slot]), padded, conventions)
-            image_ids[slot], original_sizes[slot] = record.image_id, image.shape[:2]
-        valid = np.arange(images_per_batch) < len(indices)
-        return EvaluationBatch(images, sizes, BatchInfo(image_ids, original_sizes, valid))
-
-    options = grain.ReadOptions(num_threads=min(4, config.threads), prefetch_buffer_size=4)
-    return iter(grain.MapDataset.source(batches).map(load).to_iter_dataset(options))

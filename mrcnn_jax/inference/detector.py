@@ -34,7 +34,8 @@ class Detector:
     """Detects objects in images; ``load`` makes one.
 
     Two programs are compiled, one for landscape and one for portrait images; or one for each padded size if
-    ``data.padding_divisor`` is set, of which ``MAX_PROGRAMS`` stay in memory.
+    ``data.padding_divisor`` is set, of which ``MAX_PROGRAMS`` stay in memory. Test-time augmentation
+    compiles more (``inference.tta``).
 
     Attributes:
         experiment: configuration that the model was trained with, and its settings.
@@ -81,7 +82,7 @@ class Detector:
         """
         if not is_one_image(images):
             return self._each(self.stream(images, batch_size=batch_size))
-        pipeline = self._pipeline(1)
+        pipeline = Pipeline(self)
         return pipeline.start([pipeline.prepare(images)])()[0]
 
     def stream(
@@ -111,7 +112,7 @@ class Detector:
         require_whole("the batch size", batch_size, 1, LARGEST_BATCH)
         if tile != 0:
             require_tiles(tile, tile_overlap)
-        pipeline, images = self._pipeline(batch_size), list_images(images)
+        pipeline, images = Pipeline(self, batch_size), list_images(images)
         if tile:
             return stream_tiles(pipeline, images, tile, tile_overlap)
         return stream_results(pipeline, images)
@@ -121,8 +122,9 @@ class Detector:
 
         Args:
             **settings: ``score_threshold``, ``max_detections``, ``nms_iou``, ``class_agnostic_nms`` and
-                ``soft_nms`` (as in ``config.BoxHeadConfig``), ``short_edge`` and ``long_edge`` in pixels, and
-                ``dtype``. ``load`` takes further ones.
+                ``soft_nms`` (as in ``config.BoxHeadConfig``), ``short_edge`` and ``long_edge`` in pixels,
+                ``tta_scales`` and ``tta_flip`` (as in ``config.EvaluationConfig``), and ``dtype``. ``load``
+                takes further ones.
 
         Raises:
             InputError: a setting does not exist, or a value is not allowed.
@@ -144,9 +146,6 @@ class Detector:
             if result.error is not None:
                 raise result.error
             yield result.detections  # ty: ignore[invalid-yield]
-
-    def _pipeline(self, batch_size: int) -> Pipeline:
-        return Pipeline(self.experiment, self.variables, self.class_names, batch_size, self.programs)
 
 
 def load(

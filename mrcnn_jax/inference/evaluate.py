@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 
 from mrcnn_jax.atomic_io import require_writable, write_json
+from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.data.dataset import DatasetSplit
-from mrcnn_jax.data.pipeline import EvaluationBatch, evaluation_batches
+from mrcnn_jax.data.transforms import decode_record, inference_sizes
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
@@ -27,10 +27,10 @@ from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, met
 from mrcnn_jax.inference.detector import Detector, load, print_warning
 from mrcnn_jax.inference.evaluation_files import FILES, add_analysis, write_pictures, write_results
 from mrcnn_jax.inference.matching import Match, match_dataset
-from mrcnn_jax.inference.postprocess import to_detections
-from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
 from mrcnn_jax.inference.result_files import Autosave
-from mrcnn_jax.structures import Predictions
+from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
+from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
+from mrcnn_jax.typing import Int
 from mrcnn_jax.visualize.draw import ColorBy
 from mrcnn_jax.visualize.sheets import prediction_sheet, sheet_records
 
@@ -75,7 +75,7 @@ def evaluate(
     split: str | None = None, out: str | os.PathLike | None = None, *, pictures: int | None = None,
     cityscapes: str | os.PathLike | None = None, progress: Progress | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
-    store_programs: bool = False, report: bool = True,
+    tile: int = 0, tile_overlap: float = 0.25, store_programs: bool = False, report: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Evaluates a detector on a split of a prepared data set with the COCO metrics.
 
@@ -84,27 +84,28 @@ def evaluate(
 
     Args:
         detector: or the directory of a training run or of imported weights.
-        dataset: directory of a set with classes that the detector knows; by default the one it was trained
-            on.
+        dataset: directory of a set with classes that it knows; by default the one it was trained on.
         split: by default the validation split.
         out: directory that gets results.json (COCO results), rewritten now and then while images are
             detected, metrics.json and a contact sheet (predictions.png, or .jpg if that would be larger than
             3 MB); None writes nothing.
-        pictures: images of the contact sheet, by default the experiment's ``evaluation.pictures``; 0 draws
-            none.
+        pictures: images of the contact sheet, by default ``evaluation.pictures`` of the experiment; 0: none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the contact sheet, as in ``draw_detections``.
+        tile, tile_overlap: tiles in which images are seen, as in ``Detector.stream``.
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
 
     Raises:
-        InputError: ``pictures`` is negative or beyond 10,000, the detector knows none of the set's classes,
+        InputError: ``pictures`` or tiles are out of range, the detector knows none of the set's classes,
             something cannot be read, or ``out`` cannot be written.
     """
     if pictures is not None:
         require_whole("the number of pictures", pictures, 0, MOST_PICTURES)
+    if tile != 0:
+        require_tiles(tile, tile_overlap)
     if out:
         require_writable(out, FILES)
     name = detector if isinstance(detector, str | os.PathLike) else "the detector"
@@ -118,7 +119,7 @@ def evaluate(
     save = partial(write_results, epath.Path(out)) if out else None
     evaluation = evaluate_split(
         detector, source, pictures=pictures if out else 0, progress=progress, save=save,
-        analyses=bool(out) and report,
+        analyses=bool(out) and report, tile=tile, tile_overlap=tile_overlap,
     )  # fmt: skip
     if out:
         write_json(epath.Path(out) / "metrics.json", evaluation.metrics)
@@ -162,7 +163,8 @@ def scored_kinds(detector: Detector, split: DatasetSplit, match: Match) -> tuple
 
 def evaluate_split(
     detector: Detector, split: DatasetSplit, *, pictures: int = 0, progress: Progress | None = None,
-    per_class: bool = False, save: Save | None = None, analyses: bool = False,
+    per_class: bool = False, save: Save | None = None, analyses: bool = False, tile: int = 0,
+    tile_overlap: float = 0.25,
 ) -> Evaluation:  # fmt: skip
     """Detects in every image of a split and computes the COCO metrics of all that the model predicts.
 
@@ -177,11 +179,14 @@ def evaluate_split(
         save: called with the results so far now and then, when something ends the detection, and with all
             results before the metrics are computed.
         analyses: return what ``analyze`` finds out about each kind.
+        tile, tile_overlap: as for ``evaluate``.
     """
     config, info, tasks = detector.experiment.evaluation, split.info, detector.experiment.model.tasks
     match = match_dataset(detector.info, info, tasks, "the detector", split.directory)
     keep = {record.image_id for record in sheet_records(split, pictures)}
-    results, examples = detect_split(detector, split, keep=keep, progress=progress, save=save)
+    results, examples = detect_split(
+        detector, split, keep=keep, progress=progress, save=save, tile=tile, tile_overlap=tile_overlap
+    )
     if save and is_primary():
         save(results)
     kinds, _ = scored_kinds(detector, split, match)
@@ -195,7 +200,7 @@ def evaluate_split(
 
 def detect_split(
     detector: Detector, split: DatasetSplit, *, keep: Container[int] = (), progress: Progress | None = None,
-    save: Save | None = None,
+    save: Save | None = None, tile: int = 0, tile_overlap: float = 0.25,
 ) -> tuple[list[dict[str, Any]], dict[int, Detections]]:  # fmt: skip
     """Detects in every image of a split, on all devices of all processes.
 
@@ -205,33 +210,40 @@ def detect_split(
         keep: ids of images whose detections are returned too.
         progress: as for ``evaluate_split``.
         save: called now and then with what one process alone has found so far, and when something ends it.
+        tile, tile_overlap: as for ``evaluate``.
 
     Returns:
         COCO results in the order of image ids, in each image best first; detections by image id.
     """
-    model, processes = detector.experiment.model, jax.process_count()
-    layout = jax.local_device_count(), detector.experiment.evaluation.images_per_device
-    predict = compiled(model, detector.experiment.train.dtype, all_devices=True, directory=detector.programs)
-    variables = jax.device_put(detector.variables, NamedSharding(local_mesh(), PartitionSpec()))
+    processes, data = jax.process_count(), detector.experiment.data
     collector = _Collector(detector, split, keep, progress, save if processes == 1 else None)
-    batches = evaluation_batches(
-        split, detector.experiment.data, layout[0] * layout[1], process=jax.process_index(),
-        processes=processes, conventions=model.conventions,
-    )  # fmt: skip
-    waiting = None
-    with collector.saving(), explaining_exhaustion():
-        for batch in batches:
-            spread = [array.reshape(*layout, *array.shape[1:]) for array in (batch.images, batch.sizes)]
-            computing = predict(variables, *spread), batch
-            if waiting:  # the devices compute this batch while the host pastes the masks of the one before
-                collector.add(*waiting)
-            waiting = computing
-        if waiting:
-            collector.add(*waiting)
+    batch_size = detector.experiment.evaluation.images_per_device
+    pipeline = Pipeline(detector, batch_size, all_devices=True, known=collector.known)
+    order = evaluation_order(split.sizes, data, detector.experiment.model.conventions)
+    images = order[jax.process_index() :: processes]
+
+    def decode(index: int) -> np.ndarray:
+        return decode_record(split[index])
+
+    if tile:
+        found = stream_tiles(pipeline, images, tile, tile_overlap, decode)
+    else:
+        found = stream_results(pipeline, images, decode)
+    with collector.saving():
+        for result in found:
+            collector.add(result)
     shares = all_gather_object((collector.results, collector.examples))
     results = [entry for share, _ in shares for entry in share]
     examples = {image_id: detections for _, share in shares for image_id, detections in share.items()}
     return sorted(results, key=lambda entry: entry["image_id"]), examples
+
+
+def evaluation_order(
+    sizes: Int[np.ndarray, "N 2"], data: DataConfig, conventions: Conventions = OURS
+) -> list[int]:
+    """Returns the indices of all images, those of equal padded size one after the other."""
+    padded = [inference_sizes(*size, data, conventions)[1] for size in sizes.tolist()]
+    return sorted(range(len(padded)), key=padded.__getitem__)
 
 
 class _Collector:
@@ -241,33 +253,29 @@ class _Collector:
         self, detector: Detector, split: DatasetSplit, keep: Container[int], progress: Progress | None,
         save: Save | None,
     ):  # fmt: skip
-        self._detector, self._images, self._keep, self._progress = detector, len(split), keep, progress
+        self._keep, self._progress = keep, progress
         tasks = detector.experiment.model.tasks
+        self._ids = [image["id"] for image in split.ground_truth()["images"]]
         self._match = match_dataset(detector.info, split.info, tasks, "the detector", split.directory)
-        self._known = np.array(self._match.info.category_ids) >= 0 if tasks else np.ones(1, bool)
+        self.known = np.array(self._match.info.category_ids) >= 0 if tasks else np.ones(1, bool)
         self.results: list[dict[str, Any]] = []
         self.examples: dict[int, Detections] = {}
         self._done, self._save = 0, save
         self._autosave = Autosave(lambda: save(self.results)) if save else None
 
-    def add(self, predictions: Predictions, batch: EvaluationBatch) -> None:
-        """Adds the detections of a batch, whose predictions have a leading axis of devices."""
-        model, names = self._detector.experiment.model, self._detector.class_names
-        predictions = jax.device_get(predictions)
-        predictions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), predictions)
-        predictions = predictions.replace(valid=predictions.valid & self._known[predictions.classes])
-        for index in np.flatnonzero(batch.info.valid):
-            image_id, one = int(batch.info.image_ids[index]), predictions.image(index)
-            sizes = batch.sizes[index].tolist(), batch.info.original_sizes[index].tolist()
-            found = to_detections(one, *sizes, model, names)
-            if self._match.keypoints is not None:  # in the order of the data set
-                found = replace(found, keypoints=found.keypoints[:, self._match.keypoints])
-            self.results.extend(found.to_coco(image_id, self._match.info))
-            if image_id in self._keep:
-                self.examples[image_id] = found
-        self._done += int(batch.info.valid.sum()) * jax.process_count()
+    def add(self, result: StreamResult) -> None:
+        """Adds the detections of an image, whose source is its index; raises the error if there is one."""
+        if result.error is not None:
+            raise result.error
+        image_id, found = self._ids[result.source], result.detections
+        if self._match.keypoints is not None:  # in the order of the data set
+            found = replace(found, keypoints=found.keypoints[:, self._match.keypoints])
+        self.results.extend(found.to_coco(image_id, self._match.info))
+        if image_id in self._keep:
+            self.examples[image_id] = found
+        self._done += jax.process_count()
         if self._progress:
-            self._progress(min(self._done, self._images), self._images)
+            self._progress(min(self._done, len(self._ids)), len(self._ids))
         if self._autosave:
             self._autosave()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -15,42 +16,48 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.models.systems import make_model
+from mrcnn_jax.models.two_stage import TwoStage
 
 MAX_PROGRAMS = 16
 """Compiled programs in memory, one for each padded size: each takes tens of megabytes and hundreds of memory
 maps, of which a process has 65,530."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=12)
 def compiled(
-    model: ModelConfig, dtype: str, all_devices: bool = False, directory: Any = None
+    model: ModelConfig, dtype: str, all_devices: bool = False, directory: Any = None,
+    method: FunctionType = TwoStage.__call__, limit: int = MAX_PROGRAMS,
 ) -> StoredFunction:  # fmt: skip
-    """Returns the model as a compiled function (variables, images, sizes) -> Predictions.
+    """Returns the model as a compiled function: (variables, images, sizes) -> Predictions by default.
 
     Args:
         model: configuration of the model.
         dtype: precision of the computation, "float32" or "bfloat16".
-        all_devices: map it over all devices of this process; images and sizes have a leading axis of devices.
+        all_devices: map it over all devices of this process; all arrays but the variables have a leading axis
+            of devices.
         directory: of stored programs, if any.
+        method: function of the bound model and of the arguments after the variables.
+        limit: programs in memory.
     """
 
+    def apply(variables, *arrays):
+        return make_model(model, jnp.dtype(dtype)).apply(variables, *arrays, method=method)
+
+    def apply_row(variables, arrays):
+        result = apply(variables, *jax.tree.map(lambda leaf: leaf[0], arrays))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
     def make_function() -> jax.stages.Wrapped:
-        def apply(variables, images, sizes):
-            return make_model(model, jnp.dtype(dtype)).apply(variables, images, sizes)
-
-        def apply_row(variables, images, sizes):
-            return jax.tree.map(lambda leaf: leaf[None], apply(variables, images[0], sizes[0]))
-
         if not all_devices:
             return jax.jit(apply)
         # not pmap, which never frees the programs of a function
         rows = PartitionSpec(DEVICE_AXIS)
-        in_specs = PartitionSpec(), rows, rows
-        return jax.jit(jax.shard_map(apply_row, mesh=local_mesh(), in_specs=in_specs, out_specs=rows,
-                                     check_vma=False))  # fmt: skip
+        mapped = jax.shard_map(apply_row, mesh=local_mesh(), in_specs=(PartitionSpec(), rows), out_specs=rows,
+                               check_vma=False)  # fmt: skip
+        return jax.jit(lambda variables, *arrays: mapped(variables, arrays))
 
-    key = f"inference {all_devices} {dtype} {model}"
-    return StoredFunction(make_function, directory, key, limit=MAX_PROGRAMS)
+    key = f"inference {method.__qualname__} {all_devices} {dtype} {model}"
+    return StoredFunction(make_function, directory, key, limit=limit)
 
 
 def local_mesh() -> Mesh:

@@ -14,8 +14,9 @@ SETTINGS = (
     "model.mask.threshold", "model.rpn.pre_nms_test", "model.rpn.post_nms_test", "model.rpn.nms_iou",
     "model.rpn.min_size", "data.short_edge_test", "data.long_edge", "data.padding_divisor", "data.threads",
     "evaluation.images_per_device", "evaluation.max_detections", "evaluation.pictures",
-    "evaluation.picture_score", "train.dtype", "model.channel_order", "model.pixel_mean", "model.pixel_std",
-    "model.max_box_scale", "model.pool.operation", "model.pool.sampling_ratio", "model.roi.canonical_size",
+    "evaluation.picture_score", "evaluation.tta_scales", "evaluation.tta_flip", "train.dtype",
+    "model.channel_order", "model.pixel_mean", "model.pixel_std", "model.max_box_scale",
+    "model.pool.operation", "model.pool.sampling_ratio", "model.roi.canonical_size",
     "model.roi.canonical_level", "model.conventions.resize", "model.conventions.size_rounding",
     "model.conventions.anchor_rounding", "model.conventions.anchor_offset",
     "model.conventions.anchor_strides", "model.conventions.roi_half_pixel", "model.conventions.roi_inclusive",
@@ -26,7 +27,7 @@ SHORT_NAMES = MappingProxyType({
     "score_threshold": "model.box.score_threshold", "max_detections": "model.box.max_detections",
     "nms_iou": "model.box.nms_iou", "class_agnostic_nms": "model.box.class_agnostic_nms",
     "soft_nms": "model.box.soft_nms", "short_edge": "data.short_edge_test", "long_edge": "data.long_edge",
-    "dtype": "train.dtype",
+    "tta_scales": "evaluation.tta_scales", "tta_flip": "evaluation.tta_flip", "dtype": "train.dtype",
 })  # fmt: skip
 """Settings of ``Detector.with_settings`` and their fields."""
 

@@ -1,22 +1,27 @@
 """Detection in many images: decoded ahead, batched by padded size, returned in order."""
 
+import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.image_inputs import ImageLike, to_rgb
+from mrcnn_jax.inference.image_inputs import to_rgb
 from mrcnn_jax.inference.postprocess import to_detections
-from mrcnn_jax.inference.program import compiled, explaining_exhaustion
+from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
+from mrcnn_jax.inference.tta import AugmentedModel, ScaledBatch, is_augmented, scaled_configs
 from mrcnn_jax.structures import Predictions
-from mrcnn_jax.typing import Float, UInt8
+from mrcnn_jax.typing import Bool, Float, UInt8
+
+if TYPE_CHECKING:
+    from mrcnn_jax.inference.detector import Detector
 
 Size = tuple[int, int]
 Item = TypeVar("Item")
@@ -25,13 +30,20 @@ _WAITING_BYTES = 2**27
 """Memory of the decoded images beyond which no more of them wait than necessary."""
 
 
+class ScaledImage(NamedTuple):
+    """An image as the network takes it."""
+
+    size: Size  # before padding
+    padded: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+
+
 class PreparedImage(NamedTuple):
-    """An image as the network takes it; ``error`` says why it could not be read."""
+    """An image at each scale (one without test-time augmentation); ``error`` says why it cannot be read."""
 
     source: Any
     image: UInt8[np.ndarray, "H W 3"] | None = None
-    size: Size = (0, 0)  # before padding
-    padded: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"] | None = None
+    size: Size = (0, 0)  # resized, in whose pixels predictions are
+    scaled: tuple[ScaledImage, ...] = ()
     error: InputError | None = None
 
     @property
@@ -78,7 +90,7 @@ class BatchScheduler:
         if prepared.error is not None:
             self._ready[number] = StreamResult(prepared.source, None, None, prepared.error)
             return
-        key = prepared.padded.shape
+        key = tuple(each.padded.shape for each in prepared.scaled)
         self._groups[key].append((number, prepared))
         if len(self._groups[key]) == self._batch_size:
             self._run(key)
@@ -122,54 +134,94 @@ class Pipeline:
     """The steps from images to detections: decode and resize, compute, convert to pixels of the image.
 
     Args:
-        experiment: of the detector.
-        variables: of its model, on the device.
-        class_names: carried along.
-        batch_size: images that are computed at once.
-        programs: directory of stored programs, if any.
+        detector: whose experiment, weights and names are used.
+        batch_size: images that are computed at once, on each device.
+        all_devices: use all devices of this process instead of one.
+        known: classes whose detections are kept; None keeps all.
     """
 
     def __init__(
-        self, experiment: Experiment, variables: dict[str, Any], class_names: tuple[str, ...],
-        batch_size: int = 1, programs: Any = None,
+        self, detector: "Detector", batch_size: int = 1, all_devices: bool = False,
+        known: Bool[np.ndarray, "K"] | None = None,
     ):  # fmt: skip
-        self.experiment, self.batch_size = experiment, batch_size
-        self._variables, self._class_names = variables, class_names
-        self._predict = compiled(experiment.model, experiment.train.dtype, directory=programs)
+        experiment, variables = detector.experiment, detector.variables
+        self.experiment, self._class_names, self._known = experiment, detector.class_names, known
+        self._layout: tuple[int, ...] = (batch_size,)
+        if all_devices:
+            self._layout = jax.local_device_count(), batch_size
+            variables = jax.device_put(variables, NamedSharding(local_mesh(), PartitionSpec()))
+        self._variables, self._scales = variables, scaled_configs(experiment)
+        if is_augmented(experiment):
+            flip = detector.info.keypoint_flip
+            self._predict = AugmentedModel(experiment, flip, all_devices, detector.programs)
+        else:
+            plain = compiled(experiment.model, experiment.train.dtype, all_devices, detector.programs)
+            self._predict = lambda variables, frame, batches: plain(variables, *batches[0])
 
-    def prepare(self, source: ImageLike) -> PreparedImage:
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, on all devices."""
+        return math.prod(self._layout)
+
+    def prepare(self, source: Any, decode: Callable[[Any], np.ndarray] = to_rgb) -> PreparedImage:
         """Decodes and resizes an image; raises InputError for what is none."""
-        image, conventions = to_rgb(source), self.experiment.model.conventions
-        size, padded = inference_sizes(*image.shape[:2], self.experiment.data, conventions)
-        return PreparedImage(source, image, size, resize_and_pad(image, size, padded, conventions))
+        image, conventions = decode(source), self.experiment.model.conventions
+        sizes = [inference_sizes(*image.shape[:2], data, conventions) for data in self._scales]
+        scaled = tuple(ScaledImage(size, resize_and_pad(image, size, padded, conventions))
+                       for size, padded in sizes)  # fmt: skip
+        frame, _ = inference_sizes(*image.shape[:2], self.experiment.data, conventions)
+        return PreparedImage(source, image, frame, scaled)
 
     def start(self, batch: list[PreparedImage]) -> Callable[[], list[Detections]]:
-        """Begins to compute a batch of one padded size; returns a function that waits for its detections."""
-        images = np.zeros((self.batch_size, *batch[0].padded.shape), batch[0].padded.dtype)
-        sizes = np.full((self.batch_size, 2), images.shape[1:3], np.int32)
-        for slot, prepared in enumerate(batch):
-            images[slot], sizes[slot] = prepared.padded, prepared.size
+        """Begins to compute images of equal padded sizes; returns a function that waits for their detections.
+        """
+        frame = self._stack([np.array(one.size, np.int32) for one in batch], np.ones(2, np.int32))
+        scales = zip(*(one.scaled for one in batch), strict=True)
         with explaining_exhaustion():
-            computing = self._predict(self._variables, images, sizes)
+            computing = self._predict(self._variables, frame, [self._batch(scaled) for scaled in scales])
 
         def wait() -> list[Detections]:
             with explaining_exhaustion():
                 predictions = jax.device_get(computing)
+            if len(self._layout) > 1:
+                predictions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), predictions)
+            if self._known is not None:
+                valid = predictions.valid & self._known[predictions.classes]
+                predictions = predictions.replace(valid=valid)
             return [self._convert(predictions.image(slot), one) for slot, one in enumerate(batch)]
 
         return wait
+
+    def _batch(self, scaled: Sequence[ScaledImage]) -> ScaledBatch:
+        padded = scaled[0].padded
+        images = self._stack([one.padded for one in scaled], np.zeros_like(padded))
+        sizes = [np.array(one.size, np.int32) for one in scaled]
+        return ScaledBatch(images, self._stack(sizes, np.array(padded.shape[:2], np.int32)))
+
+    def _stack(self, arrays: Sequence[np.ndarray], filler: np.ndarray) -> np.ndarray:
+        """Stacks the arrays of a batch, completed by a filler."""
+        whole = [*arrays, *[filler] * (self.batch_size - len(arrays))]
+        return np.stack(whole).reshape(*self._layout, *filler.shape)
 
     def _convert(self, predictions: Predictions, prepared: PreparedImage) -> Detections:
         original, model = prepared.image.shape[:2], self.experiment.model
         return to_detections(predictions, prepared.size, original, model, self._class_names)
 
 
-def stream_results(pipeline: Pipeline, images: Iterable[ImageLike]) -> Iterator[StreamResult]:
-    """Yields the result of each image in order; the next images are decoded while the device computes."""
+def stream_results(
+    pipeline: Pipeline, images: Iterable[Any], decode: Callable[[Any], np.ndarray] = to_rgb
+) -> Iterator[StreamResult]:
+    """Yields the result of each image in order; the next images are decoded while the device computes.
+
+    Args:
+        pipeline: of the detector.
+        images: their sources.
+        decode: returns the pixels of a source, or raises InputError.
+    """
 
     def read(source):
         try:
-            return pipeline.prepare(source)
+            return pipeline.prepare(source, decode)
         except InputError as error:
             return PreparedImage(source, error=error)
 

@@ -1,6 +1,6 @@
 """Detection in large images tile by tile: objects that several tiles see are joined."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.image_inputs import ImageLike, to_rgb
+from mrcnn_jax.inference.image_inputs import to_rgb
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.run_length_masks import RunLengthMasks, decode_counts, encode_counts
 from mrcnn_jax.typing import Float, Int
@@ -82,20 +82,23 @@ def join_tiles(
 
 
 def stream_tiles(
-    pipeline: Pipeline, images: Iterable[ImageLike], side: int, overlap: float
-) -> Iterator[StreamResult]:
-    """Yields the result of each image, seen in tiles of side x side pixels, in order.
+    pipeline: Pipeline, images: Iterable[Any], side: int, overlap: float,
+    decode: Callable[[Any], np.ndarray] = to_rgb,
+) -> Iterator[StreamResult]:  # fmt: skip
+    """Yields the result of each image, seen in tiles of side x side pixels, as ``stream_results``.
 
     Raises:
         InputError: at once, as ``require_tiles``.
     """
     require_tiles(side, overlap)
-    return (_detect_tiles(pipeline, source, side, overlap) for source in images)
+    return (_detect_tiles(pipeline, source, side, overlap, decode) for source in images)
 
 
-def _detect_tiles(pipeline: Pipeline, source: ImageLike, side: int, overlap: float) -> StreamResult:
+def _detect_tiles(
+    pipeline: Pipeline, source: Any, side: int, overlap: float, decode: Callable[[Any], np.ndarray]
+) -> StreamResult:
     try:
-        image = to_rgb(source)
+        image = decode(source)
     except InputError as error:
         return StreamResult(source, None, None, error)
     height, width = image.shape[:2]

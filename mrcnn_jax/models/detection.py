@@ -1,5 +1,7 @@
 """Selection of detections from the outputs of the box head (section 3.1, inference)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,10 +20,9 @@ def select_detections(
     config: BoxHeadConfig,
     max_box_scale: float = 1000 / 16,
 ) -> Predictions:
-    """Selects the best boxes of each image after a score threshold and NMS.
+    """Selects the best boxes of each image: ``suppress`` of ``select_candidates``.
 
-    NMS sees the ``max_candidates`` best (box, class) pairs; the result is exact if ``max_detections`` of them
-    survive it. The result has ``max_detections`` slots, or one for each pair if there are fewer pairs.
+    The result is exact if ``max_detections`` of the candidates survive NMS.
 
     Args:
         logits: of the K classes and background, K1 = K + 1.
@@ -32,7 +33,25 @@ def select_detections(
         max_box_scale: maximum factor by which deltas enlarge a proposal.
 
     Returns:
-        Boxes, scores and classes, best first; all zero where not valid.
+        As ``suppress``.
+    """
+    return suppress(select_candidates(logits, deltas, proposals, sizes, config, max_box_scale), config)
+
+
+def select_candidates(
+    logits: Float[Array, "B P K1"],
+    deltas: Float[Array, "B P K 4"],
+    proposals: Proposals,
+    sizes: Int[Array, "B 2"],
+    config: BoxHeadConfig,
+    max_box_scale: float = 1000 / 16,
+) -> Predictions:
+    """Selects what NMS is to see: the ``max_candidates`` best (box, class) pairs above the score threshold.
+
+    Args: as for ``select_detections``.
+
+    Returns:
+        Boxes, scores and classes, best first; one slot for each pair if there are fewer pairs.
     """
 
     def image(logits, deltas, proposals, size):
@@ -42,9 +61,19 @@ def select_detections(
             return ops.clip(boxes, size[0], size[1])
 
         scores = jnp.where(proposals.valid[:, None], nn.softmax(logits)[:, :-1], 0)
-        return _select(scores, decode, config)
+        return _best_pairs(scores, decode, config)
 
     return jax.vmap(image)(logits, deltas, proposals, sizes)
+
+
+def suppress(candidates: Predictions, config: BoxHeadConfig) -> Predictions:
+    """Applies NMS or Soft-NMS to the candidates of each image, in any order.
+
+    Returns:
+        Boxes, scores and classes, best first, in ``max_detections`` slots, or in one for each candidate if
+        these are fewer; all zero where not valid.
+    """
+    return jax.vmap(partial(_survivors, config=config))(candidates)
 
 
 def vote_detections(
@@ -66,7 +95,7 @@ def vote_detections(
     """
 
     def image(boxes, scores, masks):
-        found = _select(scores, lambda roi, classes: boxes[roi], config.box)
+        found = _survivors(_best_pairs(scores, lambda roi, classes: boxes[roi], config.box), config.box)
         tight, voted = ops.vote_masks(
             found.boxes, found.classes, found.valid, boxes, masks, scores, similar_iou,
             config.mask.threshold, binarize,
@@ -78,14 +107,22 @@ def vote_detections(
     return jax.vmap(image)(boxes, scores, masks)
 
 
-def _select(scores, boxes_of, config):
-    """Selects pairs of RoI and class of one image by their scores [P, K], then by NMS."""
+def _best_pairs(scores, boxes_of, config):
+    """Selects pairs of RoI and class of one image by their scores [P, K]."""
     num_classes, scores = scores.shape[1], scores.reshape(-1)
     count = min(config.max_candidates, scores.size)
     index, valid = ops.masked_top_k(scores > config.score_threshold, scores, count)
     roi, classes = index // num_classes, index % num_classes
-    boxes, scores = boxes_of(roi, classes), scores[index]
+    boxes = boxes_of(roi, classes)
     valid &= ops.is_nonempty(boxes, config.min_size)
+    return Predictions(boxes=boxes, scores=scores[index], classes=classes, valid=valid)
+
+
+def _survivors(candidates, config):
+    """Selects the candidates of one image that survive NMS or Soft-NMS."""
+    boxes, scores, classes, valid = (
+        getattr(candidates, name) for name in ("boxes", "scores", "classes", "valid")
+    )
     best, scores, valid = _suppress(boxes, scores, valid, classes, config)
     return Predictions(
         boxes=jnp.where(valid[:, None], boxes[best], 0),

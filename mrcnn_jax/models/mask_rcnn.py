@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mrcnn_jax import ops
 from mrcnn_jax.config import RoIPooling
 from mrcnn_jax.config.model import ROI_LEVELS, STRIDES
-from mrcnn_jax.models.detection import select_detections
+from mrcnn_jax.models.detection import select_candidates, suppress
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, select_class_masks
 from mrcnn_jax.models.resnet import Res5
@@ -50,23 +50,34 @@ class MaskRCNN(TwoStage):
 
     def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
         """Detects boxes first, then masks and keypoints of the detected boxes (section 3.1, inference)."""
+        found = suppress(self.candidates(pyramid, proposals, sizes), self.config.box)
+        masks, keypoints = self.branches(pyramid, found.boxes, found.classes)
+        return replace(found, masks=masks, keypoints=keypoints)
+
+    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
+        """Computes boxes with classes and scores, before NMS."""
         config = self.config
         logits, deltas = self.classify(self.roi_features(pyramid, proposals.boxes, config.pool_of("box")))
-        found = select_detections(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
-        pooled = {}  # branches with equal pooling share their features
+        return select_candidates(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
 
-        def branch_features(branch):
+    def branches(
+        self, pyramid: Pyramid, boxes: Float[Array, "B D 4"], classes: Int[Array, "B D"]
+    ) -> tuple[Float[Array, "B D M M"] | None, Float[Array, "B D J m m"] | None]:
+        """Computes mask probabilities and keypoint logits of given boxes; None without such a branch."""
+        config, pooled = self.config, {}  # branches with equal pooling share their features
+
+        def features(branch):
             pool = config.pool_of(branch)
             if pool not in pooled:
-                pooled[pool] = self.roi_features(pyramid, found.boxes, pool)
+                pooled[pool] = self.roi_features(pyramid, boxes, pool)
             return pooled[pool]
 
         masks = keypoints = None
         if "masks" in config.tasks:
-            masks = self.mask_probabilities(self.mask_logits(branch_features("mask")), found.classes)
+            masks = self.mask_probabilities(self.mask_logits(features("mask")), classes)
         if "keypoints" in config.tasks:
-            keypoints = self.keypoint_logits(branch_features("keypoint"))
-        return replace(found, masks=masks, keypoints=keypoints)
+            keypoints = self.keypoint_logits(features("keypoint"))
+        return masks, keypoints
 
     def roi_features(
         self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], pool: RoIPooling, valid: Valid = None,

@@ -56,18 +56,20 @@ class TwoStage(nn.Module):
         Raises:
             ValueError: for images or sizes of another shape.
         """
-        config = self.config
         pyramid = self.pyramid(images, sizes)
-        if config.rpn.proposals_from:
-            proposals = self.frozen_proposals(images, sizes)
-        else:
-            anchors = self.anchors(pyramid, images.shape[1:3])
-            proposals = self.proposals(*self.objectness(pyramid), anchors, sizes)
-        if config.tasks:
+        proposals = self.find_proposals(pyramid, images, sizes)
+        if self.config.tasks:
             return self.detect(pyramid, proposals, sizes)
         scores = jnp.where(proposals.valid, nn.sigmoid(proposals.scores), 0)
         classes = jnp.zeros(scores.shape, jnp.int32)
         return Predictions(boxes=proposals.boxes, scores=scores, classes=classes, valid=proposals.valid)
+
+    def find_proposals(self, pyramid: Pyramid, images: Images, sizes: Int[Array, "B 2"]) -> Proposals:
+        """Computes the boxes for the second stage, or those of the frozen RPN if there is one."""
+        if self.config.rpn.proposals_from:
+            return self.frozen_proposals(images, sizes)
+        anchors = self.anchors(pyramid, images.shape[1:3])
+        return self.proposals(*self.objectness(pyramid), anchors, sizes)
 
     def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
         """Applies the second stage to the proposals."""

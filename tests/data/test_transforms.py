@@ -11,9 +11,9 @@ from example_records import AS_IT_IS, STILL, crop, crop_by_pixel, example, lette
 from mrcnn_jax import ops
 from mrcnn_jax.config import DETECTRON2, OURS, TORCHVISION, DataConfig
 from mrcnn_jax.data.augment.mask_runs import MaskRuns
-from mrcnn_jax.data.pipeline import evaluation_batches
 from mrcnn_jax.data.resize import resized_size
 from mrcnn_jax.data.transforms import (
+    decode_record,
     inference_sizes,
     is_portrait,
     padded_size,
@@ -142,28 +142,16 @@ def test_area_and_antialiased_enlarge_bilinearly_and_round(from_torchvision):
             np.testing.assert_allclose(one.images.astype(float), exact.images, rtol=0, atol=1)
 
 
-class Records(list):
-    """Records in memory, like a DatasetSplit."""
-
-    @property
-    def sizes(self):
-        return np.array([[given.height, given.width] for given in self])
-
-
 @pytest.mark.parametrize("conventions", [OURS, DETECTRON2, TORCHVISION])
-def test_evaluation_resizes_as_training_does(conventions):
-    rng, sizes = np.random.default_rng(0), ((33, 47), (47, 33), (15, 40))
-    source = Records(record(rng.integers(0, 256, (*size, 3), np.uint8)) for size in sizes)
-    trained = {(one.height, one.width): example(one, conventions=conventions) for one in source}
-    for batch in evaluation_batches(source, AS_IT_IS, 2, conventions=conventions):
-        for image, size, original, valid in zip(batch.images, batch.sizes, *batch.info[1:], strict=True):
-            if not valid:
-                assert not image.any()
-                continue
-            expected = trained[tuple(original)]
-            assert image.dtype == expected.images.dtype
-            np.testing.assert_array_equal(image, expected.images)
-            np.testing.assert_array_equal(size, expected.sizes)
+@pytest.mark.parametrize("size", [(33, 47), (47, 33), (15, 40)])
+def test_detection_resizes_as_training_does(size, conventions):
+    made = record(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    expected = example(made, conventions=conventions)
+    resized, padded = inference_sizes(*size, AS_IT_IS, conventions)
+    image = resize_and_pad(decode_record(made), resized, padded, conventions)
+    assert image.dtype == expected.images.dtype
+    np.testing.assert_array_equal(image, expected.images)
+    np.testing.assert_array_equal(resized, expected.sizes)
 
 
 def test_shrinking_averages():

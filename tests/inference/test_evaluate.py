@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+from noise_images import CONFIG, MIXED
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -16,7 +17,7 @@ from mrcnn_jax.data.transforms import decode_record
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco import evaluate_coco
 from mrcnn_jax.inference.detector import Detector
-from mrcnn_jax.inference.evaluate import detect_split, evaluate, evaluate_split
+from mrcnn_jax.inference.evaluate import detect_split, evaluate, evaluate_split, evaluation_order
 
 # pycocotools 2.0.11 asks NumPy 2 for a copy in a deprecated way when it decodes a mask
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -45,6 +46,42 @@ def test_detections_equal_those_of_single_images(detector, validation):
             assert overlap > 0.98 or areas == [0, 0]
         if record.image_id in examples:  # detections that are kept are those of the results
             assert examples[record.image_id].to_coco(record.image_id, detector.info) == batched
+
+
+def test_order_has_every_image_once_grouped_by_padded_size():
+    landscape, portrait = [0, 2, 3, 4, 6, 7, 9, 10, 11, 13], [1, 5, 8, 12]
+    assert evaluation_order(MIXED.sizes, CONFIG) == landscape + portrait
+
+
+def test_unreadable_image_ends_an_evaluation_by_its_name(detector, validation, monkeypatch):
+    def decode(record):
+        if record.image_id == 3:
+            raise InputError("cannot read image 3")
+        return decode_record(record)
+
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate.decode_record", decode)
+    saved = []
+    with pytest.raises(InputError, match="cannot read image 3"):
+        detect_split(detector, validation, save=lambda results: saved.append(list(results)))
+    assert {entry["image_id"] for entry in saved[-1]} <= {1, 2}
+
+
+def test_images_are_evaluated_in_tiles(detector, validation):
+    evaluation = evaluate(detector, tile=48, tile_overlap=0.4)
+    images = [decode_record(record) for record in validation]
+    streamed = detector.stream(images, tile=48, tile_overlap=0.4)
+    single = [result.detections.to_coco(record.image_id, detector.info)
+              for record, result in zip(validation, streamed, strict=True)]  # fmt: skip
+    assert [entry["category_id"] for entry in evaluation.results] == [
+        entry["category_id"] for entry in sum(single, [])
+    ]
+    for one, other in zip(evaluation.results, sum(single, []), strict=True):
+        np.testing.assert_allclose(one["bbox"], other["bbox"], atol=0.02)
+        assert one["segmentation"]["size"] == other["segmentation"]["size"]
+    whole, _ = detect_split(detector, validation)
+    assert len(evaluation.results) > len(whole)
+    with pytest.raises(InputError, match="the side of tiles must be a whole number"):
+        evaluate(detector, tile=-1)
 
 
 def test_evaluate_repeats_the_metrics_of_training(tmp_path, tmp_path_factory):

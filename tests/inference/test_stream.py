@@ -10,7 +10,7 @@ from PIL import Image
 from mrcnn_jax.data.image_io import save_image
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.stream import BatchScheduler, PreparedImage, prefetch
+from mrcnn_jax.inference.stream import BatchScheduler, PreparedImage, ScaledImage, prefetch
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -116,7 +116,7 @@ def images(*shapes: str) -> list[PreparedImage]:
     """Prepared images named by their number, with a padded size for each letter."""
     sides = {"a": 1, "b": 2, "c": 3}
     return [
-        PreparedImage(number, np.zeros((1, 1, 3)), (1, 1), np.zeros((sides[one], 1, 3)))
+        PreparedImage(number, scaled=(ScaledImage((1, 1), np.zeros((sides[one], 1, 3))),))
         for number, one in enumerate(shapes)
     ]
 
