@@ -48,8 +48,9 @@ class PreparedImage(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """The memory of the image as given."""
-        return 0 if self.image is None else self.image.nbytes
+        """The memory of the image as given, and as resized for all scales but one."""
+        given = 0 if self.image is None else self.image.nbytes
+        return given + sum(one.padded.nbytes for one in self.scaled[1:])
 
 
 class StreamResult(NamedTuple):

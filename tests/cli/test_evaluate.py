@@ -47,6 +47,20 @@ def test_missing_data_sets_and_splits_are_rejected_and_unknown_classes_named(mrc
     assert status == 0 and "Warning: run does not know 'owl' of " in err
 
 
+def test_tiles_and_test_time_augmentation_are_passed_on(mrcnn, monkeypatch):
+    given = {}
+
+    def evaluate(*_, **options):
+        given.update(options)
+        return SimpleNamespace(tables=lambda: [])
+
+    monkeypatch.setattr("mrcnn_jax.inference.evaluate.evaluate", evaluate)
+    words = ("--tile", "64", "--tile-overlap", "0.5", "--tta-scales", "400", "800", "--tta-flip", "True")
+    assert mrcnn("evaluate", "run", *words)[0] == 0
+    assert (given["tile"], given["tile_overlap"]) == (64, 0.5)
+    assert given["settings"] == {"evaluation.tta_scales": (400, 800), "evaluation.tta_flip": True}
+
+
 def test_other_keypoints_are_not_scored(mrcnn, monkeypatch):
     write_coco()
     mrcnn("dataset", "pets")
