@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from mrcnn_jax.checkpoint import DAMAGED, CheckpointStore, DamagedCheckpointError
+from mrcnn_jax.checkpoint import BEST, DAMAGED, CheckpointStore, DamagedCheckpointError
 from mrcnn_jax.config import Experiment, read_experiment
 from mrcnn_jax.data.catalog import DATA_FOLDER, EMBEDDED
 from mrcnn_jax.data.contents import Contents
@@ -24,14 +25,13 @@ from mrcnn_jax.inspection.report import Report, Section, Shown
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.run_description import Description, edited_experiment, newest_description
 from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.training.best import mean_precisions
 from mrcnn_jax.training.data_identity import changed_contents, recorded_contents
 from mrcnn_jax.training.history import History, evaluations, losses, parse_history, read_metrics
 from mrcnn_jax.visualize.analysis_plots import encode_png
 from mrcnn_jax.visualize.plots import curves
 from mrcnn_jax.weights.folder import is_model_folder, read_description, read_shapes
 
-_MAIN = "segm/AP", "keypoints/AP", "bbox/AP", "bbox/AR1000"
-"""Metrics by which the best evaluation is chosen: the first that a run has."""
 _EVALUATIONS = 20
 
 
@@ -99,10 +99,11 @@ def _report(
                 f"{tasks}{known}.")  # fmt: skip
     classes = [(str(id_), name) for id_, name in zip(info.category_ids, info.category_names, strict=True)]
     versions = data.get("versions") or {}
+    stored = [(one["in"], f"{one['step']:,}", f"{one['bytes'] / 1e6:,.1f}")
+              for one in data.get("checkpoints", ())]  # fmt: skip
     sections = [
         *[parameter_section(parts)] * bool(parts), configuration_section(base, changed),
-        Section("Checkpoints", ("step", "MB"), [(f"{one['step']:,}", f"{one['bytes'] / 1e6:,.1f}")
-                                               for one in data.get("checkpoints", ())]),
+        Section("Checkpoints", ("in", "step", "MB"), stored),
         Section("Versions that saved it", ("", "version"), list(versions.items()), left=(0, 1)),
         Section("Classes", ("id", "class"), classes, left=(1,)),
     ]  # fmt: skip
@@ -113,14 +114,16 @@ def _report(
     return Report(f"Model {place.name or place}", subtitle, findings, sections, {"model": found | data})
 
 
-def _checkpoints(place: epath.Path, step: int | None) -> tuple[list[dict[str, int]], Shapes]:
-    """Returns step and size of the checkpoints, and the shapes of one of them."""
-    folder, found = place / "checkpoints", []
+def _checkpoints(place: epath.Path, step: int | None) -> tuple[list[dict[str, Any]], Shapes]:
+    """Returns place, step and size of the checkpoints, and the shapes of the one of a step."""
+    found = []
+    for folder in ("checkpoints", BEST):
+        names = [path.name for path in (place / folder).iterdir()] if (place / folder).is_dir() else []
+        for number in sorted(int(name) for name in names if name.isdecimal()):
+            found.append({"in": folder, "step": number, "bytes": _size(place / folder / str(number))})
     if step is None:
-        return [], {}
-    with CheckpointStore(folder, read_only=True) as store:
-        for number in store.steps:
-            found.append({"step": number, "bytes": _size(folder / str(number))})
+        return found, {}
+    with CheckpointStore(place / "checkpoints", read_only=True) as store:
         try:
             return found, store.shapes(step)
         except DamagedCheckpointError as error:
@@ -144,23 +147,19 @@ def _summarize(history: History | None) -> dict[str, Any] | None:
     if history is None:
         return None
     trained, evaluated = losses(history.lines), evaluations(history.lines)
-    main, best = _best(evaluated)
     return {
         "lines": len(history.lines),
         "damaged": len(history.damaged),
         "last": trained[-1] if trained else None,
         "last_evaluation": evaluated[-1] if evaluated else None,
-        "best_by": main,
-        "best_evaluation": best,
+        "best_evaluation": _best(evaluated),
     }
 
 
-def _best(evaluated: Sequence[dict[str, Any]]) -> tuple[str | None, dict[str, Any] | None]:
-    """Returns the metric by which evaluations are judged, and the best line, the first of equals."""
-    for main in _MAIN:
-        if defined := [line for line in evaluated if line.get(main) is not None]:
-            return main, max(defined, key=lambda line: line[main])
-    return None, None
+def _best(evaluated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the line with the best mean of the metrics, the first of equals; None without a defined one."""
+    scores = [score for _, score in mean_precisions(evaluated)]
+    return evaluated[int(np.argmax(scores))] if scores and max(scores) >= 0 else None
 
 
 def _run_findings(
@@ -208,9 +207,9 @@ def _metrics_section(metrics: dict[str, dict[str, float | None]] | None) -> Sect
 def _evaluation_sections(lines: Sequence[dict[str, Any]]) -> Iterator[Section]:
     evaluated = evaluations(lines)
     names = list(dict.fromkeys(name for line in evaluated for name in line if "/" in name))
-    main, best = _best(evaluated)
+    best = _best(evaluated)
     rows = [
-        (f"{line['step']:,}", *(_number(line.get(name)) for name in names), f"best {main}" * (line is best))
+        (f"{line['step']:,}", *(_number(line.get(name)) for name in names), "best" * (line is best))
         for line in evaluated[-_EVALUATIONS:]
     ]
     if rows:

@@ -27,7 +27,7 @@ class BestEvaluation:
     def __init__(self, config: TrainConfig, lines: Sequence[Mapping[str, Any]]):
         self._config, self.step, self._score, self._worse = config, 0, -1.0, 0
         self.evaluated = 0  # last step that was evaluated
-        for step, score in _evaluations(lines):
+        for step, score in mean_precisions(lines):
             self._count(step, score)
 
     def add(self, step: int, metrics: Mapping[str, Mapping[str, float | None]]) -> bool:
@@ -47,7 +47,7 @@ class BestEvaluation:
         return better
 
 
-def _evaluations(lines: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, float]]:
+def mean_precisions(lines: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, float]]:
     """Yields step and mean precision of the evaluations in a history."""
     for line in lines:
         metrics: dict[str, dict[str, float | None]] = {}

@@ -50,7 +50,7 @@ def write_coco(**changes) -> Path:
             good | {"id": 13, "category_id": 90, "iscrowd": 1},
             good | {"id": 14, "bbox": [4, 4, 0, 8]},
             good | {"id": 15, "bbox": [400, 4, 10, 8]},
-            {key: value for key, value in good.items() if key != "area"} | {"id": 16},
+            {key: value for key, value in good.items() if key != "area"} | {"id": 16, "bbox": [4, 4, 10, 9]},
         ],
     }
     Path("pets/annotations").mkdir(exist_ok=True)
