@@ -8,7 +8,7 @@ from mrcnn_jax.models.layers.winograd import INPUT, ROOT_HALF, ROOT_TWO
 from mrcnn_jax.typing import Array, Float
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-LARGE = 2**27
+LARGE = 2**25
 """Products per tap from which ``winograd_kernel_gradient`` is faster than XLA's convolution."""
 TILE = 4
 TILES = 320
