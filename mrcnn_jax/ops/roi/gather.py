@@ -138,7 +138,7 @@ def block_reads(
     A sample reads four cells. Past the end of a bin its last read repeats, with weight 0 in an average.
     """
     if spec.reduction == "cells":
-        ys, xs = (axis.cell_block(k, size)[..., None] for axis, k in ((y, ky), (x, kx)))
+        ys, xs = (axis.cells(k, size)[..., None] for axis, k in ((y, ky), (x, kx)))
         y_weights = x_weights = None
     elif spec.reduction == "average" and not spec.is_fixed:
         (ys, y_weights), (xs, x_weights) = (

@@ -130,7 +130,7 @@ class CellBins(NamedTuple):
         """Bins without cells, [n, bins]."""
         return self.end <= self.begin
 
-    def cell_block(self, k: Int[Array, "n"], size: int) -> Int[Array, "n p size"]:
+    def cells(self, k: Int[Array, "n"], size: int) -> Int[Array, "n p size"]:
         """Block k of cells; past the end of a bin its last cell repeats, which leaves a maximum unchanged."""
         cell = self.begin[..., None] + size * k[:, None, None] + jnp.arange(size)[None, None]
         return jnp.clip(cell, 0, jnp.maximum(self.end - 1, 0)[..., None])
@@ -141,7 +141,7 @@ class AveragedCells(CellBins):
 
     def cell_block(self, k: Int[Array, "n"], size: int) -> tuple[Array, Array]:
         """Block k of cells and their weight in each bin, both [n, bins, size]."""
-        cells = super().cell_block(k, size)
+        cells = self.cells(k, size)
         index = size * k[:, None, None] + jnp.arange(size)[None, None]
         count = (self.end - self.begin)[..., None]
         return cells, jnp.where(index < count, 1 / jnp.maximum(count, 1), 0.0)
