@@ -13,24 +13,18 @@ AT_ONCE = 8
 
 
 def vote_masks(
-    boxes: Float[Array, "D 4"],
-    classes: Int[Array, "D"],
-    valid: Bool[Array, "D"],
-    instance_boxes: Float[Array, "N 4"],
-    instance_masks: Float[Array, "N M M"],
-    instance_scores: Float[Array, "N K"],
-    similar_iou: float | Float[Array, ""] = 0.5,
-    threshold: float | Float[Array, ""] = 0.4,
-    binarize: bool = False,
-    frame_size: int = 256,
-) -> tuple[Float[Array, "D 4"], Float[Array, "D M M"]]:
+    boxes: Float[Array, "D 4"], classes: Int[Array, "D"], valid: Bool[Array, "D"],
+    instance_boxes: Float[Array, "N 4"], instance_masks: Float[Array, "N M M"],
+    instance_scores: Float[Array, "N K"], similar_iou: float | Float[Array, ""] = 0.5,
+    threshold: float | Float[Array, ""] = 0.4, binarize: bool = False, frame_size: int = 256,
+) -> tuple[Float[Array, "D 4"], Float[Array, "D M M"]]:  # fmt: skip
     """Averages the masks of the instances similar to each detection, weighted by their scores of its class.
 
     Masks are stretched over their boxes bilinearly, to the pixels of a frame around all similar boxes, and
     summed there; the new box is the tightest around the pixels of at least ``threshold``, and the new mask
-    the sum inside it, resized to M x M. Detections are taken one after another, so only one frame of
-    ``frame_size`` x ``frame_size`` exists at a time. It has a cell for each pixel; where the similar boxes
-    are longer than ``frame_size`` together, a cell is several pixels, and the new box is exact to a cell.
+    the sum inside it, resized to M x M. Detections are taken one after another, so only one frame exists at a
+    time. It has a cell for each pixel; where the similar boxes together are longer than ``frame_size``, a
+    cell is several pixels, and the new box is exact to a cell.
 
     Args:
         boxes: detections, which survived NMS, in pixels.
@@ -53,6 +47,33 @@ def vote_masks(
     References:
         Dai et al., "Instance-aware semantic segmentation via multi-task network cascades", 2016, section 4.
     """
+    arrays = boxes, classes, valid, instance_boxes, instance_masks, instance_scores
+    _check(*arrays)
+    boxes, classes, valid, instance_boxes, instance_masks, instance_scores = map(jnp.asarray, arrays)
+    size = instance_masks.shape[-1]
+    if 0 in (len(boxes), len(instance_boxes)):
+        return jnp.zeros_like(boxes), jnp.zeros((len(boxes), size, size), boxes.dtype)
+    similar = (iou(boxes, instance_boxes) >= similar_iou) & valid[:, None]
+    weights = jnp.where(similar, instance_scores.T[classes], 0)
+    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+
+    def vote(weights):
+        corner, cell = _frame(instance_boxes, weights > 0, frame_size)
+        frame = jnp.concatenate([corner, corner + frame_size * cell])
+
+        def votes_of(index):
+            frames = jnp.broadcast_to(frame, (AT_ONCE, 4))
+            stretched = crop_masks(instance_masks[index], instance_boxes[index], frames, frame_size, 1)
+            return (stretched >= threshold).astype(frame.dtype) if binarize else stretched
+
+        total = _weighted_sum(votes_of, weights, jnp.zeros((frame_size, frame_size), frame.dtype))
+        tight, mask = _crop(total, total >= threshold, size)
+        return jnp.where(tight[2] > 0, jnp.tile(corner, 2) + tight * jnp.tile(cell, 2), 0), mask
+
+    return jax.lax.map(vote, weights)
+
+
+def _check(boxes, classes, valid, instance_boxes, instance_masks, instance_scores):
     check_shape("boxes", boxes, "D", 4)
     check_shape("classes", classes, boxes.shape[0])
     check_shape("valid", valid, boxes.shape[0])
@@ -60,37 +81,19 @@ def vote_masks(
     number, size = instance_boxes.shape[0], instance_masks.shape[-1]
     check_shape("instance_masks", instance_masks, number, size, size)
     check_shape("instance_scores", instance_scores, number, "K")
-    boxes, classes, valid = map(jnp.asarray, (boxes, classes, valid))
-    instance_boxes, instance_masks = jnp.asarray(instance_boxes), jnp.asarray(instance_masks)
-    if 0 in (boxes.shape[0], number):
-        return jnp.zeros_like(boxes), jnp.zeros((boxes.shape[0], size, size), boxes.dtype)
-    similar = (iou(boxes, instance_boxes) >= similar_iou) & valid[:, None]
-    weights = jnp.where(similar, jnp.asarray(instance_scores).T[classes], 0)
-    weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
 
-    def vote(weights):
-        corner, cell = _frame(instance_boxes, weights > 0, frame_size)
-        frame = jnp.concatenate([corner, corner + frame_size * cell])
-        order, zero = jnp.argsort(-weights), jnp.zeros((), jnp.int32)
-        order = jnp.pad(order, (0, -number % AT_ONCE))  # what is repeated is not among those counted
-        count = (weights > 0).sum()
 
-        def add(block, total):
-            place = block * AT_ONCE + jnp.arange(AT_ONCE)
-            index = jax.lax.dynamic_slice(order, (block * AT_ONCE,), (AT_ONCE,))
-            frames = jnp.broadcast_to(frame, (AT_ONCE, 4))
-            stretched = crop_masks(instance_masks[index], instance_boxes[index], frames, frame_size, 1)
-            votes = (stretched >= threshold).astype(total.dtype) if binarize else stretched
-            return total + jnp.einsum("n,nhw->hw", jnp.where(place < count, weights[index], 0), votes)
+def _weighted_sum(votes_of, weights, zero):
+    """Sums the votes of all instances with a weight, a few at a time."""
+    order, count = jnp.argsort(-weights), (weights > 0).sum()
+    order = jnp.pad(order, (0, -weights.size % AT_ONCE))  # what is repeated is not among those counted
 
-        total = jnp.zeros((frame_size, frame_size), boxes.dtype)
-        total = jax.lax.fori_loop(zero, -(-count // AT_ONCE), add, total)
-        cells = masks_to_boxes(total >= threshold)
-        rows, columns = (_resizing_matrix(cells[axis], cells[axis + 2], frame_size, size) for axis in (1, 0))
-        box = jnp.tile(corner, 2) + cells * jnp.tile(cell, 2)
-        return jnp.where(cells[2] > 0, box, 0), rows @ total @ columns.T
+    def add(block, total):
+        index = jax.lax.dynamic_slice(order, (block * AT_ONCE,), (AT_ONCE,))
+        counted = block * AT_ONCE + jnp.arange(AT_ONCE) < count
+        return total + jnp.einsum("n,nhw->hw", jnp.where(counted, weights[index], 0), votes_of(index))
 
-    return jax.lax.map(vote, weights)
+    return jax.lax.fori_loop(jnp.zeros_like(count), -(-count // AT_ONCE), add, zero)
 
 
 def _frame(boxes, chosen, size):
@@ -100,6 +103,13 @@ def _frame(boxes, chosen, size):
     end = jnp.max(jnp.where(chosen, boxes[:, 2:], -jnp.inf), axis=0)
     corner, end = jnp.where(jnp.isfinite(corner), corner, 0), jnp.where(jnp.isfinite(end), end, 0)
     return corner, jnp.maximum(jnp.ceil((end - corner) / size), 1)
+
+
+def _crop(frame, chosen, size):
+    """The smallest box around the chosen cells, and what is inside it, resized."""
+    box = masks_to_boxes(chosen)
+    rows, columns = (_resizing_matrix(box[axis], box[axis + 2], len(frame), size) for axis in (1, 0))
+    return box, rows @ frame @ columns.T
 
 
 def _resizing_matrix(first, end, cells, bins):
