@@ -22,6 +22,7 @@ from mrcnn_jax.config.heads import (
     RoIConfig,
     RoIPooling,
 )
+from mrcnn_jax.config.mnc import MNCConfig
 from mrcnn_jax.config.model import BackboneConfig, ModelConfig, RPNConfig
 from mrcnn_jax.config.serialization import from_dict, read_experiment, structure, to_dict, with_changes
 from mrcnn_jax.config.train import TrainConfig
@@ -29,7 +30,7 @@ from mrcnn_jax.config.train import TrainConfig
 __all__ = [
     "AUGMENTATIONS", "DETECTRON", "DETECTRON2", "OURS", "TORCHVISION", "Augmentation", "AugmentationConfig",
     "BackboneConfig", "BoxHeadConfig", "BranchPoolConfig", "Conventions", "DataConfig", "EvaluationConfig",
-    "Experiment", "FCISConfig", "KeypointHeadConfig", "MaskHeadConfig", "ModelConfig", "PoolConfig",
-    "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment", "structure",
-    "to_dict", "with_changes",
+    "Experiment", "FCISConfig", "KeypointHeadConfig", "MNCConfig", "MaskHeadConfig", "ModelConfig",
+    "PoolConfig", "RPNConfig", "RoIConfig", "RoIPooling", "TrainConfig", "from_dict", "read_experiment",
+    "structure", "to_dict", "with_changes",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from mrcnn_jax.config.heads import (
     RoIConfig,
     RoIPooling,
 )
+from mrcnn_jax.config.mnc import MNCConfig
 from mrcnn_jax.config.validation import (
     BoxCount,
     Channels,
@@ -136,9 +137,9 @@ class RPNConfig:
 class ModelConfig:
     """The detector."""
 
-    system: Literal["mask_rcnn", "fcis"] = "mask_rcnn"
+    system: Literal["mask_rcnn", "fcis", "mnc"] = "mask_rcnn"
     """System: mask_rcnn is Mask R-CNN and, by its tasks, Faster R-CNN and the RPN alone; fcis is fully
-    convolutional instance-aware segmentation (model.fcis)."""
+    convolutional instance-aware segmentation (model.fcis); mnc is multi-task network cascades (model.mnc)."""
     num_classes: Annotated[NonNegativeInt, at_most(100_000)] = 80
     """Foreground classes; 0 takes their number from the data set."""
     tasks: tuple[Literal["boxes", "masks", "keypoints"], ...] = ("boxes", "masks")
@@ -151,6 +152,7 @@ class ModelConfig:
     mask: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     keypoint: KeypointHeadConfig = field(default_factory=KeypointHeadConfig)
     fcis: FCISConfig = field(default_factory=FCISConfig)
+    mnc: MNCConfig = field(default_factory=MNCConfig)
     conventions: Conventions = field(default_factory=Conventions)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Order in which the backbone takes the channels; images themselves are always RGB."""
@@ -165,8 +167,8 @@ class ModelConfig:
         check_fields("model", self)
         self._check_tasks()
         self._check_levels()
-        if self.system == "fcis":
-            self._check_fcis()
+        if self.system != "mask_rcnn":
+            self._check_system()
         backbone = self.backbone
         norms = {backbone.norm, backbone.pyramid_norm, self.box.norm, self.mask.norm} & {"batch", "group"}
         require(not norms or backbone.norm_epsilon > 0,
@@ -210,12 +212,16 @@ class ModelConfig:
                 "box.convolutions and box.fully_connected must be 0 with backbone.features c4, where res5 is "
                 "the head")
 
-    def _check_fcis(self):
+    def _check_system(self):
+        system, features, mask = self.system, {"fcis": "dc5", "mnc": "c4"}[self.system], self.mask
         require(set(self.tasks) in (set(), {"boxes", "masks"}),
-                f"model.tasks must be boxes masks, or empty, with model.system fcis, not "
+                f"model.tasks must be boxes masks, or empty, with model.system {system}, not "
                 f"{' '.join(self.tasks)}")
-        require(self.backbone.features == "dc5",
-                f"backbone.features must be dc5 with model.system fcis, not {self.backbone.features}")
+        require(self.backbone.features == features,
+                f"backbone.features must be {features} with model.system {system}, not "
+                f"{self.backbone.features}")
+        require(system != "mnc" or (mask.head, mask.class_agnostic, mask.loss) == ("mlp", True, "sigmoid"),
+                "mask.head must be mlp, class_agnostic and with sigmoid loss with model.system mnc")
 
     def pool_of(self, branch: Literal["box", "mask", "keypoint"]) -> RoIPooling:
         """Returns the RoI pooling of a branch, with the settings that it inherits from ``pool``."""
@@ -231,7 +237,7 @@ class ModelConfig:
         """Side of a predicted mask."""
         if self.system == "fcis":
             return self.fcis.size
-        return 2 * self._feature_size(self.mask.pool)
+        return 2 * (self.mask.pool.size if self.system == "mnc" else self._feature_size(self.mask.pool))
 
     @property
     def keypoint_size(self) -> int:

@@ -41,8 +41,8 @@ class BoxHead(nn.Module):
             x = _fully_connected(x, config.fully_connected, config.channels, dtype)
         else:
             x = x.mean(axis=(1, 2))
-        logits = _dense(self.num_classes + 1, 0.01, dtype, "classes")(x)
-        deltas = _dense(self.num_classes * 4, 0.001, dtype, "deltas")(x)
+        logits = dense(self.num_classes + 1, 0.01, dtype, "classes")(x)
+        deltas = dense(self.num_classes * 4, 0.001, dtype, "deltas")(x)
         return logits.astype(jnp.float32), deltas.reshape(-1, self.num_classes, 4).astype(jnp.float32)
 
 
@@ -64,7 +64,7 @@ class MaskHead(nn.Module):
         number, height, width, _ = rois.shape
         if config.head == "mlp":
             x = _fully_connected(rois, config.layers, config.channels, dtype)
-            logits = _dense(4 * height * width * maps, 0.001, dtype, "logits")(x)
+            logits = dense(4 * height * width * maps, 0.001, dtype, "logits")(x)
             return logits.reshape(number, 2 * height, 2 * width, maps).astype(jnp.float32)
         norm = make_norm(config.norm, self.norm_epsilon, train, dtype)
         x = _convolutions(rois, valid, config.layers, config.channels, norm, dtype)
@@ -75,7 +75,7 @@ class MaskHead(nn.Module):
         x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=dtype, name="upsample")(x)
         bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(dtype)
         x = nn.relu(add_bias(x[:, None, None], jnp.tile(bias, 4))).reshape(-1, config.channels)
-        logits = _dense(maps, 0.001, dtype, "logits")(x).reshape(number, height, width, 2, 2, maps)
+        logits = dense(maps, 0.001, dtype, "logits")(x).reshape(number, height, width, 2, 2, maps)
         return interleave(logits).astype(jnp.float32)
 
 
@@ -124,5 +124,6 @@ def _fully_connected(x, count, channels, dtype):
     return x
 
 
-def _dense(outputs, deviation, dtype, name):
+def dense(outputs: int, deviation: float, dtype: Any, name: str) -> nn.Dense:
+    """Returns a fully connected layer, or 1x1 convolution, with normally distributed initial weights."""
     return nn.Dense(outputs, kernel_init=nn.initializers.normal(deviation), dtype=dtype, name=name)

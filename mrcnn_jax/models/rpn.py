@@ -79,8 +79,9 @@ def select_proposals(
     nms_iou: float,
     min_size: float = 0.0,
     max_box_scale: float = 1000 / 16,
+    gradient_clip: float | None = None,
 ) -> Proposals:
-    """Selects the best boxes of each image over all levels; no gradient flows through them.
+    """Selects the best boxes of each image over all levels.
 
     Args:
         logits, deltas, anchors: of each level.
@@ -90,7 +91,14 @@ def select_proposals(
         nms_iou: IoU threshold of NMS.
         min_size: minimum side in pixels of boxes that enter NMS; those without area never do.
         max_box_scale: maximum factor by which deltas enlarge an anchor.
+        gradient_clip: largest gradient of one image's loss that flows from the boxes to each of their deltas,
+            where the loss is a mean over the B images; 0 for any. None lets none flow.
     """
+    logits = jax.lax.stop_gradient(list(logits))
+    if gradient_clip is None:
+        deltas = jax.lax.stop_gradient(list(deltas))
+    elif gradient_clip:
+        deltas = [ops.clip_gradient(each, gradient_clip / len(each)) for each in deltas]
 
     def level(logits, deltas, anchors, size):
         count = min(pre_nms, logits.size)
@@ -114,4 +122,4 @@ def select_proposals(
         index, valid = ops.masked_top_k(keep.reshape(-1), scores, post_nms)
         return Proposals(boxes=jnp.where(valid[:, None], boxes[index], 0), scores=scores[index], valid=valid)
 
-    return jax.lax.stop_gradient(jax.vmap(image)(list(logits), list(deltas), sizes))
+    return jax.vmap(image)(logits, list(deltas), sizes)

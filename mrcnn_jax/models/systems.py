@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fcis import FCIS
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.mnc import MNC
 from mrcnn_jax.models.two_stage import TwoStage
 from mrcnn_jax.typing import PRNGKeyArray
 
-SYSTEMS: dict[str, type[TwoStage]] = {"mask_rcnn": MaskRCNN, "fcis": FCIS}
+SYSTEMS: dict[str, type[TwoStage]] = {"mask_rcnn": MaskRCNN, "fcis": FCIS, "mnc": MNC}
 """Modules by model.system."""
 
 

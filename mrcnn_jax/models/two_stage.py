@@ -79,6 +79,11 @@ class TwoStage(nn.Module):
         """Computes the feature maps that anchors and RoIs read."""
         return self.stages(images, sizes, train)[-1:]
 
+    @property
+    def proposal_gradient_clip(self) -> float | None:
+        """Largest gradient from proposals to the RPN's deltas, 0 for any; None lets none flow."""
+        return None
+
     @nn.nowrap
     def stages(
         self, images: Images, sizes: Int[Array, "B 2"], train: bool
@@ -119,7 +124,7 @@ class TwoStage(nn.Module):
             pre_nms, post_nms = config.pre_nms_train, config.post_nms_train
         return select_proposals(
             logits, deltas, anchors, sizes, pre_nms, post_nms, config.nms_iou, config.min_size,
-            self.config.max_box_scale,
+            self.config.max_box_scale, self.proposal_gradient_clip,
         )  # fmt: skip
 
     def frozen_proposals(self, images: Images, sizes: Int[Array, "B 2"], train: bool = False) -> Proposals:
@@ -127,7 +132,8 @@ class TwoStage(nn.Module):
         proposer = self.proposer
         pyramid = proposer.pyramid(images, sizes)
         anchors = proposer.anchors(pyramid, images.shape[1:3])
-        return proposer.proposals(*proposer.objectness(pyramid), anchors, sizes, train)
+        proposals = proposer.proposals(*proposer.objectness(pyramid), anchors, sizes, train)
+        return jax.lax.stop_gradient(proposals)
 
     def init_layers(self) -> None:
         """Calls every layer once, without proposals, pooling and NMS, which are slow to trace."""

@@ -15,6 +15,7 @@ from mrcnn_jax.ops.boxes import (
     iou,
     is_nonempty,
 )
+from mrcnn_jax.ops.gradient_clip import clip_gradient
 from mrcnn_jax.ops.keypoints import decode_keypoints, keypoint_targets
 from mrcnn_jax.ops.mask_voting import vote_masks
 from mrcnn_jax.ops.masks import crop_masks, mask_iou, masks_to_boxes
@@ -31,10 +32,10 @@ from mrcnn_jax.ops.sampling import hard_examples, sample_labels
 from mrcnn_jax.ops.soft_nms import soft_nms
 
 __all__ = [
-    "area", "assign_levels", "best_anchor_iou", "cell_anchors", "clip", "crop_masks", "decode",
-    "decode_keypoints", "default_implementation", "encode", "giou", "grid_anchors", "hard_examples",
-    "intersection", "intersection_over_area", "iou", "is_nonempty", "keypoint_targets", "mask_iou",
-    "masked_top_k", "masks_to_boxes", "match", "max_overlap", "nms", "pool_rois", "ps_roi_align",
-    "ps_roi_pool", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool", "roi_warp",
-    "sample_labels", "soft_nms", "vote_masks",
+    "area", "assign_levels", "best_anchor_iou", "cell_anchors", "clip", "clip_gradient", "crop_masks",
+    "decode", "decode_keypoints", "default_implementation", "encode", "giou", "grid_anchors",
+    "hard_examples", "intersection", "intersection_over_area", "iou", "is_nonempty", "keypoint_targets",
+    "mask_iou", "masked_top_k", "masks_to_boxes", "match", "max_overlap", "nms", "pool_rois",
+    "ps_roi_align", "ps_roi_pool", "pyramid_anchors", "roi_align", "roi_implementations", "roi_pool",
+    "roi_warp", "sample_labels", "soft_nms", "vote_masks",
 ]  # fmt: skip

@@ -9,11 +9,12 @@ from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.fcis_losses import fcis_losses
 from mrcnn_jax.training.loss_functions import Term, box_loss, objectness_loss
 from mrcnn_jax.training.mask_rcnn_losses import mask_rcnn_losses
+from mrcnn_jax.training.mnc_losses import mnc_losses
 from mrcnn_jax.training.targets import rpn_targets
 from mrcnn_jax.typing import Array, Float, Key
 
 Metrics = dict[str, Float[Array, ""]]
-SECOND_STAGE = {"mask_rcnn": mask_rcnn_losses, "fcis": fcis_losses}
+SECOND_STAGE = {"mask_rcnn": mask_rcnn_losses, "fcis": fcis_losses, "mnc": mnc_losses}
 """Losses of the second stage, by model.system."""
 
 

@@ -104,12 +104,13 @@ def load_pretrained(
     """
     arrays, given = flatten_dict(variables, sep="/"), flatten_dict(weights.variables, sep="/")
     pretrained = {_canonical_name(path): array for path, array in given.items()}
+    pretrained |= {_name(path): array for path, array in given.items()}
     excluded = () if weights.info.category_names == info.category_names else _class_layers(model)
     excluded += () if weights.info.keypoint_names == info.keypoint_names else ("keypoint/logits",)
 
     def find(path):
         name = _canonical_name(path)
-        array = pretrained.get(name)
+        array = pretrained.get(_name(path), pretrained.get(name))
         usable = array is not None and array.shape == arrays[path].shape and _layer(name) not in excluded
         return np.asarray(array) if usable else None
 
@@ -127,7 +128,8 @@ def load_pretrained(
 
 def _class_layers(model):
     masks = () if model.mask.class_agnostic else ("mask/logits",)
-    return ("box/classes", "box/deltas", "maps/classes", *masks)
+    cascade = "instance/classes", "instance/box_classes", "instance/deltas"
+    return ("box/classes", "box/deltas", "maps/classes", *cascade, *masks)
 
 
 def _name(path):

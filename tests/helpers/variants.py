@@ -9,6 +9,7 @@ from mrcnn_jax.config import (
     Conventions,
     FCISConfig,
     KeypointHeadConfig,
+    MNCConfig,
     ModelConfig,
     PoolConfig,
 )
@@ -79,6 +80,13 @@ def _fcis() -> ModelConfig:
     return replace(model, system="fcis", fcis=FCISConfig(channels=32, groups=2, size=6))
 
 
+def _mnc(model: ModelConfig, **changes) -> ModelConfig:
+    """Multi-task network cascades of five stages, with mask voting."""
+    mask = {"head": "mlp", "layers": 1, "class_agnostic": True, "threshold": 0.4}
+    model = _pool(_tasks("boxes", "masks", model=_mask(model, **mask)), operation="roi_warp_max")
+    return replace(model, system="mnc", mnc=MNCConfig(**changes))
+
+
 RESNEXT = _mask(
     _backbone(name="resnet50", groups=2, stride_in_1x1=False, norm="batch", pyramid_norm="batch"),
     norm="batch",
@@ -105,6 +113,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "class-agnostic, no layers": _mask(class_agnostic=True, layers=0),
     # other systems
     "FCIS": _fcis(),
+    "MNC": _mnc(_c4(size=6, stride=2)),
     # tasks
     "proposals": _tasks(),
     "boxes, convolutions in the heads": _head_convolutions(_tasks("boxes")),
@@ -131,6 +140,7 @@ COVERING: dict[str, ModelConfig] = {
     ),
     "FCIS": _fcis(),
     "non-local, proposals": _tasks(model=_backbone(non_local=True)),
+    "MNC": VARIANTS["MNC"],
     "separate RPN, boxes, adaptive RoIAlign": _not_aligned(_frozen_rpn(_head_convolutions(_tasks("boxes")))),
 }
 """Combinations in which every setting of VARIANTS occurs."""

@@ -82,7 +82,7 @@ def test_eight_devices_give_the_update_of_one(one, eight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["FCIS"])
+@pytest.mark.parametrize("name", ["FCIS", "MNC"])
 def test_eight_devices_give_the_update_of_one_of_other_systems(name):
     config = replace(VARIANTS[name], num_classes=tiny.CLASSES)
     experiment = tiny.experiment(config, learning_rate=0.05, weight_decay=0.0)

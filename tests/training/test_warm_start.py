@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from variants import VARIANTS
 
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import BranchPoolConfig, Experiment, KeypointHeadConfig, ModelConfig
@@ -190,6 +191,18 @@ def test_res5_is_loaded_into_the_head_of_c4_and_back():
         tiny.assert_same(result.variables[collection]["res5"], last)
     back = load_pretrained(variables(pyramid), weights(model, result.variables), pyramid, PETS, "weights/c4")
     tiny.assert_same(back.variables["params"]["backbone"], backbone["params"]["backbone"])
+
+
+def test_a_cascade_gets_each_res5_of_its_own_kind_and_that_of_a_backbone_twice():
+    cascade = VARIANTS["MNC"]
+    given = variables(cascade, seed=1)
+    other = PETS._replace(category_names=tuple(f"other {name}" for name in PETS.category_names))
+    tiny.assert_same(load_checked(weights(cascade, given), cascade).variables, given)
+    assert load_checked(weights(cascade, given), cascade, other).randomly_initialised == ["instance"]
+    network = {"params": {"backbone": given["params"]["res5"]}}
+    both = load_checked(weights(cascade, network), cascade).variables["params"]
+    for pathway in ("res5", "mask_res5"):
+        tiny.assert_same(both[pathway], given["params"]["res5"])
 
 
 def test_batch_norm_vectors_are_loaded_into_either_collection():
