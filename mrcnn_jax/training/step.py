@@ -1,6 +1,7 @@
 """One training step: gradient, sum over devices, update; and the one place that maps it over the devices."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -120,9 +121,9 @@ def make_device_step(
         if settings.ema_decay:
             decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
             averaged = optax.incremental_update(params, state.averaged, 1 - decay)
-        new = state.replace(params=params, model_state=model_state, opt_state=opt_state, averaged=averaged)
+        new = replace(state, params=params, model_state=model_state, opt_state=opt_state, averaged=averaged)
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
-        return kept.replace(step=state.step + 1, failures=state.failures + 1 - good), metrics
+        return replace(kept, step=state.step + 1, failures=state.failures + 1 - good), metrics
 
     return step
 
