@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mrcnn_jax.models.fpn import FPN
+from mrcnn_jax.runtime import compiling_for
 
 
 def centre_kernels(names):
@@ -25,12 +27,14 @@ def test_pyramid_adds_from_the_top_down():
     assert [float(level.max()) for level in pyramid] == [1111, 1110, 1100, 1000, 1000]
 
 
-def test_pyramid_copies_the_nearest_cell_and_p6_takes_every_second():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_pyramid_copies_the_nearest_cell_and_p6_takes_every_second(platform):
     features = [jnp.zeros((1, side, side, 1)) for side in (8, 4, 2, 1)]
     features[2] = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])[None, ..., None]
     model = FPN(channels=1)
     kernels = centre_kernels(f"{kind}{level}" for kind in ("lateral", "output") for level in range(2, 6))
-    p2, *_ = model.apply({"params": kernels}, features)
+    with compiling_for(platform):
+        p2, *_ = model.apply({"params": kernels}, features)
     np.testing.assert_array_equal(p2[0, :, :, 0], np.kron([[1, 2], [3, 4]], np.ones((4, 4))))
     features[3] = jnp.arange(15.0).reshape(1, 3, 5, 1)
     features[:3] = [jnp.zeros((1, 3 * 2**i, 5 * 2**i, 1)) for i in (3, 2, 1)]
