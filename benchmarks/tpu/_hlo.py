@@ -21,7 +21,7 @@ PARTS = {
     "res3": "backbone/res3", "res4": "backbone/res4", "res5": "backbone/res5", "pyramid": "/fpn/",
     "RPN head": r"MaskRCNN\.objectness", "proposals": r"MaskRCNN\.proposals",
     "RoI pooling": r"MaskRCNN\.roi_features", "box head": r"MaskRCNN\.classify",
-    "mask head": r"MaskRCNN\.mask_logits", "targets, losses, update": ".",
+    "mask head": r"MaskRCNN\.mask_logits|\bMaskHead\b", "targets, losses, update": ".",
 }  # fmt: skip
 """Parts of a training step, and what the paths of their operations contain; the first that fits counts."""
 UNNAMED = "copies without a path"

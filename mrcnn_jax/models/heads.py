@@ -16,6 +16,7 @@ from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.transposed_convolution import interleave, transposed_convolution
 from mrcnn_jax.models.norm import Identity, make_norm
 from mrcnn_jax.models.resnet import MSRA
+from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Bool, Float, Int
 
 Valid = Bool[Array, "N"] | None
@@ -56,27 +57,39 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, rois: Float[Array, "N PH PW C"], valid: Valid = None, train: bool = False
-    ) -> Float[Array, "N M M2 k"]:
-        """Computes k = K maps in float32; 1 if class-agnostic, K + 1 for the softmax loss."""
+        self, rois: Float[Array, "N PH PW C"], valid: Valid = None, train: bool = False,
+        classes: Int[Array, "N"] | None = None,
+    ) -> Float[Array, "N M M2 k"]:  # fmt: skip
+        """Computes k = K maps in float32; 1 if class-agnostic, K + 1 for the softmax loss.
+
+        Given ``classes``, only the map of each RoI's class is returned, k = 1: the others are left out before
+        they are rearranged.
+        """
         config, dtype = self.config, self.dtype
         maps = 1 if config.class_agnostic else self.num_classes + (config.loss == "softmax")
         number, height, width, _ = rois.shape
+
+        def own(logits):
+            return logits if classes is None else select_class_masks(logits, classes)[..., None]
+
         if config.head == "mlp":
             x = _fully_connected(rois, config.layers, config.channels, dtype)
             logits = dense(4 * height * width * maps, 0.001, dtype, "logits")(x)
-            return logits.reshape(number, 2 * height, 2 * width, maps).astype(jnp.float32)
+            return own(logits.reshape(number, 2 * height, 2 * width, maps)).astype(jnp.float32)
         norm = make_norm(config.norm, self.norm_epsilon, train, dtype)
         x = _convolutions(rois, valid, config.layers, config.channels, norm, dtype)
         # windows of a 2x2 transposed convolution of stride 2 do not overlap, so it is a matrix product; each
-        # cell's 2x2 outputs stay together until only the logits are left to rearrange. The products are flat,
-        # as XLA would transpose maps of several axes for the gradient of the kernel on CPU
-        x = x.reshape(-1, x.shape[-1])
+        # cell's 2x2 outputs are quarters of its channels until only the logits are left to rearrange
+        if target_platform() == "cpu":  # flat, as XLA would transpose maps for the gradient of the kernel
+            x = x.reshape(-1, 1, 1, x.shape[-1])
         x = nn.Dense(4 * config.channels, use_bias=False, kernel_init=MSRA, dtype=dtype, name="upsample")(x)
         bias = self.param("upsample_bias", nn.initializers.zeros, (config.channels,)).astype(dtype)
-        x = nn.relu(add_bias(x[:, None, None], jnp.tile(bias, 4))).reshape(-1, config.channels)
-        logits = dense(maps, 0.001, dtype, "logits")(x).reshape(number, height, width, 2, 2, maps)
-        return interleave(logits).astype(jnp.float32)
+        x, logits = nn.relu(add_bias(x, jnp.tile(bias, 4))), dense(maps, 0.001, dtype, "logits")
+        quarters = [
+            own(logits(part).reshape(number, height, width, maps)) for part in jnp.split(x, 4, axis=-1)
+        ]
+        cells = jnp.stack(quarters, axis=3).reshape(number, height, width, 2, 2, quarters[0].shape[-1])
+        return interleave(cells).astype(jnp.float32)
 
 
 class KeypointHead(nn.Module):
@@ -104,7 +117,8 @@ def select_class_masks(
     masks: Float[Array, "*n M M2 k"], classes: Int[Array, "*n"]
 ) -> Float[Array, "*n M M2"]:
     """Returns the mask of each RoI's class."""
-    return jnp.take_along_axis(masks, classes[..., None, None, None], axis=-1)[..., 0]
+    own = jax.nn.one_hot(classes, masks.shape[-1], dtype=bool)[..., None, None, :]
+    return jnp.where(own, masks, 0).sum(axis=-1)
 
 
 def _convolutions(x, valid, count, channels, norm, dtype):

@@ -115,10 +115,12 @@ class MaskRCNN(TwoStage):
         return per_roi(self.box, features, valid, train=train)
 
     def mask_logits(
-        self, features: Float[Array, "B N h w c"], valid: Valid = None, train: bool = False
-    ) -> Float[Array, "B N M M k"]:
-        """Computes the mask logits of each RoI (``MaskHead``)."""
-        return per_roi(self.mask, features, valid, train=train)
+        self, features: Float[Array, "B N h w c"], valid: Valid = None, train: bool = False,
+        classes: Int[Array, "B N"] | None = None,
+    ) -> Float[Array, "B N M M k"]:  # fmt: skip
+        """Computes the mask logits of each RoI, only of its class if ``classes`` are given (``MaskHead``)."""
+        classes = None if classes is None else classes.reshape(-1)
+        return per_roi(self.mask, features, valid, train=train, classes=classes)
 
     def mask_probabilities(
         self, logits: Float[Array, "B N M M k"], classes: Int[Array, "B N"]

@@ -1,12 +1,12 @@
 """The losses of Mask R-CNN's second stage: L = L_cls + L_box + L_mask (equation 1), and the keypoints'."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config import MaskHeadConfig
-from mrcnn_jax.models.heads import select_class_masks
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, Pyramid
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.loss_functions import (
@@ -54,7 +54,7 @@ def mask_rcnn_losses(
         features, targets = branch_features("mask"), (rois.masks, labels[:, :slots], rois.mask_valid)
         loss = partial(_mask_branch_loss, config.mask)
         if config.mask.norm == "batch":
-            total = loss(model.mask_logits(features, positive, train=True), *targets)
+            total = loss(partial(model.mask_logits, valid=positive, train=True), features, *targets)
         else:
             total = sum_over_rois(loss, model.mask, features, targets, rois.mask_valid)
         terms["loss_mask"] = Term(total, rois.mask_valid.sum())
@@ -67,16 +67,18 @@ def mask_rcnn_losses(
 
 
 def _mask_branch_loss(
-    config: MaskHeadConfig, logits: Float[Array, "*n M M k"], targets: Float[Array, "*n M M"],
-    classes: Int[Array, "*n"], valid: Bool[Array, "*n"],
+    config: MaskHeadConfig, head: Callable[..., Float[Array, "*n M M k"]], features: Float[Array, "*n h w c"],
+    targets: Float[Array, "*n M M"], classes: Int[Array, "*n"], valid: Bool[Array, "*n"],
 ) -> Float[Array, ""]:  # fmt: skip
     if config.loss == "softmax":
-        return softmax_mask_loss(logits, targets, classes, valid)
-    own = logits[..., 0] if config.class_agnostic else select_class_masks(logits, classes)
-    return mask_loss(own, targets, valid)
+        return softmax_mask_loss(head(features), targets, classes, valid)
+    logits = head(features, classes=None if config.class_agnostic else classes)
+    return mask_loss(logits[..., 0], targets, valid)
 
 
 def _keypoint_branch_loss(
-    logits: Float[Array, "*n J m m2"], cells: Int[Array, "*n J"], valid: Bool[Array, "*n J"]
-) -> Float[Array, ""]:
+    head: Callable[..., Float[Array, "*n J m m2"]], features: Float[Array, "*n h w c"],
+    cells: Int[Array, "*n J"], valid: Bool[Array, "*n J"],
+) -> Float[Array, ""]:  # fmt: skip
+    logits = head(features)
     return keypoint_loss(logits.reshape(*logits.shape[:-2], -1), cells, valid)

@@ -19,13 +19,13 @@ def sum_over_rois(
     loss: Callable[..., Float[Array, ""]], head: nn.Module, features: Float[Array, "B N h w c"], targets: Any,
     valid: Bool[Array, "B N"],
 ) -> Float[Array, ""]:  # fmt: skip
-    """Computes loss(head(features), *targets), a sum over RoIs to which those that are not valid add nothing.
+    """Computes loss(head, features, *targets), a sum over RoIs to which those that are not valid add nothing.
 
     Positive RoIs rarely fill their slots. On CPU, RoIs are taken block by block, and blocks without a valid
     one cost nothing. Value and gradient of a block are computed together, so that no activation outlives it.
 
     Args:
-        loss: of the head's outputs and the targets of any number of RoIs; it has no second derivative on CPU.
+        loss: of the head, and features and targets of any number of RoIs; no second derivative on CPU.
         head: bound to its variables; without batch norm.
         features: of each RoI.
         targets: arrays [B, N, ...]; no gradient flows to them.
@@ -37,7 +37,7 @@ def sum_over_rois(
     )
 
     def block_loss(variables, features, targets):
-        return loss(head.apply(variables, features), *targets)
+        return loss(partial(head.apply, variables), features, *targets)
 
     if target_platform() != "cpu":
         return block_loss(variables, features, targets)

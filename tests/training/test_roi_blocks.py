@@ -16,8 +16,8 @@ class Head(nn.Module):
         return jnp.tanh(nn.Dense(3, name="layer")(x.reshape(len(x), -1)))
 
 
-def squared_error(outputs, targets, weights):
-    return jnp.sum((outputs - targets) ** 2 * weights[:, None])
+def squared_error(head, features, targets, weights):
+    return jnp.sum((head(features) - targets) ** 2 * weights[:, None])
 
 
 def problem(images, slots, filled):
