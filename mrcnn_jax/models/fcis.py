@@ -81,6 +81,12 @@ class FCIS(TwoStage):
         """Computes objectness logits and deltas of the anchors."""
         return super().objectness(pyramid[:1])
 
+    def objectness_at(
+        self, pyramid: Pyramid, index: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S 4"]]:
+        """Computes objectness logits and deltas of a few anchors."""
+        return super().objectness_at(pyramid[:1], index)
+
     def score_maps(self, pyramid: Pyramid) -> ScoreMaps:
         """Computes the maps from which all RoIs are pooled."""
         return self.maps(pyramid[-1])

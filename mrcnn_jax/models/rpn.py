@@ -13,7 +13,7 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.structures import Proposals
-from mrcnn_jax.typing import Array, Float, Int
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 NORMAL = nn.initializers.normal(0.01)
 
@@ -30,12 +30,18 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pyramid: Sequence[Float[Array, "B _h _w C"]]
+        self, pyramid: Sequence[Float[Array, "B _h _w C"]], inside: Bool[Array, "B k k"] | None = None
     ) -> tuple[list[Float[Array, "B _a"]], list[Float[Array, "B _a 4"]]]:
-        """Computes logits and deltas of each level's anchors, in float32."""
-        channels = pyramid[0].shape[-1]
+        """Computes logits and deltas of each level's anchors, in float32.
+
+        Args:
+            pyramid: the maps, or one "map" of patches.
+            inside: for patches: which of their cells lie on the map. Patches are not padded, and of side
+                2 ``convolutions`` + 1: the anchors of their central cells are left.
+        """
+        channels, padding = pyramid[0].shape[-1], 1 if inside is None else 0
         hidden = [
-            Conv(channels, (3, 3), padding=1, kernel_init=NORMAL, dtype=self.dtype, name=f"conv{index}")
+            Conv(channels, (3, 3), padding=padding, kernel_init=NORMAL, dtype=self.dtype, name=f"conv{index}")
             for index in range(1, self.convolutions + 1)
         ]
         objectness, shift = (
@@ -47,9 +53,48 @@ class RPNHead(nn.Module):
             batch = x.shape[0]
             for convolution in hidden:
                 x = nn.relu(convolution(x))
+                if inside is not None:  # what lies outside the map is padding to the next convolution
+                    inside = inside[:, 1:-1, 1:-1]
+                    x = jnp.where(inside[..., None], x, 0)
             logits.append(objectness(x).reshape(batch, -1).astype(jnp.float32))
             deltas.append(shift(x).reshape(batch, -1, 4).astype(jnp.float32))
         return logits, deltas
+
+    def at_anchors(
+        self, pyramid: Sequence[Float[Array, "B _h _w C"]], index: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S 4"]]:
+        """Computes logits and deltas of some anchors from the patches of the maps that they depend on.
+
+        Args:
+            pyramid: the maps.
+            index: of the anchors of each image among those of all levels.
+        """
+        patches, inside = (
+            array.reshape(index.size, *array.shape[2:])
+            for array in _patches(pyramid, index // self.anchors_per_cell, self.convolutions)
+        )
+        (logits,), (deltas,) = self([patches], inside)
+        own = (index % self.anchors_per_cell).reshape(-1, 1)
+        logits = jnp.take_along_axis(logits, own, axis=1)
+        deltas = jnp.take_along_axis(deltas, own[..., None], axis=1)
+        return logits.reshape(index.shape), deltas.reshape(*index.shape, 4)
+
+
+def _patches(
+    pyramid: Sequence[Float[Array, "B _h _w C"]], cell: Int[Array, "B S"], radius: int
+) -> tuple[Float[Array, "B S k k C"], Bool[Array, "B S k k"]]:
+    """Returns the cells around those of some numbers among all levels, and which of them lie on the map."""
+    around = jnp.arange(-radius, radius + 1)
+    image, patches, inside = jnp.arange(cell.shape[0])[:, None, None, None], 0, False
+    for features in pyramid:
+        height, width = features.shape[1:3]
+        rows = (cell // width)[..., None, None] + around[None, None, :, None]
+        columns = (cell % width)[..., None, None] + around[None, None, None]
+        here = (0 <= cell) & (cell < height * width)
+        here = here[..., None, None] & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        read = features.at[image, jnp.where(here, rows, height), columns].get(mode="fill", fill_value=0)
+        patches, inside, cell = patches + read, inside | here, cell - height * width
+    return patches, inside
 
 
 def anchor_layout(

@@ -113,6 +113,12 @@ class TwoStage(nn.Module):
         """Computes objectness logits and deltas of each feature map's anchors."""
         return self.rpn(pyramid)
 
+    def objectness_at(
+        self, pyramid: Pyramid, index: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S 4"]]:
+        """Computes objectness logits and deltas of a few anchors, given by their number among all."""
+        return self.rpn.at_anchors(pyramid, index)
+
     def proposals(
         self, logits: Sequence[Float[Array, "B _a"]], deltas: Sequence[Float[Array, "B _a 4"]],
         anchors: Sequence[Float[Array, "_a 4"]], sizes: Int[Array, "B 2"], train: bool = False,

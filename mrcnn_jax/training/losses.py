@@ -51,15 +51,20 @@ def batch_losses(model: TwoStage, batch: Batch, keys: Key[jax.Array, "B"]) -> Me
 def _rpn_losses(
     model: TwoStage, pyramid: Pyramid, batch: Batch, keys: Key[jax.Array, "B"]
 ) -> tuple[Proposals, dict[str, Term]]:
-    """Computes the losses of the region proposal network, and its proposals for the second stage."""
+    """Computes the losses of the region proposal network, and its proposals for the second stage.
+
+    The dense maps of logits are for proposals alone, so they have no gradient; those of the sampled anchors
+    are computed once more, from a few cells of the pyramid.
+    """
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
-    level_logits, level_deltas = model.objectness(pyramid)
+    unbound, variables = model.unbind()
+    fixed = unbound.bind(jax.lax.stop_gradient(variables))
+    level_logits, level_deltas = fixed.objectness(jax.lax.stop_gradient(pyramid))
     all_anchors = jnp.concatenate(anchors)
     sampled = jax.vmap(lambda key, *objects: rpn_targets(key, all_anchors, *objects, config))(
         keys, batch.boxes, batch.valid, batch.crowd
     )
-    logits = jnp.take_along_axis(jnp.concatenate(level_logits, axis=1), sampled.index, axis=1)
-    deltas = jnp.take_along_axis(jnp.concatenate(level_deltas, axis=1), sampled.index[..., None], axis=1)
+    logits, deltas = model.objectness_at(pyramid, sampled.index)
     nominal = model.config.conventions.rpn_normalizer == "nominal"
     count = config.samples_per_image * batch.images.shape[0] if nominal else sampled.valid.sum()
     box = box_loss(deltas, sampled.deltas, sampled.positive, config.smooth_l1_beta)

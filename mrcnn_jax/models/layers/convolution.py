@@ -24,9 +24,10 @@ def convolution(
 ) -> Float[Array, "N y x O"]:  # fmt: skip
     """Computes ``jax.lax.conv_general_dilated``.
 
-    On CPU, 1x1 convolutions are matrix products, because XLA rearranges maps for kernel gradients one number
-    at a time, and others of stride 1 have ``kernel_gradient``, but no forward-mode derivative. Large ones,
-    and large gradients of their inputs, are ``winograd_convolution``.
+    On CPU, convolutions of 1x1, and of patches as large as the kernel, are matrix products, because XLA
+    rearranges maps for kernel gradients one number at a time, and others of stride 1 have
+    ``kernel_gradient``, but no forward-mode derivative. Large ones, and large gradients of their inputs, are
+    ``winograd_convolution``.
     """
     options = {"rhs_dilation": rhs_dilation, "dimension_numbers": DIMENSIONS}
     if feature_group_count > 1:
@@ -39,7 +40,11 @@ def convolution(
     padding, size = tuple((low, high) for low, high in padding), kernel.shape[:2]
     if target_platform() != "cpu":
         return convolve(x, kernel)
-    if size == (1, 1) and padding == ((0, 0), (0, 0)) and x.dtype in (jnp.float32, jnp.float64):
+    as_product = padding == ((0, 0), (0, 0)) and x.dtype in (jnp.float32, jnp.float64)
+    if as_product and size == x.shape[1:3] and rhs_dilation == (1, 1):  # of patches
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        return (x.reshape(len(x), len(flat)) @ flat)[:, None, None]
+    if as_product and size == (1, 1):
         x = x[:, :: strides[0], :: strides[1]]
         # flat, as XLA would transpose maps of several axes for the gradient of the kernel
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
