@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from mrcnn_jax.data.formats.coco_categories import read_category, some
 from mrcnn_jax.data.formats.coco_numbers import MAX_WHOLE, to_id
-from mrcnn_jax.data.formats.listing import Flaw, Listing
+from mrcnn_jax.data.formats.conversion_report import Label
+from mrcnn_jax.data.formats.listing import Flaw, Listing, place_of
 from mrcnn_jax.errors import InputError
 
-_PARTS = "segmentation", "keypoints", "iscrowd"
-"""Fields in which copies of an annotation agree, besides image, category and box."""
+_PARTS = "bbox", "segmentation", "keypoints", "iscrowd"
+"""Fields in which copies of an annotation agree, besides image and category."""
 _NO_ID = "id is neither a whole number of 64 bits nor a text"
 OF_A_BAD_IMAGE = "annotation of an image that is left out"
 
@@ -155,23 +156,23 @@ class Contents:
         """Leaves out annotations that repeat another one of their image, but for the id."""
         for image_id, annotations in self.annotations.items():
             first: dict[Any, dict] = {}
-            copies = set()
+            copies: dict[int, Label] = {}
             for annotation in annotations:
-                box = annotation.get("bbox")
-                if not (box or annotation.get("segmentation")):
+                box, mask = annotation.get("bbox"), annotation.get("segmentation")
+                if not (box or mask):
                     continue
-                key = annotation["category_id"], tuple(box) if type(box) is list else repr(box)
+                key = annotation["category_id"], tuple(box) if type(box) is list else repr(mask)
                 try:
                     other = first.setdefault(key, annotation)
                 except TypeError:  # lists within the box
                     continue
-                if other is not annotation and all(other.get(key) == annotation.get(key) for key in _PARTS):
-                    copies.add(annotation["id"])
+                same = all(other.get(part) == annotation.get(part) for part in _PARTS)
+                if same and other is not annotation:
+                    copies[annotation["id"]] = place_of(annotation)
             if copies:
-                kept = [each for each in annotations if each["id"] not in copies]
-                self.annotations[image_id] = kept
-                self.flaws += [Flaw("left_out", "copy of another annotation", id_, image_id)
-                               for id_ in sorted(copies)]  # fmt: skip
+                self.annotations[image_id] = [each for each in annotations if each["id"] not in copies]
+                kind = "copy of another annotation"
+                self.flaws += [Flaw("left_out", kind, place, image_id) for place in copies.values()]
 
     def _read_ids(self, entry: dict) -> tuple[int | None, int | None, int | None]:
         """Returns the ids of an annotation that are written as text or float, and stores them in it."""
