@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import mrcnn_jax
@@ -54,6 +56,28 @@ def test_load_restores_the_newest_weights_and_keeps_programs(tmp_path, detector,
     ids=lambda image: "x".join(map(str, image.shape[:2])),
 )  # fmt: skip
 def test_detections_are_well_formed_for_any_image(detector, image):
+    found = assert_well_formed(detector, image)
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width] + 0.5
+    for box, mask in zip(found.boxes, found.masks, strict=True):
+        (x1, y1), (x2, y2) = np.split(box, 2)
+        left, top = (box[2:] - box[:2]) / 28 + 1e-3  # half a cell of the 14 x 14 mask
+        outside = (x < x1 - left) | (x > x2 + left) | (y < y1 - top) | (y > y2 + top)
+        assert not (mask & outside).any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 9))
+def test_detections_are_well_formed_for_any_size(detector, height, width, seed):
+    assert_well_formed(detector, noise(height, width, seed))
+
+
+@pytest.mark.parametrize("height, width", [(8000, 1), (1, 8000), (8000, 8000)])
+def test_detections_are_well_formed_for_the_largest_images(detector, height, width):
+    assert_well_formed(detector, np.broadcast_to(noise(height, 1), (height, width, 3)))
+
+
+def assert_well_formed(detector, image):
     height, width = image.shape[:2]
     found = detector(image)
     assert len(found) <= detector.experiment.model.box.max_detections
@@ -65,12 +89,8 @@ def test_detections_are_well_formed_for_any_image(detector, image):
     assert (found.boxes[:, 2:] <= np.array([width, height]) + 1e-3).all()
     assert (np.diff(found.scores) <= 0).all() and (found.scores > 0).all() and (found.scores <= 1).all()
     assert (found.class_ids >= 0).all() and (found.class_ids < CLASSES).all()
-    y, x = np.mgrid[:height, :width] + 0.5
-    for box, mask in zip(found.boxes, found.masks, strict=True):
-        (x1, y1), (x2, y2) = np.split(box, 2)
-        left, top = (box[2:] - box[:2]) / 28 + 1e-3  # half a cell of the 14 x 14 mask
-        outside = (x < x1 - left) | (x > x2 + left) | (y < y1 - top) | (y > y2 + top)
-        assert not (mask & outside).any()
+    assert (found.masks.areas <= height * width).all()
+    return found
 
 
 def test_objects_are_detected(detector):
@@ -152,9 +172,9 @@ def test_deep_pillow_images_are_read_as_files_are(tmp_path):
 def test_many_images_are_no_single_one():
     assert len(list(list_images(noise(8, 8)[None]))) == 1
     assert list(list_images(np.array(["a.png", "b.png"]))) == ["a.png", "b.png"]
-    for given in (noise(8, 8), None, 5):
+    for single in (noise(8, 8), None, 5):
         with pytest.raises(InputError, match="many images must be a folder or a list of images, not "):
-            list_images(given)
+            list_images(single)
 
 
 def test_paths_of_images_are_a_path_or_a_list(tmp_path):

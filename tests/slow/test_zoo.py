@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from cli_inputs import call_cli, write_image
 from library_models import check_complete, zero_tensors
+from paths import REPOSITORY
 from test_torchvision_live import torchvision  # noqa: F401 - a fixture
 from weight_server import serving
 
 from mrcnn_jax.config import TORCHVISION, BackboneConfig, ModelConfig
+from mrcnn_jax.inference.detector import load
 from mrcnn_jax.weights import download, zoo
 from mrcnn_jax.weights import torchvision as names
 from mrcnn_jax.weights.identify import identify_model
@@ -80,6 +82,22 @@ def test_one_command_detects_in_a_photo(server, state_dict, monkeypatch):
     results = json.loads(Path("predictions/results.json").read_text())
     assert results and {each["category_id"] for each in results} == {1}
     assert json.loads(Path("predictions/images.json").read_text())[0]["picture"]
+
+
+def test_the_lines_of_the_readme_detect_in_a_photo(server, state_dict, monkeypatch, capsys):
+    readme = (REPOSITORY / "README.md").read_text()
+    code = readme.split("## Detections on a photo")[1].split("```python\n")[1].split("```")[0]
+    name, path = "torchvision/maskrcnn_resnet50_fpn_v2", "/models/narrow.pth"
+    assert name in code
+    entry = zoo.Entry(name, f"https://host.example{path}", ("boxes", "masks"), 1.0)
+    monkeypatch.setitem(zoo.ENTRIES, name, entry)
+    server.files[path] = state_dict
+    write_image("photo.jpg", 64, 96)
+    small = {"data.short_edge_test": 64, "data.long_edge": 96}
+    monkeypatch.setattr("mrcnn_jax.load", lambda name: load(name, small), raising=False)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert server.requests and "Detection(person 0.99" in printed and "64, 96)" in printed
 
 
 def test_processes_at_once_load_once(server, state_dict):
