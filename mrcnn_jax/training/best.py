@@ -1,9 +1,13 @@
 """The best evaluation of a run: its checkpoint is kept, and training ends when it is not surpassed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from mrcnn_jax import distributed
 from mrcnn_jax.config import TrainConfig
+from mrcnn_jax.training.history import read_history
 
 
 def mean_precision(metrics: Mapping[str, Mapping[str, float | None]]) -> float:
@@ -57,3 +61,13 @@ def mean_precisions(lines: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, f
                 metrics.setdefault(kind, {})[metric] = value
         if metrics:
             yield line["step"], mean_precision(metrics)
+
+
+def has_ended(
+    config: TrainConfig, step: int, directory: epath.Path, warn: Callable[[str], None]
+) -> bool:
+    """Returns whether a run at this step has done all steps, or has ended early; all processes agree."""
+    if step >= config.steps or not config.patience or not step:
+        return step >= config.steps
+    lines = read_history(directory / "history.jsonl", warn) if distributed.is_primary() else []
+    return BestEvaluation(config, distributed.all_gather_object(lines)[0]).is_exhausted

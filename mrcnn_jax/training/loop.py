@@ -1,7 +1,6 @@
 """Training of an experiment: the loop over steps, with logs, checkpoints and evaluations."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,13 +17,13 @@ from mrcnn_jax.evaluation.coco import metrics_table
 from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.inference.evaluate import Evaluation, evaluate_split
 from mrcnn_jax.runtime import fewer_collections
-from mrcnn_jax.training.best import BestEvaluation
-from mrcnn_jax.training.history import read_history, read_metrics
+from mrcnn_jax.training.best import BestEvaluation, has_ended
+from mrcnn_jax.training.history import read_metrics
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, SaveTimer, StepTimer, warn
 from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
-from mrcnn_jax.training.run_setup import Run, Sources, open_sources, open_splits, require_origins, start_run
+from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, require_origins, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
 
 
@@ -98,7 +97,8 @@ def _train(
         warn(console, f"{message}.")
 
     experiment = sources.experiment
-    if _is_finished(sources, directory, warning) and (metrics := read_metrics(file, warning)):
+    ended = has_ended(experiment.train, sources.step, directory, warning)
+    if ended and (metrics := read_metrics(file, warning)):
         console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {file}; "
                       "raise --train.steps to train longer, or fine-tune it on another --data.dataset.",
                       highlight=False, markup=False, soft_wrap=True)  # fmt: skip
@@ -121,15 +121,6 @@ def _train(
     console.print(metrics_table(evaluation.metrics, title=title))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False, markup=False)
     return evaluation.metrics
-
-
-def _is_finished(sources: Sources, directory: epath.Path, warning: Callable[[str], None]) -> bool:
-    """Returns whether all steps are done, or training has ended early."""
-    config = sources.experiment.train
-    if sources.step >= config.steps or not config.patience or not sources.step:
-        return sources.step >= config.steps
-    lines = read_history(directory / "history.jsonl", warning) if distributed.is_primary() else []
-    return BestEvaluation(config, distributed.all_gather_object(lines)[0]).is_exhausted
 
 
 class _Loop:
