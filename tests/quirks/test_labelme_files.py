@@ -117,6 +117,12 @@ def test_shapes_that_are_left_out(shape, kind):
     ]
 
 
+def test_copies_are_left_out_by_their_place():
+    write(OTHER, SQUARE, SQUARE)
+    _, report = read()
+    assert report.left_out == {"copy of another annotation": {"1.png, shape 3"}} and report.kept == 2
+
+
 @quirk("several shapes of one label and `group_id`", "one object")
 @pytest.mark.parametrize("group", [0, 3, "a"])
 def test_groups(group):
