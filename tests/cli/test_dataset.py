@@ -40,7 +40,7 @@ def test_dataset_draws_images_as_a_training_sees_them(mrcnn, rejected):
     assert mrcnn("dataset", "data/pets", *plain)[0] == mrcnn("dataset", "data/pets", *augmented)[0] == 0
     assert read_image("strong.png").shape != read_image("plain.png").shape
     assert "name its file, --draw FILE" in rejected("dataset", "data/pets", "--augment", "strong")
-    assert "'none', 'paper', 'light'" in rejected("dataset", "data/pets", "--augment", "heavy")
+    assert "'aerial', 'light', 'microscopy'" in rejected("dataset", "data/pets", "--augment", "heavy")
 
 
 def test_dataset_shows_a_prepared_set(mrcnn):
