@@ -59,12 +59,12 @@ def test_directories_without_checkpoints_are_named(rejected):
 
 
 def test_checkpoints_of_another_version_are_named(rejected, monkeypatch):
-    monkeypatch.setattr("mrcnn_jax.run_description.to_dict", lambda experiment: {"train": {"epochs": 5}})
+    monkeypatch.setattr("mrcnn_jax.run_description.to_dict", lambda experiment: {"train": {"epoch": 5}})
     with CheckpointStore("old/checkpoints") as checkpoints:
         checkpoints.save(5, {"params": {"kernel": np.zeros(2)}, "model_state": {}}, 10, Experiment(), INFO)
     write_image("a.png")
     message = rejected("predict", "old", "a.png")
-    assert message.startswith("no checkpoint in ") and "epochs @ " in message
+    assert message.startswith("no checkpoint in ") and "epoch @ " in message
     assert "does not describe an experiment of this version: " in message
 
 

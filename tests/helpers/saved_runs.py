@@ -44,7 +44,7 @@ def saved_run(directory: Path, data: Path, steps: tuple[int, ...] = (6,)) -> Exp
     splits = run_setup.open_splits(experiment.data)
     resolved = resolve_dataset_fields(experiment, splits[0])
     optimizer = make_optimizer(resolved.train, resolved.model, 8)
-    state = create_state(tiny.variables(resolved.model), optimizer)
+    state = create_state(tiny.variables(resolved.model), optimizer, average=True)
     with CheckpointStore(directory / "checkpoints") as store:
         for step in steps:
             store.save(step, state, 8 * step, resolved, splits[0].info, contents_of(splits))

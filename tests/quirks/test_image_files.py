@@ -385,7 +385,7 @@ def test_very_large_image(tmp_path):
 
 ALL_UNUSABLE = {
     "missing": (lambda image: image.update(file_name=f"x{image['id']}.jpg"), r"x4.jpg: missing from .*im"),
-    "without file_name": (lambda image: image.update(coco_url=image.pop("file_name")), "without a file_name"),
+    "without file_name": (lambda image: image.pop("file_name"), "without a file_name"),
     "without id": (lambda image: image.pop("id"), "without an id"),
 }
 

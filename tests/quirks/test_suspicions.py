@@ -201,5 +201,6 @@ def test_keypoints_without_mirror_partners(tmp_path, names, warned):
 
 @quirk("many objects in an image", "the largest number is in the statistics of the set")
 def test_largest_number_of_objects(tmp_path):
-    convert(tmp_path, lambda d: d["annotations"].extend(rectangle(100 + i, 2, 1) for i in range(150)))
+    many = [rectangle(100 + i, 2, 1) | {"bbox": [1, 2, 3 + i / 9, 4]} for i in range(150)]
+    convert(tmp_path, lambda d: d["annotations"].extend(many))
     assert read_metadata(tmp_path / "out")[1]["train"]["objects_per_image"][-1] == 151

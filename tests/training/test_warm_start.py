@@ -309,7 +309,10 @@ def test_frozen_proposals_equal_those_of_the_rpn_run(rpn_run, separate_run):
         apply = jax.jit(partial(MaskRCNN(detector.experiment.model).apply, method=method))
         return apply(detector.variables, jnp.asarray(batch.images), jnp.asarray(batch.sizes))
 
-    tiny.assert_same(compute(detector, "frozen_proposals"), compute(other, proposals))
+    # of two programs, whose sums are not in the same order
+    pairs = (vars(compute(detector, "frozen_proposals")), vars(compute(other, proposals)))
+    for name, expected in pairs[1].items():
+        np.testing.assert_allclose(pairs[0][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_all_branches_are_evaluated_and_drawn(separate_run):

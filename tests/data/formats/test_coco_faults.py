@@ -88,7 +88,8 @@ BAD = (
 
 @pytest.mark.parametrize("changes, kind", BAD.values(), ids=BAD.keys())
 def test_bad_annotation_is_left_out_and_reported(tmp_path, changes, kind):
-    objects, report = read_one(tmp_path, annotation(1), annotation(2, **changes), annotation(3))
+    given = annotation(1), annotation(2, **changes), annotation(3, category_id=90)
+    objects, report = read_one(tmp_path, *given)
     assert objects.ids.tolist() == [1, 3]
     ((found, ids),) = report.left_out.items()
     assert found.startswith(kind) and ids == {2} and report.kept == 2
@@ -122,13 +123,14 @@ def test_stray_polygon_parts_are_dropped(tmp_path):
 
 
 def test_unusable_ids_are_replaced(tmp_path):
-    objects, report = read_one(tmp_path, *map(annotation, (0, 5, 5, ..., 3)))
+    given = [annotation(id_, bbox=[5, 5, 20 + i, 25]) for i, id_ in enumerate((0, 5, 5, ..., 3))]
+    objects, report = read_one(tmp_path, *given)
     assert objects.ids.tolist() == [6, 5, 7, 8, 3]
     assert list(report.mended.values()) == [{6, 7, 8}]
 
 
 def test_report_shortens_long_lists(tmp_path):
-    _, report = read_one(tmp_path, *(annotation(i, bbox=[1, 1, 0, 0], segmentation=[]) for i in range(1, 9)))
+    _, report = read_one(tmp_path, *(annotation(i, bbox=[i, 1, 0, 0], segmentation=[]) for i in range(1, 9)))
     assert str(report).splitlines() == [
         "all.json: 1 images, 0 of 8 annotations kept",
         "  left out: 8 x box without a positive, finite width and height (annotation 1, 2, 3, 4, 5, ...)",
