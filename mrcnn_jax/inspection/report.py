@@ -43,7 +43,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found."""
+    """Findings, and what they were found in."""
 
     title: str
     subtitle: str

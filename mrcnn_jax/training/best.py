@@ -40,7 +40,7 @@ class BestEvaluation:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether ``patience`` evaluations in a row have not been better."""
+        """Returns whether ``patience`` evaluations in a row have not been better."""
         return 0 < self._config.patience <= self._worse
 
     def _count(self, step: int, score: float) -> bool:

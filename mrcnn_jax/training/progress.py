@@ -36,7 +36,7 @@ class StepTimer:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew, for instance after an evaluation."""
+        """Begins a new count, for instance after an evaluation."""
         self._since, self._steps, self._waited = time.perf_counter(), 0, {"images": 0.0, "devices": 0.0}
 
     def count_step(self) -> None:

@@ -27,7 +27,7 @@ class SeenObjects(NamedTuple):
 
     @property
     def learns_mask(self) -> Bool[np.ndarray, "n"]:
-        """Which objects have a mask and are not a crowd."""
+        """Returns the objects that have a mask and are not a crowd."""
         return self.has_mask & ~self.crowd
 
     def take(self, chosen: Int[np.ndarray, "m"]) -> "SeenObjects":

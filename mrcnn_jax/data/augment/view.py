@@ -35,7 +35,7 @@ class View:
 
     @property
     def rotates_first(self) -> bool:
-        """Whether the part is rotated at its size in the image."""
+        """Returns whether the part is rotated at its size in the image."""
         return bool(np.prod(self.scale) > 1)
 
     @property
