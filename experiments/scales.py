@@ -45,7 +45,7 @@ SINGLE_MAP = {
 """C4 and C5 in addition: all anchors lie on one map, and the paper samples fewer RoIs."""
 C5_ENLARGEMENT = 2
 """Images for C5 are larger by this factor: its stride is twice that of C4, so objects cover as many cells."""
-MLP_CHANNELS = 256
+MLP_CHANNELS, FCIS_CHANNELS = 256, 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,22 +140,29 @@ def experiment_of(
     if system.rpn:
         rpn = runs.get(system.rpn.name, system.rpn.name)
         changes |= {"model.rpn.proposals_from": rpn} | ({"train.init_from": rpn} if scale.is_small else {})
+    if system.backbone_from and scale.is_small:
+        changes["train.init_from"] = runs.get(system.backbone_from.name, system.backbone_from.name)
     if system.starts_from:
         changes["train.init_from"] = runs.get(system.starts_from.name, system.starts_from.name)
     return replace(with_changes(base, changes), name=system.name)
 
 
 def _image_sizes(full: Experiment, scale: Scale) -> dict[str, Any]:
-    """Returns image sizes, with the scale jitter and the test-time augmentation of the full system."""
+    """Returns image sizes, with the scale jitter and the test-time augmentation of the full system.
+
+    Where it is trained on larger images than it is tested on, the longer edge is larger too.
+    """
     factor = C5_ENLARGEMENT if full.model.backbone.features == "c5" else 1
     test, long = (factor * scale.changes[f"data.{edge}"] for edge in ("short_edge_test", "long_edge"))
+    enlargement = max(1.0, max(full.data.short_edge) / full.data.short_edge_test)
 
     def scaled(edges):
         return tuple(round(test / full.data.short_edge_test * edge) for edge in edges)
 
     return {
         "data.short_edge": scaled(full.data.short_edge), "data.short_edge_test": test,
-        "data.long_edge": long, "evaluation.tta_scales": scaled(full.evaluation.tta_scales),
+        "data.long_edge": round(enlargement * long),
+        "evaluation.tta_scales": scaled(full.evaluation.tta_scales),
     }  # fmt: skip
 
 
@@ -167,6 +174,8 @@ def _network(full: Experiment) -> dict[str, Any]:
     changes = {f"model.backbone.{name}": value for name, value in network.items()}
     if mask.head == "mlp":
         changes["model.mask.channels"] = MLP_CHANNELS
+    if full.model.system == "fcis":
+        changes["model.fcis.channels"] = FCIS_CHANNELS
     return changes | (SINGLE_MAP if backbone.features != "fpn" else {})
 
 

@@ -28,10 +28,12 @@ class System:
     """System whose weights it is initialised with."""
     evaluates: "System | None" = None
     """System whose run is evaluated with the changes of this one, which trains nothing itself."""
+    backbone_from: "System | None" = None
+    """System whose backbone and RPN it starts from at a small scale, where nothing is pretrained."""
 
     def prerequisites(self) -> Iterator["System"]:
         """Yields the systems that must be trained before this one, in order."""
-        for other in (self.starts_from, self.rpn, self.evaluates):
+        for other in (self.starts_from, self.rpn, self.evaluates, self.backbone_from):
             if other:
                 yield from other.prerequisites()
                 yield other
@@ -90,6 +92,10 @@ RPN_PERSON = rpn_of("rpn_person", "keypoint_rcnn_r50_fpn")
 RPN_CITY = rpn_of("rpn_cityscapes", "mask_rcnn_r50_fpn_cityscapes")
 R50_FPN = detector("r50_fpn", RPN_R50)
 
+OTHERS = (  # table 1
+    System("fcis_r101", "fcis_r101", backbone_from=RPN_R101_C4),
+    System("fcis_plus_r101", "fcis_plus_r101", backbone_from=RPN_R101_C4),
+)
 BACKBONES = (  # tables 1 and 2a
     detector("r50_c4", RPN_R50_C4),
     detector("r101_c4", RPN_R101_C4, DEEPER),
@@ -138,7 +144,7 @@ ENHANCED_KEYPOINTS = tuple(  # table 9
     System(f"keypoints_{name}", "keypoint_rcnn_r50_fpn", LONGER | backbone)
     for name, backbone in (("r50", {}), ("r101", DEEPER), ("x101", RESNEXT))
 )
-_TRAINED = (*BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS)
+_TRAINED = (*OTHERS, *BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS)
 _ALL = (*_TRAINED, with_tta(ENHANCED[-1]), with_tta(ENHANCED_KEYPOINTS[-1]))
 SYSTEMS = {system.name: system for system in _ALL}
 """Systems of rows, by name; the RPNs that they need are not among them."""

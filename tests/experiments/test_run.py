@@ -138,8 +138,8 @@ def test_rows_whose_prerequisite_failed_are_not_started(options, trained, tmp_pa
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("table1", "--rows", "MNC, R101-C4"),
-     r"row 'MNC, R101-C4' of table1 is quoted from the paper \(not Mask R-CNN\); choose from 'Mask R"),
+    (("table3", "--rows", "Faster R-CNN+++, R101-C4"),
+     r"row 'Faster R-CNN\+\+\+, R101-C4' of table3 is quoted from the paper \(not Mask R-CNN\); choose"),
     (("table2d", "--rows", "RoiAlign"),
      "row 'RoiAlign' of table2d does not exist; choose from 'RoIPool', 'RoIAlign'"),
     (("table2d", "--seeds", "0"), "--seeds is 0, but must be 1 or more"),
