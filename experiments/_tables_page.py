@@ -29,9 +29,9 @@ so the figures themselves cannot be compared with the paper's: compare the diffe
 percent; ± is the standard deviation over seeds. A difference over several seeds is that of runs with the same
 seed.
 
-All systems follow the recipe of the paper's own experiments, in which the RPN is trained first and
-separately, not that of the code released later. NMS at 0.3 and the settings of tables 8 and 9 were not
-checked against a copy of the paper."""
+Mask R-CNN and Faster R-CNN follow the recipe of the paper's own experiments, in which the RPN is trained
+first and separately, not that of the code released later; the others train it with everything else. NMS
+at 0.3 and the settings of tables 8 and 9 were not checked against a copy of the paper."""
 SMALL_SCALES = """\
 A small scale changes all rows of a table alike: image size, and with it anchors, proposals and sampled
 RoIs; narrow networks with fewer layers, and group norm in place of frozen batch norm; batch size,

@@ -26,14 +26,14 @@ class System:
     """System that makes its proposals; None if it has an RPN of its own."""
     starts_from: "System | None" = None
     """System whose weights it is initialised with."""
-    evaluates: "System | None" = None
-    """System whose run is evaluated with the changes of this one, which trains nothing itself."""
     backbone_from: "System | None" = None
     """System whose backbone and RPN it starts from at a small scale, where nothing is pretrained."""
+    evaluates: "System | None" = None
+    """System whose run is evaluated with the changes of this one, which trains nothing itself."""
 
     def prerequisites(self) -> Iterator["System"]:
         """Yields the systems that must be trained before this one, in order."""
-        for other in (self.starts_from, self.rpn, self.evaluates, self.backbone_from):
+        for other in (self.starts_from, self.rpn, self.backbone_from, self.evaluates):
             if other:
                 yield from other.prerequisites()
                 yield other
@@ -93,6 +93,7 @@ RPN_CITY = rpn_of("rpn_cityscapes", "mask_rcnn_r50_fpn_cityscapes")
 R50_FPN = detector("r50_fpn", RPN_R50)
 
 OTHERS = (  # table 1
+    System("mnc_r101_c4", "mnc_r101_c4", backbone_from=RPN_R101_C4),
     System("fcis_r101", "fcis_r101", backbone_from=RPN_R101_C4),
     System("fcis_plus_r101", "fcis_plus_r101", backbone_from=RPN_R101_C4),
 )
