@@ -53,13 +53,16 @@ def _rpn_losses(
 ) -> tuple[Proposals, dict[str, Term]]:
     """Computes the losses of the region proposal network, and its proposals for the second stage.
 
-    The dense maps of logits are for proposals alone, so they have no gradient; those of the sampled anchors
-    are computed once more, from a few cells of the pyramid.
+    The dense maps of logits are for proposals alone, so they have no gradient unless that of a cascade flows
+    through its proposals; those of the sampled anchors are computed once more, from a few cells of the pyramid.
     """
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
-    unbound, variables = model.unbind()
-    fixed = unbound.bind(jax.lax.stop_gradient(variables))
-    level_logits, level_deltas = fixed.objectness(jax.lax.stop_gradient(pyramid))
+    if model.proposal_gradient_clip is None:
+        unbound, variables = model.unbind()
+        fixed = unbound.bind(jax.lax.stop_gradient(variables))
+        level_logits, level_deltas = fixed.objectness(jax.lax.stop_gradient(pyramid))
+    else:
+        level_logits, level_deltas = model.objectness(pyramid)
     all_anchors = jnp.concatenate(anchors)
     sampled = jax.vmap(lambda key, *objects: rpn_targets(key, all_anchors, *objects, config))(
         keys, batch.boxes, batch.valid, batch.crowd
