@@ -53,8 +53,9 @@ def _rpn_losses(
 ) -> tuple[Proposals, dict[str, Term]]:
     """Computes the losses of the region proposal network, and its proposals for the second stage.
 
-    The dense maps of logits are for proposals alone, so they have no gradient unless that of a cascade flows
-    through its proposals; those of the sampled anchors are computed once more, from a few cells of the pyramid.
+    The dense maps of logits are for proposals alone, so they have no gradient, unless that of a cascade flows
+    through its proposals; those of the sampled anchors are computed once more, from a few cells of the
+    pyramid.
     """
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
     if model.proposal_gradient_clip is None:
