@@ -53,12 +53,15 @@ def _rpn_losses(
 ) -> tuple[Proposals, dict[str, Term]]:
     """Computes the losses of the region proposal network, and its proposals for the second stage.
 
-    The dense maps of logits are for proposals alone, so they have no gradient, unless that of a cascade flows
-    through its proposals; those of the sampled anchors are computed once more, from a few cells of the
-    pyramid.
+    The dense maps of logits are for proposals alone, so they have no gradient, and those of the sampled
+    anchors are computed once more, from a few cells of the pyramid; unless these are more than the maps have,
+    or the gradient of a cascade flows through the proposals.
     """
     config, anchors = model.config.rpn, model.anchors(pyramid, batch.images.shape[1:3])
-    if model.proposal_gradient_clip is None:
+    cells = sum(level.shape[1] * level.shape[2] for level in pyramid)
+    read = config.samples_per_image * (2 * config.convolutions + 1) ** 2
+    is_sparse = read < cells and model.proposal_gradient_clip is None
+    if is_sparse:
         unbound, variables = model.unbind()
         fixed = unbound.bind(jax.lax.stop_gradient(variables))
         level_logits, level_deltas = fixed.objectness(jax.lax.stop_gradient(pyramid))
@@ -68,7 +71,13 @@ def _rpn_losses(
     sampled = jax.vmap(lambda key, *objects: rpn_targets(key, all_anchors, *objects, config))(
         keys, batch.boxes, batch.valid, batch.crowd
     )
-    logits, deltas = model.objectness_at(pyramid, sampled.index)
+    if is_sparse:
+        logits, deltas = model.objectness_at(pyramid, sampled.index)
+    else:
+        take = jax.vmap(lambda values, index: values[index])
+        logits, deltas = (
+            take(jnp.concatenate(values, axis=1), sampled.index) for values in (level_logits, level_deltas)
+        )
     nominal = model.config.conventions.rpn_normalizer == "nominal"
     count = config.samples_per_image * batch.images.shape[0] if nominal else sampled.valid.sum()
     box = box_loss(deltas, sampled.deltas, sampled.positive, config.smooth_l1_beta)

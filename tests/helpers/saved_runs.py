@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import tiny
 import tiny_run
 from example_records import letter, picture_of, record
@@ -44,7 +45,7 @@ def saved_run(directory: Path, data: Path, steps: tuple[int, ...] = (6,)) -> Exp
     splits = run_setup.open_splits(experiment.data)
     resolved = resolve_dataset_fields(experiment, splits[0])
     optimizer = make_optimizer(resolved.train, resolved.model, 8)
-    state = create_state(tiny.variables(resolved.model), optimizer, average=True)
+    state = jax.jit(create_state, static_argnums=(1, 2))(tiny.variables(resolved.model), optimizer, True)
     with CheckpointStore(directory / "checkpoints") as store:
         for step in steps:
             store.save(step, state, 8 * step, resolved, splits[0].info, contents_of(splits))
