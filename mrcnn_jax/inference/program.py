@@ -40,14 +40,14 @@ def compiled(
         limit: programs in memory.
     """
 
-    def apply(variables, *arrays):
-        return make_model(model, jnp.dtype(dtype)).apply(variables, *arrays, method=method)
-
-    def apply_row(variables, arrays):
-        result = apply(variables, *jax.tree.map(lambda leaf: leaf[0], arrays))
-        return jax.tree.map(lambda leaf: leaf[None], result)
-
     def make_function() -> jax.stages.Wrapped:
+        def apply(variables, *arrays):  # here: JAX keeps the programs of a function as long as it lives
+            return make_model(model, jnp.dtype(dtype)).apply(variables, *arrays, method=method)
+
+        def apply_row(variables, arrays):
+            result = apply(variables, *jax.tree.map(lambda leaf: leaf[0], arrays))
+            return jax.tree.map(lambda leaf: leaf[None], result)
+
         if not all_devices:
             return jax.jit(apply)
         # not pmap, which never frees the programs of a function
