@@ -95,7 +95,8 @@ def evaluate(
         settings: as for ``load``, if ``detector`` is a directory.
         store_programs: likewise.
         color_by: colours of the contact sheet, as in ``draw_detections``.
-        tile, tile_overlap: tiles in which images are seen, as in ``Detector.stream``.
+        tile: tiles in which images are seen, as in ``Detector.stream``.
+        tile_overlap: likewise.
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
 
     Raises:

@@ -93,7 +93,9 @@ def best_anchor_iou(
     Args:
         boxes: in pixels of the padded image, with sides above 0.
         cells: anchors around the origin, symmetric to it as those of ``cell_anchors``.
-        grid, stride, offset: see ``grid_anchors``.
+        grid: see ``grid_anchors``.
+        stride: likewise.
+        offset: likewise.
     """
     step, last = np.array(stride[::-1], np.float64), np.array(grid[::-1]) - 1
     nearest = np.round((boxes[:, :2] + boxes[:, 2:]) / 2 / step - offset).clip(0, last)
