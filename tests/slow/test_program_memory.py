@@ -19,7 +19,7 @@ def check(measured: dict) -> None:
 
 def test_memory_maps_do_not_grow_with_the_number_of_sizes():
     process = subprocess.run(
-        [sys.executable, SCRIPT, "50"], capture_output=True, text=True, check=True,
+        [sys.executable, SCRIPT, "30"], capture_output=True, text=True, check=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     check(json.loads(process.stdout))
