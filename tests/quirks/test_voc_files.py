@@ -184,7 +184,8 @@ DAMAGED = {
     "deep": ("<annotation>" + "<a>" * 10**5, "nests XML elements deeper than 50 levels"),
     "unknown encoding": ("<?xml version='1.0' encoding='x'?><annotation/>", "is not valid XML"),
     "long characters": ("<?xml version='1.0' encoding='gb2312'?><annotation/>", "is not valid XML.*encoding"),
-    "file of the system": ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>',
+    "file of the system": ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+                           "<annotation>&x;</annotation>",
                            "declares XML entities"),
 }  # fmt: skip
 

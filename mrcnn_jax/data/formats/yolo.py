@@ -176,7 +176,7 @@ class _Reader:
             collector.warnings.append(f"{len(others):,} label files have no image ({others[0].name})")
 
     def splits(self) -> dict[str, CocoSplit]:
-        """Returns the splits once all are read: whether numbers are relative is told by all lines."""
+        """Returns the splits, once all are read, as only all lines show if numbers are relative."""
         description, first = self._description, next(iter(self._collectors.values()))
         first.warnings += description.notes
         beyond = sum(max(line.numbers, default=0) > _MOST for line in self._lines)
