@@ -113,9 +113,7 @@ def evaluate(
     if isinstance(detector, str | os.PathLike):
         detector = load(detector, settings, store_programs=store_programs)
     source = _open(detector, name, dataset, split)
-    if cityscapes and "masks" not in detector.experiment.model.tasks:
-        raise InputError(f"{name} predicts no masks, but Cityscapes evaluates masks")
-    official = CityscapesEvaluator(source, cityscapes) if cityscapes else None
+    official = _open_cityscapes(detector, name, source, cityscapes) if cityscapes else None
     pictures = detector.experiment.evaluation.pictures if pictures is None else pictures
     save = partial(write_results, epath.Path(out)) if out else None
     evaluation = evaluate_split(
@@ -131,6 +129,13 @@ def evaluate(
     if out:
         write_pictures(epath.Path(out), f"Evaluation of {name}", evaluation, color_by)
     return evaluation
+
+
+def _open_cityscapes(detector: Detector, name: Any, source: DatasetSplit, root: Any) -> CityscapesEvaluator:
+    """Opens the files of Cityscapes' official metrics; InputError if the detector predicts no masks."""
+    if "masks" not in detector.experiment.model.tasks:
+        raise InputError(f"{name} predicts no masks, but Cityscapes evaluates masks")
+    return CityscapesEvaluator(source, root)
 
 
 def _open(detector: Detector, name: Any, dataset: Any, split: str | None) -> DatasetSplit:
