@@ -25,6 +25,7 @@ from benchmarks._program import RESULTS, check, processor, rounded, versions, wr
 from benchmarks.model._synthetic import standalone
 from mrcnn_jax import presets
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.inference.predict import predict_files
 from mrcnn_jax.models.systems import init_variables, make_model
@@ -65,9 +66,17 @@ def make_detector(name: str) -> Detector:
     return Detector(experiment, info, init_variables(make_model(experiment.model), jax.random.key(0)))
 
 
+def photo_folder() -> Path:
+    """Returns the folder of the photos, or raises InputError."""
+    folder = os.environ.get("MRCNN_TEST_DATA")
+    if not folder:
+        raise InputError("MRCNN_TEST_DATA is not set: it must name a folder with photos in coco_instances/")
+    return Path(folder, "coco_instances")
+
+
 def write_photos(folder: Path, sizes: list[tuple[int, int] | int]) -> list[Path]:
     """Writes photos enlarged by factors, or to heights and widths; returns their paths."""
-    photos = sorted(Path(os.environ["MRCNN_TEST_DATA"], "coco_instances").glob("*/*.jpg"))
+    photos = sorted(photo_folder().glob("*/*.jpg"))
     for index, (photo, size) in enumerate(zip(photos, sizes, strict=False)):
         image = cv2.imread(str(photo))
         height, width = (image.shape[0] * size, image.shape[1] * size) if isinstance(size, int) else size
@@ -121,6 +130,7 @@ def _status(name: str) -> int:
 def run(options: Options) -> list[Path]:
     """Runs the benchmark; returns the files written."""
     check(options, photos=1, batch_size=1, rounds=1)
+    photo_folder()
     enable_compilation_cache()
     result = json.loads(options.out.read_text()) if options.out.exists() else {"models": {}, "memory": {}}
     result |= {
