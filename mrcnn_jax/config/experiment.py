@@ -26,6 +26,6 @@ class Experiment:
                 "data.padding_divisor must be 0 or a multiple of 32 with model.backbone.features fpn, not "
                 f"{divisor}")
         model, augmented = self.model, self.evaluation.tta_flip or bool(self.evaluation.tta_scales)
-        require(not augmented or (model.system == "mask_rcnn" and bool(model.tasks)),
-                "evaluation.tta_flip and evaluation.tta_scales need Mask R-CNN or Faster R-CNN: other "
-                "systems and a region proposal network alone (no model.tasks) have no test-time augmentation")
+        require(not augmented or bool(model.tasks),
+                "evaluation.tta_flip and evaluation.tta_scales need model.tasks: a region proposal network "
+                "alone has no test-time augmentation")

@@ -2,6 +2,7 @@
 
 As in Detectron, boxes of all views are united before non-maximum suppression. Masks and keypoints of the
 boxes that are left are then computed in every view and averaged: masks as probabilities, keypoints as logits.
+Where masks are voted on, as in FCIS and MNC, the instances of all views vote instead.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ import numpy as np
 from mrcnn_jax.config import DataConfig, Experiment
 from mrcnn_jax.config.evaluation import MAX_SCALES
 from mrcnn_jax.inference.program import compiled
-from mrcnn_jax.models.detection import suppress
+from mrcnn_jax.models.detection import Candidates
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.models.two_stage import Images, Pyramid
+from mrcnn_jax.models.two_stage import Images, Pyramid, TwoStage
 from mrcnn_jax.structures import Predictions
 from mrcnn_jax.typing import Array, Bool, Float, Int
 
@@ -54,6 +55,7 @@ class AugmentedModel:
 
     Two programs are compiled for each padded size, one for boxes and one for masks and keypoints, and one to
     merge the boxes. The feature maps of all views stay on the device until masks and keypoints are computed.
+    With voted masks the program that merges boxes is the last.
 
     Args:
         experiment: of the detector.
@@ -93,6 +95,8 @@ class AugmentedModel:
                 views.append((pyramid, view))
                 found.append(candidates)
         merged, total = self._merge({}, found), None
+        if merged.masks is not None:  # voted on
+            return merged
         for number in range(len(views)):
             (pyramid, view), views[number] = views[number], None  # frees the feature maps
             maps = self._branches(variables, pyramid, merged.boxes, merged.classes, *view, pairs)
@@ -102,10 +106,10 @@ class AugmentedModel:
 
 
 def find_candidates(
-    model: MaskRCNN, images: Images, sizes: Int[Array, "B 2"], frame: Int[Array, "B 2"],
+    model: TwoStage, images: Images, sizes: Int[Array, "B 2"], frame: Int[Array, "B 2"],
     mirror: Bool[Array, "B"],
-) -> tuple[Predictions, Pyramid]:  # fmt: skip
-    """Computes the boxes of a view before NMS, in pixels of ``frame``, and its feature maps.
+) -> tuple[Candidates, Pyramid | None]:  # fmt: skip
+    """Computes the candidates of a view, in pixels of ``frame``, and the feature maps that branches read.
 
     Args:
         model: bound to its variables.
@@ -116,19 +120,23 @@ def find_candidates(
     """
     images = jax.vmap(_mirror_columns)(images, sizes, mirror)
     pyramid = model.pyramid(images, sizes)
-    found = model.candidates(pyramid, model.find_proposals(pyramid, images, sizes), sizes)
+    found, voters = model.candidates(pyramid, model.find_proposals(pyramid, images, sizes), sizes)
 
     def to_frame(boxes, size, target, mirrored):
         boxes = _rescale(_mirror_boxes(boxes, size, mirrored), size, target)
         return jnp.clip(boxes, 0, _sides(target))
 
-    return replace(found, boxes=jax.vmap(to_frame)(found.boxes, sizes, frame, mirror)), pyramid
+    found = replace(found, boxes=jax.vmap(to_frame)(found.boxes, sizes, frame, mirror))
+    if voters is None:
+        return Candidates(found), pyramid
+    boxes = jax.vmap(to_frame)(voters.boxes, sizes, frame, mirror)
+    masks = jax.vmap(_mirror_maps)(voters.masks, mirror)
+    return Candidates(found, voters._replace(boxes=boxes, masks=masks)), None
 
 
-def merge_candidates(model: MaskRCNN, found: Sequence[Predictions]) -> Predictions:
-    """Selects the best boxes among those of all views."""
-    united = jax.tree.map(lambda *fields: jnp.concatenate(fields, axis=1), *found)
-    return suppress(united, model.config.box)
+def merge_candidates(model: TwoStage, found: Sequence[Candidates]) -> Predictions:
+    """Selects the detections among the candidates of all views."""
+    return model.select(jax.tree.map(lambda *fields: jnp.concatenate(fields, axis=1), *found))
 
 
 def compute_branches(
@@ -150,12 +158,8 @@ def compute_branches(
         return _mirror_boxes(_rescale(boxes, target, size), size, mirrored)
 
     masks, keypoints = model.branches(pyramid, jax.vmap(to_view)(boxes, sizes, frame, mirror), classes)
-
-    def restore(maps, mirrored):
-        return jnp.where(mirrored, maps[..., ::-1], maps)
-
     if masks is not None:
-        masks = jax.vmap(restore)(masks, mirror)
+        masks = jax.vmap(_mirror_maps)(masks, mirror)
     if keypoints is not None:
         swapped = jax.vmap(lambda maps, order: maps[:, order])(keypoints, pairs)
         keypoints = jax.vmap(lambda mirrored, own, other: jnp.where(mirrored, other[..., ::-1], own))(
@@ -174,6 +178,10 @@ def _mirror_boxes(boxes, size, mirror):
     left, top, right, bottom = boxes.T
     width = size[1].astype(boxes.dtype)
     return jnp.where(mirror, jnp.stack([width - right, top, width - left, bottom], axis=1), boxes)
+
+
+def _mirror_maps(maps, mirror):
+    return jnp.where(mirror, maps[..., ::-1], maps)
 
 
 def _rescale(boxes, size, target):

@@ -1,6 +1,7 @@
 """Selection of detections from the outputs of the box head (section 3.1, inference)."""
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,21 @@ from mrcnn_jax import ops
 from mrcnn_jax.config import BoxHeadConfig, ModelConfig
 from mrcnn_jax.structures import Predictions, Proposals
 from mrcnn_jax.typing import Array, Float, Int
+
+
+class Voters(NamedTuple):
+    """Instances of each image that vote on the masks of similar detections."""
+
+    boxes: Float[Array, "B N 4"]  # clipped to the image
+    scores: Float[Array, "B N K"]  # of each class; 0 for instances that do not exist
+    masks: Float[Array, "B N M M"]  # probabilities inside each box
+
+
+class Candidates(NamedTuple):
+    """Detections of each image before NMS; those of several views of it are united by concatenation."""
+
+    found: Predictions  # without masks and keypoints
+    voters: Voters | None = None  # of systems whose masks are voted on
 
 
 def select_detections(
@@ -76,16 +92,22 @@ def suppress(candidates: Predictions, config: BoxHeadConfig) -> Predictions:
     return jax.vmap(partial(_survivors, config=config))(candidates)
 
 
+def voting_candidates(voters: Voters, config: BoxHeadConfig) -> Candidates:
+    """Selects what NMS is to see, as ``select_candidates``, among instances whose boxes are their RoIs."""
+
+    def image(boxes, scores):
+        return _best_pairs(scores, lambda roi, classes: boxes[roi], config)
+
+    return Candidates(jax.vmap(image)(voters.boxes, voters.scores), voters)
+
+
 def vote_detections(
-    boxes: Float[Array, "B N 4"], scores: Float[Array, "B N K"], masks: Float[Array, "B N M M"],
-    config: ModelConfig, similar_iou: float, binarize: bool,
-) -> Predictions:  # fmt: skip
-    """Selects the best of all instances of each image by NMS; the others vote on their masks.
+    candidates: Candidates, config: ModelConfig, similar_iou: float, binarize: bool
+) -> Predictions:
+    """Selects the best candidates of each image by NMS; all instances like them vote on their masks.
 
     Args:
-        boxes: of all instances, clipped to the image.
-        scores: of the K classes; 0 for instances that do not exist.
-        masks: probabilities inside each box.
+        candidates: with voters.
         config: thresholds and numbers (``box`` and ``mask``).
         similar_iou: minimum IoU of the instances that vote.
         binarize: see ``ops.vote_masks``.
@@ -94,17 +116,17 @@ def vote_detections(
         Detections with masks, best first; the boxes are those of the masks.
     """
 
-    def image(boxes, scores, masks):
-        found = _survivors(_best_pairs(scores, lambda roi, classes: boxes[roi], config.box), config.box)
+    def image(candidates, voters):
+        found = _survivors(candidates, config.box)
         tight, voted = ops.vote_masks(
-            found.boxes, found.classes, found.valid, boxes, masks, scores, similar_iou,
+            found.boxes, found.classes, found.valid, voters.boxes, voters.masks, voters.scores, similar_iou,
             config.mask.threshold, binarize,
         )  # fmt: skip
         valid = found.valid & ops.is_nonempty(tight)
         scores, classes = jnp.where(valid, found.scores, 0), jnp.where(valid, found.classes, 0)
         return Predictions(boxes=tight, scores=scores, classes=classes, valid=valid, masks=voted)
 
-    return jax.vmap(image)(boxes, scores, masks)
+    return jax.vmap(image)(*candidates)
 
 
 def _best_pairs(scores, boxes_of, config):

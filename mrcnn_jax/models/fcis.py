@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mrcnn_jax import ops
 from mrcnn_jax.config import FCISConfig
 from mrcnn_jax.config.model import STRIDES
-from mrcnn_jax.models.detection import vote_detections
+from mrcnn_jax.models.detection import Candidates, Voters, vote_detections, voting_candidates
 from mrcnn_jax.models.heads import select_class_masks
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.rpn import NORMAL
@@ -91,8 +91,8 @@ class FCIS(TwoStage):
         """Computes the maps from which all RoIs are pooled."""
         return self.maps(pyramid[-1])
 
-    def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
-        """Pools the proposals, then the boxes regressed from them; the instances of all passes vote."""
+    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Candidates:
+        """Pools the proposals, then the boxes regressed from them; the instances of all passes are voters."""
         config, maps = self.config, self.score_maps(pyramid)
         boxes, passes = proposals.boxes, []
         for _ in range(config.fcis.passes):
@@ -102,9 +102,13 @@ class FCIS(TwoStage):
             passes.append((boxes, scores, nn.sigmoid(select_class_masks(found.mask_logits, best))))
             boxes = ops.decode(found.deltas, boxes, config.box.delta_weights, config.max_box_scale)
             boxes = jax.vmap(lambda boxes, size: ops.clip(boxes, size[0], size[1]))(boxes, sizes)
-        boxes, scores, masks = (jnp.concatenate(parts, axis=1) for parts in zip(*passes, strict=True))
-        voting = config.fcis.voting_iou, config.fcis.binarize_votes
-        return vote_detections(boxes, scores, masks, config, *voting)
+        parts = (jnp.concatenate(parts, axis=1) for parts in zip(*passes, strict=True))
+        return voting_candidates(Voters(*parts), config.box)
+
+    def select(self, candidates: Candidates) -> Predictions:
+        """Selects detections, whose masks are voted on."""
+        config = self.config
+        return vote_detections(candidates, config, config.fcis.voting_iou, config.fcis.binarize_votes)
 
     def instances(self, maps: ScoreMaps, boxes: Float[Array, "B N 4"]) -> Instances:
         """Predicts class, mask and deltas of what lies in each box; boxes get no gradient."""

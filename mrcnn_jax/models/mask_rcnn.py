@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mrcnn_jax import ops
 from mrcnn_jax.config import RoIPooling
 from mrcnn_jax.config.model import ROI_LEVELS, STRIDES
-from mrcnn_jax.models.detection import select_candidates, suppress
+from mrcnn_jax.models.detection import Candidates, select_candidates, suppress
 from mrcnn_jax.models.fpn import FPN
 from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, select_class_masks
 from mrcnn_jax.models.resnet import Res5
@@ -50,15 +50,20 @@ class MaskRCNN(TwoStage):
 
     def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
         """Detects boxes first, then masks and keypoints of the detected boxes (section 3.1, inference)."""
-        found = suppress(self.candidates(pyramid, proposals, sizes), self.config.box)
+        found = self.select(self.candidates(pyramid, proposals, sizes))
         masks, keypoints = self.branches(pyramid, found.boxes, found.classes)
         return replace(found, masks=masks, keypoints=keypoints)
 
-    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
+    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Candidates:
         """Computes boxes with classes and scores, before NMS."""
         config = self.config
         logits, deltas = self.classify(self.roi_features(pyramid, proposals.boxes, config.pool_of("box")))
-        return select_candidates(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
+        found = select_candidates(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
+        return Candidates(found)
+
+    def select(self, candidates: Candidates) -> Predictions:
+        """Selects detections, without masks and keypoints."""
+        return suppress(candidates.found, self.config.box)
 
     def branches(
         self, pyramid: Pyramid, boxes: Float[Array, "B D 4"], classes: Int[Array, "B D"]

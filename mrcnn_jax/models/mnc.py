@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config.model import STRIDES
-from mrcnn_jax.models.detection import vote_detections
+from mrcnn_jax.models.detection import Candidates, Voters, vote_detections, voting_candidates
 from mrcnn_jax.models.heads import MaskHead, dense
 from mrcnn_jax.models.resnet import Res5
 from mrcnn_jax.models.two_stage import Pyramid, TwoStage, Valid, per_roi
@@ -71,9 +71,8 @@ class MNC(TwoStage):
         """Largest gradient from proposals to the RPN's deltas, 0 for any."""
         return self.config.mnc.gradient_clip
 
-    def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
-        """Applies stages 2 to 5; the instances of both passes vote on the masks of the best."""
-        config = self.config
+    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Candidates:
+        """Applies stages 2 to 5; the instances of both passes are voters."""
         first = self.instances(pyramid, proposals.boxes)
         boxes = self.regress(proposals.boxes, first, sizes)
         second = self.instances(pyramid, boxes)
@@ -84,8 +83,12 @@ class MNC(TwoStage):
         )
         valid = jnp.tile(proposals.valid, (1, 2))[..., None]
         scores = jnp.where(valid, nn.softmax(logits)[..., :-1], 0)
-        voting = config.mnc.voting_iou, config.mnc.binarize_votes
-        return vote_detections(boxes, scores, nn.sigmoid(masks), config, *voting)
+        return voting_candidates(Voters(boxes, scores, nn.sigmoid(masks)), self.config.box)
+
+    def select(self, candidates: Candidates) -> Predictions:
+        """Selects detections, whose masks are voted on."""
+        config = self.config
+        return vote_detections(candidates, config, config.mnc.voting_iou, config.mnc.binarize_votes)
 
     def instances(
         self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], valid: Valid = None, train: bool = False

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.models.detection import Candidates
 from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.models.rpn import RPNHead, anchor_layout, select_proposals
 from mrcnn_jax.ops.checks import check_shape
@@ -73,6 +74,14 @@ class TwoStage(nn.Module):
 
     def detect(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Predictions:
         """Applies the second stage to the proposals."""
+        return self.select(self.candidates(pyramid, proposals, sizes))
+
+    def candidates(self, pyramid: Pyramid, proposals: Proposals, sizes: Int[Array, "B 2"]) -> Candidates:
+        """Computes what the second stage detects, before NMS."""
+        raise NotImplementedError
+
+    def select(self, candidates: Candidates) -> Predictions:
+        """Selects detections among the candidates, of one view of each image or of several."""
         raise NotImplementedError
 
     def pyramid(self, images: Images, sizes: Int[Array, "B 2"], train: bool = False) -> Pyramid:

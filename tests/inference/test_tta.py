@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 import tiny
+from variants import VARIANTS
 
 from mrcnn_jax.config import DataConfig, EvaluationConfig, Experiment, KeypointHeadConfig, RPNConfig
 from mrcnn_jax.data import shapes
@@ -17,6 +19,8 @@ from mrcnn_jax.inference.tta import (
     ScaledBatch,
     scaled_configs,
 )
+from mrcnn_jax.models.detection import Candidates
+from mrcnn_jax.structures import DatasetInfo
 
 SCALES, PAIRS = (64, 32), list(shapes.INFO.keypoint_flip)
 
@@ -80,7 +84,8 @@ def test_merged_views_equal_views_that_are_merged_in_numpy(detector, image):
         for mirrored in (images, images.copy()):
             if mirrored is not images:  # by hand: the program sees an upright image
                 mirrored[:, : size[0], : size[1]] = images[:, : size[0], : size[1]][:, :, ::-1]
-            found, pyramid = model._candidates(detector.variables, mirrored, size[None], size[None], upright)
+            view = size[None], size[None], upright
+            (found, _), pyramid = model._candidates(detector.variables, mirrored, *view)
             valid = np.asarray(found.valid[0])
             own = np.asarray(found.boxes[0], np.float64)[valid]
             own = own if mirrored is images else flat(own, size[1])
@@ -108,6 +113,37 @@ def test_merged_views_equal_views_that_are_merged_in_numpy(detector, image):
     for found, each in zip((merged.masks, merged.keypoints), zip(*maps, strict=True), strict=True):
         assert np.ptp(each, axis=0).max() > 1e-3  # views differ
         np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_instances_of_all_views_vote_on_masks(image):
+    """FCIS at another scale than the plain one, and mirrored: the views are mirrored back in NumPy."""
+    config = replace(VARIANTS["FCIS"], num_classes=tiny.CLASSES)
+    config = replace(config, box=replace(config.box, score_threshold=0.0, max_candidates=40))
+    info = DatasetInfo("three", (1, 2, 3), ("a", "b", "c"))
+    detector = Detector(tiny.experiment(config), info, tiny.variables(config))
+    model = augmented(detector, tta_scales=(32,), tta_flip=True)
+    frame, ((images, (size,)),) = batches(detector, image, (32,))
+    merged = model(detector.variables, frame, [ScaledBatch(images, size[None])]).image(0)
+    mirror, views, scale = images.copy(), [], np.float32(np.tile(frame[0] / size, 2)[[1, 0, 3, 2]])
+    mirror[:, : size[0], : size[1]] = images[:, : size[0], : size[1]][:, :, ::-1]
+    for seen in (images, mirror):
+        view = size[None], size[None], np.array([False])
+        (found, voters), maps = jax.device_get(model._candidates(detector.variables, seen, *view))
+        assert maps is None  # nothing else is read from them
+        boxes, masks = [found.boxes[0], voters.boxes[0]], voters.masks
+        if seen is mirror:
+            boxes, masks = [flat(each, size[1]) for each in boxes], masks[..., ::-1]
+        found_boxes, voter_boxes = [each[None] * scale for each in boxes]
+        voters = voters._replace(boxes=voter_boxes, masks=masks)
+        views.append(Candidates(found.replace(boxes=found_boxes), voters))
+    expected = model._merge({}, views).image(0)
+    for found, _ in views:
+        assert np.isin(merged.scores, found.scores).any()
+    assert expected.valid.all()
+    np.testing.assert_array_equal(merged.scores, expected.scores)
+    np.testing.assert_array_equal(merged.classes, expected.classes)
+    np.testing.assert_allclose(merged.boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(merged.masks, expected.masks, atol=1e-3)
 
 
 def test_one_view_is_the_plain_result(detector, image):
@@ -189,5 +225,5 @@ def test_impossible_scales_are_refused(settings, message):
 
 def test_a_proposal_network_alone_is_refused():
     model = replace(tiny.model_config(), tasks=(), rpn=RPNConfig())
-    with pytest.raises(InputError, match="a region proposal network alone .* have no test-time augmentation"):
+    with pytest.raises(InputError, match="a region proposal network alone has no test-time augmentation"):
         Experiment(model=model, evaluation=EvaluationConfig(tta_flip=True))

@@ -9,7 +9,7 @@ import pytest
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import BoxHeadConfig, MaskHeadConfig, ModelConfig
-from mrcnn_jax.models.detection import select_detections, vote_detections
+from mrcnn_jax.models.detection import Voters, select_detections, vote_detections, voting_candidates
 from mrcnn_jax.models.rpn import select_proposals
 from mrcnn_jax.structures import Proposals
 
@@ -226,9 +226,9 @@ def test_detections_have_the_masks_and_boxes_that_similar_instances_vote_for():
     masks = np.ones((2, 4, 4, 4), np.float32)
     box = BoxHeadConfig(score_threshold=0.05, nms_iou=0.3, max_detections=5)
     config = ModelConfig(num_classes=2, box=box, mask=MaskHeadConfig(threshold=0.2))
-    found = jax.jit(partial(vote_detections, config=config, similar_iou=0.5, binarize=False))(
-        boxes, scores, masks
-    )
+    candidates = voting_candidates(Voters(*map(jnp.asarray, (boxes, scores, masks))), box)
+    vote = partial(vote_detections, config=config, similar_iou=0.5, binarize=False)
+    found = jax.jit(vote)(candidates)
     np.testing.assert_array_equal(found.valid, [[True] * 3 + [False] * 2, [False] * 5])
     np.testing.assert_array_equal(found.classes[0, :3], [0, 1, 0])
     np.testing.assert_array_equal(found.scores[0, :3], np.float32([0.9, 0.8, 0.1]))
