@@ -17,6 +17,7 @@ SETTINGS = (
     "evaluation.picture_score", "evaluation.tta_scales", "evaluation.tta_flip", "train.dtype",
     "model.channel_order", "model.pixel_mean", "model.pixel_std", "model.max_box_scale",
     "model.fcis.pooling", "model.fcis.passes", "model.fcis.voting_iou", "model.fcis.binarize_votes",
+    "model.mnc.voting_iou", "model.mnc.binarize_votes",
     "model.pool.operation", "model.pool.sampling_ratio", "model.roi.canonical_size",
     "model.roi.canonical_level", "model.conventions.resize", "model.conventions.size_rounding",
     "model.conventions.anchor_rounding", "model.conventions.anchor_offset",
