@@ -69,8 +69,8 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def heading(table: Table) -> str:
     """Returns the number and title of a table."""
-    number = "" if table.key == "agnostic" else f"Table {table.key.removeprefix('table')}: "
-    return f"{number}{table.title}"
+    is_numbered = table.key.startswith("table")
+    return f"Table {table.key.removeprefix('table')}: {table.title}" if is_numbered else table.title
 
 
 def plot_file(table: Table, scale: Scale, folder: Path = TABLES_FOLDER) -> Path:

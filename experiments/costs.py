@@ -82,7 +82,7 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
 def run(options: Options, console: Console) -> int:
     """Compiles the systems without a row; returns how many programs were refused."""
     check(options, effort=-1)
-    systems = {name: system for name, system in all_systems().items() if not system.evaluates}
+    systems = {name: system for name, system in all_systems(of_paper=True).items() if not system.evaluates}
     if unknown := set(options.systems) - systems.keys():
         raise InputError(f"--systems has {', '.join(sorted(unknown))}; choose from {', '.join(systems)}")
     refused, names = 0, options.systems or tuple(systems)

@@ -1,4 +1,5 @@
-"""Tables 1 to 9 of the paper, from paper.json: rows with the systems that stand for them, and comparisons."""
+"""Tables 1 to 9 of the paper and related differences, from paper.json: rows with the systems that stand for
+them, and comparisons."""
 
 import json
 from collections.abc import Mapping
@@ -41,9 +42,11 @@ class Table:
     split: str
     """Images that the paper's figures are for."""
     verified: bool
-    """Returns whether the figures were checked against a copy of the paper."""
+    """Figures were checked against a copy of the paper."""
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    source: str = ""
+    """Publications that the figures are from, if it is not the paper."""
 
     def systems(self) -> dict[str, System]:
         """Returns the systems of the rows that can be trained, by row name."""
@@ -70,11 +73,16 @@ def load_tables(path: Path = PAPER) -> dict[str, Table]:
 TABLES = load_tables()
 
 
-def all_systems() -> dict[str, System]:
-    """Returns every system of the tables by name, each after its prerequisites."""
+def all_systems(of_paper: bool = False) -> dict[str, System]:
+    """Returns every system of the tables by name, each after its prerequisites.
+
+    Args:
+        of_paper: only those of the paper's own tables.
+    """
     return {
         each.name: each
         for table in TABLES.values()
+        if not (of_paper and table.source)
         for system in table.systems().values()
         for each in (*system.prerequisites(), system)
     }

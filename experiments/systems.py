@@ -76,6 +76,11 @@ def person(name: str, *tasks: str) -> System:
     return System(f"person_{name}", RPN_PERSON.base, {"model.tasks": tasks}, RPN_PERSON)
 
 
+def rival(name: str, base: str, changes: Mapping[str, Any] | None = None) -> System:
+    """Returns FCIS or MNC, which train their RPN with everything else."""
+    return System(name, base, changes or {}, backbone_from=RPN_R101_C4)
+
+
 def with_tta(system: System) -> System:
     """Returns a system as it is evaluated with test-time augmentation."""
     changes = dict(system.changes) | TTA
@@ -92,11 +97,7 @@ RPN_PERSON = rpn_of("rpn_person", "keypoint_rcnn_r50_fpn")
 RPN_CITY = rpn_of("rpn_cityscapes", "mask_rcnn_r50_fpn_cityscapes")
 R50_FPN = detector("r50_fpn", RPN_R50)
 
-OTHERS = (  # table 1
-    System("mnc_r101_c4", "mnc_r101_c4", backbone_from=RPN_R101_C4),
-    System("fcis_r101", "fcis_r101", backbone_from=RPN_R101_C4),
-    System("fcis_plus_r101", "fcis_plus_r101", backbone_from=RPN_R101_C4),
-)
+OTHERS = tuple(rival(name, name) for name in ("mnc_r101_c4", "fcis_r101", "fcis_plus_r101"))  # table 1
 BACKBONES = (  # tables 1 and 2a
     detector("r50_c4", RPN_R50_C4),
     detector("r101_c4", RPN_R101_C4, DEEPER),
@@ -145,7 +146,14 @@ ENHANCED_KEYPOINTS = tuple(  # table 9
     System(f"keypoints_{name}", "keypoint_rcnn_r50_fpn", LONGER | backbone)
     for name, backbone in (("r50", {}), ("r101", DEEPER), ("x101", RESNEXT))
 )
-_TRAINED = (*OTHERS, *BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS)
+RELATED = (
+    rival("fcis_r101_random", "fcis_r101", {"model.fcis.sampling": "random"}),
+    rival("fcis_r101_separate", "fcis_r101", {"model.fcis.joint_maps": False}),
+    rival("fcis_r101_k1", "fcis_r101", {"model.fcis.groups": 1}),
+    rival("mnc_r101_c4_3stages", "mnc_r101_c4", {"model.mnc.training_stages": 3}),
+)
+_TRAINED = (*OTHERS, *BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS,
+            *RELATED)  # fmt: skip
 _ALL = (*_TRAINED, with_tta(ENHANCED[-1]), with_tta(ENHANCED_KEYPOINTS[-1]))
 SYSTEMS = {system.name: system for system in _ALL}
 """Systems of rows, by name; the RPNs that they need are not among them."""

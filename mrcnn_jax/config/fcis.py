@@ -29,6 +29,9 @@ class FCISConfig:
     pooling: Literal["ps_roi_pool", "ps_roi_align"] = "ps_roi_pool"
     """Position-sensitive RoI operation: ps_roi_pool averages whole cells of rounded RoIs (FCIS); ps_roi_align
     averages bilinear samples, as many as model.pool.sampling_ratio says."""
+    joint_maps: bool = True
+    """Class scores and masks from the same maps: their maximum and their softmax. Otherwise the first of each
+    pair of maps is for class scores alone, the second for masks alone."""
     sampling: Literal["hard", "random"] = "hard"
     """RoIs that are trained on: the model.roi.samples_per_image of greatest loss among all (online hard
     example mining), or as many drawn at random."""

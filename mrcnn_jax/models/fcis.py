@@ -114,8 +114,10 @@ class FCIS(TwoStage):
         """Predicts class, mask and deltas of what lies in each box; boxes get no gradient."""
         classes, deltas = (self._pool(scores, boxes).astype(jnp.float32) for scores in maps)
         pairs = classes.reshape(*classes.shape[:-1], -1, 2)
-        logits = pairs.max(axis=-1).mean(axis=(2, 3))
-        return Instances(logits, pairs[..., 1] - pairs[..., 0], deltas.mean(axis=(2, 3)))
+        first, second = pairs[..., 0], pairs[..., 1]
+        if self.config.fcis.joint_maps:
+            first, second = jnp.maximum(first, second), second - first
+        return Instances(first.mean(axis=(2, 3)), second, deltas.mean(axis=(2, 3)))
 
     def _pool(self, maps, boxes):
         config, (batch, number, _) = self.config, boxes.shape

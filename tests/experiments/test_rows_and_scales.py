@@ -36,7 +36,7 @@ def test_figures_are_those_of_the_paper():
         for key, table in TABLES.items()
     }
     assert figures == printed and list(figures) == list(printed)
-    assert [key for key, table in TABLES.items() if not table.verified] == ["table8", "table9"]
+    assert [key for key, table in TABLES.items() if not table.verified] == ["table8", "table9", "related"]
 
 
 def test_comparisons_are_of_trainable_rows_and_hold_in_the_paper():
@@ -99,7 +99,7 @@ def test_every_system_builds_and_its_proposer_has_the_layers_of_its_rpn(scale):
 
 def test_every_scale_has_valid_experiments_with_the_arrays_of_shapes():
     numbers = {scale: len(systems_at(scale)) for scale in SCALES}
-    assert numbers == {"paper": 44, "shapes": 41, "shapes-long": 41, "nuclei": 31, "coco-small": 41}
+    assert numbers == {"paper": 48, "shapes": 45, "shapes-long": 45, "nuclei": 35, "coco-small": 45}
     for scale in ("shapes-long", "nuclei", "coco-small"):
         for name in systems_at(scale):
             models = (experiment_of(SYSTEMS[name], SCALES[each]).model for each in (scale, "shapes"))

@@ -33,6 +33,10 @@ def test_instances_follow_their_definition():
     np.testing.assert_allclose(found.logits[0], pooled.max(axis=-1).mean(axis=(1, 2)), atol=1e-5)
     inside = np.exp(pooled[..., 1]) / np.exp(pooled).sum(axis=-1)
     np.testing.assert_allclose(nn.sigmoid(found.mask_logits[0]), inside, atol=1e-5)
+    separate = replace(CONFIG, fcis=replace(CONFIG.fcis, joint_maps=False))
+    apart = FCIS(separate).instances(ScoreMaps(jnp.asarray(classes), jnp.asarray(deltas)), jnp.asarray(boxes))
+    np.testing.assert_allclose(apart.logits[0], pooled[..., 0].mean(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(apart.mask_logits[0], pooled[..., 1], atol=1e-5)
     pooled = oracles.ps_roi_pool(deltas[0], boxes[0], (6, 6), 1 / 16)
     np.testing.assert_allclose(found.deltas[0], pooled.mean(axis=(1, 2)), atol=1e-5)
 
