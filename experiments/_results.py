@@ -19,7 +19,7 @@ TABLES_FOLDER = RESULTS / "tables"
 COSTS = TABLES_FOLDER / "costs.json"
 """Costs of the systems at full size, by experiments.costs."""
 REMARKS = TABLES_FOLDER / "remarks.json"
-"""Explanations of results, by table and scale."""
+"""Explanations of results, by table and scale, and pictures of them, by table."""
 METRICS = {
     "segm": "mask", "bbox": "box", "keypoints": "keypoint",
     "cityscapes_val": "Cityscapes val", "cityscapes_test": "Cityscapes test",

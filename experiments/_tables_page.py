@@ -155,6 +155,8 @@ def _table(table: Table, folder: Path, remarks: Mapping[str, str]) -> Iterator[s
     for scale in scales:
         plot = plot_file(table, scale, folder).relative_to(page_path(folder).parent)
         yield f"![{heading(table)}: the paper and {scale.name}]({plot})"
+    if "pictures" in remarks:
+        yield remarks["pictures"]
 
 
 def page_path(folder: Path = TABLES_FOLDER) -> Path:

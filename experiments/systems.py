@@ -48,6 +48,7 @@ JITTER = {
 }  # fmt: skip
 
 TTA = {"evaluation.tta_scales": tuple(range(400, 1201, 100)), "evaluation.tta_flip": True}
+TTA_OF_FCIS = {"evaluation.tta_scales": (480, 576, 688, 864, 1200, 1400), "evaluation.tta_flip": True}
 
 
 def rpn_of(name: str, base: str, changes: Mapping[str, Any] | None = None) -> System:
@@ -81,9 +82,9 @@ def rival(name: str, base: str, changes: Mapping[str, Any] | None = None) -> Sys
     return System(name, base, changes or {}, backbone_from=RPN_R101_C4)
 
 
-def with_tta(system: System) -> System:
+def with_tta(system: System, views: Mapping[str, Any] = TTA) -> System:
     """Returns a system as it is evaluated with test-time augmentation."""
-    changes = dict(system.changes) | TTA
+    changes = dict(system.changes) | views
     return System(f"{system.name}_tta", system.base, changes, system.rpn, evaluates=system)
 
 
@@ -97,7 +98,9 @@ RPN_PERSON = rpn_of("rpn_person", "keypoint_rcnn_r50_fpn")
 RPN_CITY = rpn_of("rpn_cityscapes", "mask_rcnn_r50_fpn_cityscapes")
 R50_FPN = detector("r50_fpn", RPN_R50)
 
-OTHERS = tuple(rival(name, name) for name in ("mnc_r101_c4", "fcis_r101", "fcis_plus_r101"))  # table 1
+_, FCIS, _ = OTHERS = tuple(  # table 1
+    rival(name, name) for name in ("mnc_r101_c4", "fcis_r101", "fcis_plus_r101")
+)
 BACKBONES = (  # tables 1 and 2a
     detector("r50_c4", RPN_R50_C4),
     detector("r101_c4", RPN_R101_C4, DEEPER),
@@ -154,6 +157,6 @@ RELATED = (
 )
 _TRAINED = (*OTHERS, *BACKBONES, *ABLATIONS, *PERSONS, *CITYSCAPES, *ENHANCED, *ENHANCED_KEYPOINTS,
             *RELATED)  # fmt: skip
-_ALL = (*_TRAINED, with_tta(ENHANCED[-1]), with_tta(ENHANCED_KEYPOINTS[-1]))
+_ALL = (*_TRAINED, with_tta(ENHANCED[-1]), with_tta(ENHANCED_KEYPOINTS[-1]), with_tta(FCIS, TTA_OF_FCIS))
 SYSTEMS = {system.name: system for system in _ALL}
 """Systems of rows, by name; the RPNs that they need are not among them."""
