@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ give them. The run is kept in runs/<name of DIR>_tuned unless --directory names 
 NAME is that of published weights (`{PROGRAM} zoo`), an address or hf://owner/name, to be fine-tuned likewise.
 DIR may also be that of a run: an unfinished one is continued, as by repeating its command. With another
 --data.dataset or --directory, its weights are fine-tuned.
-A backbone without a detector is passed to an experiment with --train.init-from DIR.
+A backbone without a detector gets that of finetune; --train.init-from DIR passes it to another experiment.
 
 `{PROGRAM} train EXPERIMENT --help` shows the options that are needed first, --help-all every field."""
 
@@ -73,7 +74,8 @@ def main(arguments: list[str]) -> int:
     if not name:
         raise InputError(f"the experiment has an empty name: `{PROGRAM} train --help` lists them")
     given = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-    options, adapts = _resolve(name, words, given)
+    origin = _origin(words) if name == "finetune" and not _HELP & set(words) else None
+    options, adapts = _resolve(origin or name, words, given, begins=bool(origin))
 
     from mrcnn_jax import distributed
     from mrcnn_jax.data.dataset import is_prepared
@@ -95,20 +97,37 @@ def main(arguments: list[str]) -> int:
     return OK
 
 
-def _resolve(name: str, words: Sequence[str], given: Set[str]) -> tuple[Options, bool]:
+def _origin(words: Sequence[str]) -> str:
+    """Returns the weights that `mrcnn train finetune` names; InputError without any."""
+    for word, following in pairwise([*words, ""]):
+        option, _, value = word.partition("=")
+        if option.replace("_", "-") == "--train.init-from" and (given := value or following):
+            return f"./{given}" if given in presets.PRESETS else given  # a directory of that name
+    raise InputError(f"finetune starts from trained weights: `{PROGRAM} train finetune --train.init-from "
+                     f"NAME|DIR --data.dataset DIR`; `{PROGRAM} zoo` lists names")
+
+
+def _resolve(
+    name: str, words: Sequence[str], given: Set[str], begins: bool = False
+) -> tuple[Options, bool]:
     """Returns the options of the run, and whether they are yet to be adapted to the data set.
 
-    A run that is continued, or repeated by the command that began to fine-tune, keeps its settings.
+    A run that is continued, or repeated by the command that began to fine-tune, keeps its settings. With
+    ``begins`` the run of that name is not continued, but its weights are fine-tuned.
     """
     if _HELP & set(words) and _is_elsewhere(name):
         others = f"the defaults here are those of {Experiment().name}"
         print(f"{name} has settings of its own, but nothing is downloaded for a help: {others}.\n")
         return _parse(name, words, Options(Experiment(), "runs/NAME_tuned"), given), True
-    stored = None if name in presets.PRESETS else presets.stored_run(name)
+    stored = None if name in presets.PRESETS or begins else presets.stored_run(name)
     if stored:
         options = _parse(name, words, Options(stored, name), given)
         if _same(options.directory, name) and _same(options.experiment.data.dataset, stored.data.dataset):
             return options, False
+    if begins:
+        from mrcnn_jax.inference.detector import require_weights
+
+        require_weights(name)
     experiment, run_name = presets.resolve(name)
     options = _parse(name, words, Options(experiment, str(Path("runs") / run_name)), given)
     if name in presets.PRESETS:

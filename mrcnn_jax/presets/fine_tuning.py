@@ -1,7 +1,8 @@
 """Defaults for fine-tuning on a data set of one's own, from its number of images and the machine.
 
 Trained weights come with the schedule they were trained with: COCO's, for weeks on a CPU. A few hundred to a
-few thousand images need 12 to 30 passes, as in the tutorials of torchvision, Detectron2 and MMDetection.
+few thousand images need 12 to 30 passes, as in the tutorials of torchvision, Detectron2 and MMDetection, and
+more augmentation. `mrcnn train finetune --train.init-from WEIGHTS` and `mrcnn train WEIGHTS` are the same.
 """
 
 import os
@@ -10,14 +11,19 @@ from dataclasses import replace
 
 import jax
 
-from mrcnn_jax.config import DataConfig, Experiment, TrainConfig
+from mrcnn_jax.config import AUGMENTATIONS, AugmentationConfig, DataConfig, Experiment, TrainConfig
+from mrcnn_jax.config.schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split
 
 MOST_EPOCHS, FEWEST_EPOCHS = 30, 12
 """Passes over the training images: up to 500 images the most, from 100,000 the fewest (COCO's usual 12)."""
 LEAST_STEPS = 300
 DECAYS = 0.7, 0.9
-"""Fractions of the steps after which the learning rate falls."""
+"""Fractions of the steps after which the learning rate falls, where the schedule is "step"."""
+LIGHTLY_AUGMENTED = 20_000
+"""Number of training images up to which the augmentation "light" takes the place of mirroring alone."""
+AVERAGED, LONGEST_AVERAGE = 1 / 20, 1_000
+"""Part of the steps, and their largest number, over which the parameters are averaged."""
 SHORT_EDGES_ON_CPU = {4: 320, 16: 480}
 """Shorter image edge in pixels up to a number of cores; otherwise the weights' own."""
 GIGABYTES_PER_MEGAPIXEL = 4.5
@@ -46,6 +52,9 @@ def adapt(experiment: Experiment, given: Set[str]) -> tuple[Experiment, str]:
         data = replace(data, **_image_sizes(data))
     if "data.threads" not in given:
         data = replace(data, threads=min(data.threads, max(2, os.cpu_count() or 1)))
+    augments = any(name == "augment" or name.startswith("data.augment.") for name in given)
+    if data.augment == AugmentationConfig() and images <= LIGHTLY_AUGMENTED and not augments:
+        data = replace(data, augment=AUGMENTATIONS["light"])
     megapixels = data.short_edge_test * data.long_edge / 1e6
     if "train.images_per_device" not in given:
         fits = (_memory() / 2 - GIGABYTES) / (GIGABYTES_PER_MEGAPIXEL * megapixels)
@@ -59,6 +68,9 @@ def adapt(experiment: Experiment, given: Set[str]) -> tuple[Experiment, str]:
     text = (
         f"Fine-tuning on {images:,} images of about {data.short_edge_test} x {data.long_edge} pixels: "
         f"{train.steps:,} steps of {batch} images, {passes:.1f} passes"
+        f"{', light augmentation' if data.augment == AUGMENTATIONS['light'] else ''}, "
+        f"{train.schedule} schedule"
+        f"{', the best evaluation is kept' if train.keep_best else ''}"
     )
     if jax.default_backend() == "cpu":
         seconds = train.steps * batch * megapixels * CORE_SECONDS_PER_MEGAPIXEL / (os.cpu_count() or 1)
@@ -75,13 +87,20 @@ def _schedule(images: int, validation: int, batch: int, train: TrainConfig, give
     """Returns the fields of the schedule; evaluations take about a tenth of the time."""
     steps = max(LEAST_STEPS, round(epochs(images) * images / batch))
     steps = train.steps if "train.steps" in given else steps
+    steps = with_epochs(replace(train, steps=steps), images, batch).steps
     every = max(steps // 5, 3 * validation // batch)
+    every = train.evaluate_every if "train.evaluate_every" in given else every if every < steps else 0
+    warmup = min(500, steps // 10)
     return {
         "steps": steps,
-        "warmup_steps": min(500, steps // 10),
+        "warmup_steps": warmup,
+        "freeze_backbone_steps": warmup,  # until the new layers no longer send it noise
+        "schedule": "step" if "train.decay_steps" in given else "cosine",
         "decay_steps": tuple(sorted({max(1, round(steps * fraction)) for fraction in DECAYS})),
+        "ema_decay": 1 - 1 / max(1, min(LONGEST_AVERAGE, round(AVERAGED * steps))),
         "checkpoint_every": max(50, steps // 10),
-        "evaluate_every": every if every < steps else 0,
+        "evaluate_every": every,
+        "keep_best": every > 0,
         "log_every": 5 if jax.default_backend() == "cpu" else 20,
     }
 

@@ -91,13 +91,13 @@ def stored_run(directory: str | os.PathLike) -> Experiment | None:
 
 def fine_tune(directory: str | os.PathLike) -> Experiment:
     """Returns the experiment of a directory, with its weights as the start and the classes left to the data
-    set.
+    set; that of the preset `finetune` for a backbone alone.
 
     Args:
         directory: imported weights, a training run, or another name of weights that ``load`` accepts.
 
     Raises:
-        InputError: the directory is not readable, or holds a backbone without any detector.
+        InputError: the directory is not readable.
     """
     from etils import epath
 
@@ -107,7 +107,7 @@ def fine_tune(directory: str | os.PathLike) -> Experiment:
     experiment = read_experiment(epath.Path(locate(directory)) / "experiment.json")
     model = experiment.model
     if not model.tasks and "rpn" not in read_weights(directory).variables["params"]:
-        raise InputError(f"{directory} holds a backbone without a detector: name an experiment that has this "
-                         f"backbone, and give --train.init-from {directory}")
+        experiment = get("finetune")
+        model = replace(experiment.model, backbone=model.backbone)
     model = replace(model, num_classes=0, keypoint=replace(model.keypoint, num_keypoints=0))
     return replace(experiment, model=model, train=replace(experiment.train, init_from=str(directory)))

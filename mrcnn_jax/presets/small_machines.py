@@ -1,8 +1,9 @@
-"""Experiments for small machines: narrow networks that train from scratch without an accelerator."""
+"""Experiments for small machines, narrow networks that train from scratch, and one that fine-tunes."""
 
 from dataclasses import replace
 
 from mrcnn_jax.config import (
+    AUGMENTATIONS,
     BackboneConfig,
     BoxHeadConfig,
     DataConfig,
@@ -78,6 +79,23 @@ def small() -> Experiment:
         mask_size=56, threads=2,
     )  # fmt: skip
     return Experiment(model=model, data=data, train=replace(SMALL_TRAIN, steps=600, decay_steps=(450, 550)))
+
+
+@preset
+def finetune() -> Experiment:
+    """Your own data from trained weights: a detector, or a backbone alone under a ResNet-FPN detector.
+
+    Steps, image sizes and augmentation fit the number of images and the machine (``presets.fine_tuning``).
+
+    mrcnn train finetune --train.init-from weights/resnet50 --data.dataset data/mine
+    """
+    train = TrainConfig(
+        optimizer="adamw", learning_rate=0.0016, weight_decay=0.01, clip_norm=5.0, layer_decay=0.7,
+        schedule="cosine", ema_decay=0.99,
+    )  # fmt: skip
+    model = ModelConfig(num_classes=0, keypoint=KeypointHeadConfig(num_keypoints=0))
+    data = DataConfig(dataset="data/mine", augment=AUGMENTATIONS["light"])
+    return Experiment(model=model, data=data, train=train)
 
 
 @preset

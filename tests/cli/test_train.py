@@ -1,12 +1,13 @@
 """Arguments of `mrcnn train`; tests/training has the training itself."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mrcnn_jax import presets
-from mrcnn_jax.config import AUGMENTATIONS
+from mrcnn_jax.config import AUGMENTATIONS, to_dict
 
 
 def test_unknown_experiments_are_rejected(rejected):
@@ -81,3 +82,29 @@ def test_help_downloads_nothing(mrcnn, monkeypatch, tmp_path, name, option):
     status, out, err = mrcnn("train", name, option)
     assert (status, err) == (0, "") and "nothing is downloaded for a help" in out and "--data.dataset" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_finetune_is_the_fine_tuning_of_the_weights_it_names(mrcnn, rejected, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mrcnn_jax.training.loop.train", lambda *arguments, **_: calls.append(arguments[:2]))
+    monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *arguments: None)
+    monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_split", lambda data, split: range(40))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    run = tmp_path / "runs" / "a"
+    (run / "checkpoints").mkdir(parents=True)
+    stored = replace(presets.get("demo"), data=replace(presets.get("demo").data, dataset="data/a"))
+    (run / "experiment.json").write_text(json.dumps(to_dict(stored)))
+    for words in (("finetune", "--train.init-from", "runs/a"), ("finetune", "--train.init_from=runs/a")):
+        status, out, _ = mrcnn("train", *words, "--data.dataset", "data/a")
+        assert status == 0 and out.startswith("Fine-tuning on 40 images of about 128 x 160 pixels: 300 steps")
+    assert mrcnn("train", "runs/a", "--data.dataset", "data/b", "--directory", "runs/a_tuned")[0] == 0
+    (first, directory), second, (other, _) = calls
+    assert (first, directory) == second and directory == "runs/a_tuned"
+    assert (first.train.init_from, first.model.num_classes) == ("runs/a", 0)
+    assert replace(other, data=first.data) == first  # one rule for both
+    expected = "finetune starts from trained weights: `mrcnn train finetune --train.init-from NAME|DIR"
+    assert rejected("train", "finetune").startswith(expected)
+    no_run = rejected("train", "finetune", "--train.init-from", "demo")
+    assert no_run.startswith("./demo holds no checkpoints")
+    assert "--train.init-from" in mrcnn("train", "finetune", "--help")[1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from mrcnn_jax.config import DataConfig, Experiment, TrainConfig
+from mrcnn_jax.config import AUGMENTATIONS, DataConfig, Experiment, TrainConfig
 from mrcnn_jax.config.schedule import scale_schedule
 from mrcnn_jax.presets import fine_tuning
 
@@ -34,11 +34,37 @@ def test_a_few_hundred_images_on_a_laptop(machine):
     assert (data.short_edge, data.short_edge_test, data.long_edge) == ((320,), 320, 533)
     assert (train.images_per_device, train.steps, train.warmup_steps) == (2, 3000, 300)
     assert train.decay_steps == (2100, 2700) and train.learning_rate == 0.02 and train.reference_batch == 16
-    assert (train.checkpoint_every, train.evaluate_every) == (300, 600)
+    assert (train.checkpoint_every, train.evaluate_every, train.keep_best) == (300, 600, True)
+    assert (train.schedule, train.freeze_backbone_steps) == ("cosine", 300)
+    assert train.ema_decay == pytest.approx(1 - 1 / 150) and data.augment == AUGMENTATIONS["light"]
     assert text == (
-        "Fine-tuning on 200 images of about 320 x 533 pixels: 3,000 steps of 2 images, 30.0 passes; very "
-        "roughly 3 hours here, if the backbone is a ResNet-50. Options such as --train.steps change it."
+        "Fine-tuning on 200 images of about 320 x 533 pixels: 3,000 steps of 2 images, 30.0 passes, light "
+        "augmentation, cosine schedule, the best evaluation is kept; very roughly 3 hours here, if the "
+        "backbone is a ResNet-50. Options such as --train.steps change it."
     )
+
+
+@pytest.mark.parametrize(
+    "images, augment, given, expected",
+    [
+        (20_000, "paper", set(), "light"),
+        (20_001, "paper", set(), "paper"),
+        (200, "strong", set(), "strong"),  # what the weights were trained with
+        (200, "paper", {"data.augment.flip"}, "paper"),
+        (200, "paper", {"augment"}, "paper"),
+    ],
+)
+def test_few_images_are_augmented_more_than_by_mirroring(machine, images, augment, given, expected):
+    machine(images=images)
+    experiment = replace(COCO, data=replace(COCO.data, augment=AUGMENTATIONS[augment]))
+    assert fine_tuning.adapt(experiment, given)[0].data.augment == AUGMENTATIONS[expected]
+
+
+def test_epochs_are_counted_in_images_of_the_data_set(machine):
+    machine(images=1_000)
+    experiment = replace(COCO, train=replace(COCO.train, epochs=4.0))
+    train = fine_tuning.adapt(experiment, {"train.epochs"})[0].train
+    assert (train.steps, train.warmup_steps, train.decay_steps) == (2_000, 200, (1_400, 1_800))
 
 
 def test_passes_fall_from_30_to_12():
@@ -60,7 +86,7 @@ def test_image_size_and_batch_fit_the_machine(machine, cores, gigabytes, short_e
 def test_few_images_get_enough_steps_and_many_validation_images_few_evaluations(machine):
     machine(images=5, validation=4000)
     train = fine_tuning.adapt(COCO, set())[0].train
-    assert train.steps == fine_tuning.LEAST_STEPS and train.evaluate_every == 0
+    assert train.steps == fine_tuning.LEAST_STEPS and train.evaluate_every == 0 and not train.keep_best
     machine(images=500, validation=2000)
     train = fine_tuning.adapt(COCO, set())[0].train
     assert train.steps == 7500 and train.evaluate_every == 3000
@@ -76,8 +102,9 @@ def test_options_win(machine):
     names = {"data.short_edge_test", "train.steps", "train.decay_steps", "train.images_per_device",
              "train.evaluate_every"}  # fmt: skip
     experiment, _ = fine_tuning.adapt(given, names)
-    assert experiment.data == replace(given.data, threads=2)
+    assert experiment.data == replace(given.data, threads=2, augment=AUGMENTATIONS["light"])
     train = experiment.train
+    assert (train.schedule, train.keep_best) == ("step", True)
     assert (train.steps, train.decay_steps, train.images_per_device) == (40, (9,), 8)
     assert (train.evaluate_every, train.warmup_steps) == (7, 4)
 

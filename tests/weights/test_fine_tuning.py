@@ -132,14 +132,16 @@ def test_training_starts_from_an_imported_backbone(backbone, dataset, tmp_path, 
     assert (matched.norm_epsilon, matched.stride_in_1x1) == (1e-5, False)
 
 
-def test_backbones_alone_cannot_detect_and_need_an_experiment(backbone):
+def test_backbones_alone_cannot_detect_but_get_a_detector_to_train(backbone):
     with pytest.raises(
         InputError, match="a part of a model only, such as a backbone, that training can start from"
     ):
         load(backbone)
-    status, printed = mrcnn("train", backbone)
-    assert status == 2 and printed.startswith(f"mrcnn: {backbone} holds a backbone without a detector: ")
-    assert f"--train.init-from {backbone}" in printed
+    experiment, preset = presets.fine_tune(backbone), presets.get("finetune")
+    assert experiment.model.backbone == read_experiment(Path(backbone) / "experiment.json").model.backbone
+    assert experiment.model.tasks == ("boxes", "masks") and experiment.model.num_classes == 0
+    expected = dataclasses.replace(preset.train, init_from=str(backbone))
+    assert (experiment.train, experiment.data) == (expected, preset.data)
 
 
 def test_other_backbones_are_refused(backbone, dataset, tmp_path):
