@@ -18,6 +18,8 @@ RESULTS = Path(__file__).parent / "results"
 TABLES_FOLDER = RESULTS / "tables"
 COSTS = TABLES_FOLDER / "costs.json"
 """Costs of the systems at full size, by experiments.costs."""
+RECIPE_COSTS = TABLES_FOLDER / "recipe_costs.json"
+"""Costs of the recipes after the paper, likewise."""
 REMARKS = TABLES_FOLDER / "remarks.json"
 """Explanations of results, by table and scale, and pictures of them, by table."""
 METRICS = {

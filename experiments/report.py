@@ -14,6 +14,7 @@ from experiments._plots import write_plots
 from experiments._results import TABLES_FOLDER
 from experiments._runs_table import runs_section, update_readme
 from experiments._tables_page import page_path, tables_section
+from experiments.recipes import recipes_section
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.cli.exit_codes import exit_status
 from mrcnn_jax.errors import InputError
@@ -33,9 +34,11 @@ class Options:
 
 
 def page(folder: Path = TABLES_FOLDER) -> str:
-    """Returns the text of RESULTS.md; single runs are part of the published page only."""
-    runs = runs_section() if folder == TABLES_FOLDER else []
-    return "\n\n".join(["# Results", GENERATED, *runs, *tables_section(folder)]) + "\n"
+    """Returns the text of RESULTS.md, of which the paper's tables alone are that of another folder."""
+    tables = tables_section(folder)
+    if folder == TABLES_FOLDER:
+        tables = [*runs_section(), *tables, *recipes_section()]
+    return "\n\n".join(["# Results", GENERATED, *tables]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,6 +19,16 @@ def preset(build: Callable[[], Experiment]) -> Callable[[], Experiment]:
     return build
 
 
+def register(name: str, build: Callable[[], Experiment], description: str) -> None:
+    """Registers one of several functions that are made alike, with the docstring that ``preset`` expects."""
+
+    def built() -> Experiment:
+        return build()
+
+    built.__name__, built.__doc__ = name, f"{description}\n\nmrcnn train {name} --train.dtype bfloat16"
+    preset(built)
+
+
 def get(name: str) -> Experiment:
     """Returns the experiment of a preset.
 
