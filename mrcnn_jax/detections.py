@@ -202,6 +202,29 @@ class Detections:
                     entry["keypoints"] = points.ravel().tolist()
         return entries
 
+    def to_coco_annotations(
+        self, image_id: int, info: DatasetInfo, first_id: int = 1
+    ) -> list[dict[str, Any]]:
+        """Returns the objects as annotations of a COCO data set, with scores.
+
+        Beside what ``to_coco`` returns they have id, area and iscrowd; keypoints have visibilities (0 or 2),
+        and their scores are in keypoint_scores.
+
+        Args:
+            image_id: as in ``to_coco``.
+            info: likewise.
+            first_id: id of the first annotation; the others follow.
+        """
+        entries = self.to_coco(image_id, info)
+        areas = self.areas if self.masks is None else RunLengthMasks.of(self.masks).areas
+        for id_, (entry, area) in enumerate(zip(entries, areas.tolist(), strict=True), first_id):
+            entry |= {"id": id_, "area": area, "iscrowd": 0}
+            if "keypoints" in entry:
+                scores = entry["keypoints"][2::3]
+                entry["keypoints"][2::3] = [2 * (score > 0) for score in scores]
+                entry |= {"keypoint_scores": scores, "num_keypoints": sum(score > 0 for score in scores)}
+        return entries
+
     @staticmethod
     def from_coco(
         entries: Sequence[dict[str, Any]], info: DatasetInfo, height: int, width: int

@@ -18,7 +18,7 @@ FLOORS = [
     {"evaluation", "run_description", "checkpoint"},
     {"inference", "weights"},
     {"training"},
-    {"presets", "inspection", "cli", "__init__", "__main__"},
+    {"presets", "inspection", "serving", "cli", "__init__", "__main__"},
 ]
 """Modules and packages from the ground up; an import may stay on its floor or point downward."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60

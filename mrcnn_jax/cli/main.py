@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Evaluate a trained detector on a data set.",
     "compare": "Compare two evaluations on the same images.",
     "predict": "Detect objects in image files.",
+    "serve": "Detect objects in a browser, or over HTTP.",
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
     "inspect": "Show what a data set, a run or weights hold, and what looks wrong.",
     "zoo": "List published weights, which other commands take by name.",

@@ -21,8 +21,10 @@ from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.errors import InputError, KeyboardInterrupted
 from mrcnn_jax.inference.settings import SETTINGS
 
-_SETTINGS = [name for name in SETTINGS if not name.startswith("evaluation.") and name != "data.threads"]
-_SETTINGS += ["evaluation.tta_scales", "evaluation.tta_flip"]
+SETTINGS_OF_PREDICTIONS = [
+    name for name in SETTINGS if not name.startswith("evaluation.") and name != "data.threads"
+] + ["evaluation.tta_scales", "evaluation.tta_flip"]
+"""Settings that matter where images have no annotations."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Options(TileOptions):
 
 def main(arguments: list[str]) -> int:
     """Runs `mrcnn predict`; returns the exit status."""
-    options = parse_with_settings(Options, "predict", arguments, _SETTINGS)
+    options = parse_with_settings(Options, "predict", arguments, SETTINGS_OF_PREDICTIONS)
     refuse_experiment(options.directory)
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must lie between 0 and 1, not {options.score:g}")

@@ -64,7 +64,8 @@ def _jpeg_extent(data: bytes) -> Extent:
             position += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        if is_frame and not width:  # the first is what decoders allocate memory for
             bits, frame = (data[position + 4 : position + 5] or b"\x08")[0], data[position + 5 : position + 9]
             height, width = int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
         position += 2 + length

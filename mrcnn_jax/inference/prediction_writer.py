@@ -125,7 +125,7 @@ class PredictionWriter:
         name = Path(os.path.relpath(os.path.abspath(source.name), self._folder)).as_posix()
         self._coco_images.extend([{"id": number, "file_name": name, **size}])
         shown = found[np.asarray(found.scores) >= self.outputs.score]
-        annotations = self._annotate(number, shown)
+        annotations = shown.to_coco_annotations(number, self._info, len(self._annotations) + 1)
         if self.outputs.masks and self._out is not None:
             objects = [
                 {"value": value, "annotation_id": one["id"], "category_id": one["category_id"],
@@ -175,19 +175,6 @@ class PredictionWriter:
             name = source.name
             print_warning(f"the picture of {name} cannot be drawn ({type(error).__name__}: {error})")
             return None
-
-    def _annotate(self, number: int, shown: Detections) -> list[dict[str, Any]]:
-        """Returns the objects of an image as annotations in COCO format, with scores."""
-        entries = shown.to_coco(number, self._info)
-        areas = shown.areas
-        if shown.masks is not None:
-            areas = RunLengthMasks.of(shown.masks).areas
-        for index, (entry, area) in enumerate(zip(entries, areas.tolist(), strict=True), start=1):
-            entry |= {"id": len(self._annotations) + index, "area": area, "iscrowd": 0}
-            if "keypoints" in entry:  # of these, annotations hold visibilities and no scores
-                visible = [2 * (score > 0) for score in entry["keypoints"][2::3]]
-                entry["keypoints"][2::3], entry["num_keypoints"] = visible, len(visible) - visible.count(0)
-        return entries
 
     def _add_frame(self, number: int, source: Source, picture: Picture) -> str:
         """Adds the frame of a video, and returns the name of the video that is written."""
