@@ -81,8 +81,11 @@ def test_distributions_hold_the_library_alone(distributions):
     files = zipfile.ZipFile(wheel).namelist()
     info = f"mrcnn_jax-{mrcnn_jax.__version__}.dist-info"
     assert {Path(name).parts[0] for name in files} == {"mrcnn_jax", info}
-    sources = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "mrcnn_jax").rglob("*.py")}
-    assert sources | {"mrcnn_jax/py.typed", f"{info}/licenses/LICENSE"} <= set(files)
+    kinds = ("*.py", "*.html", "py.typed")
+    paths = (path for kind in kinds for path in (REPOSITORY / "mrcnn_jax").rglob(kind))
+    sources = {path.relative_to(REPOSITORY).as_posix() for path in paths}
+    assert {"mrcnn_jax/py.typed", "mrcnn_jax/serving/page.html"} <= sources
+    assert sources | {f"{info}/licenses/LICENSE"} <= set(files)
     packed = {Path(name).parts[1] for name in tarfile.open(sdist).getnames() if len(Path(name).parts) > 1}
     assert "mrcnn_jax" in packed and not packed & {"experiments", "benchmarks", "tests"}
 
