@@ -5,6 +5,7 @@ Names are imported on first use, so that importing the package takes millisecond
 - ``prepare(folder)`` converts images and annotations into a data set to train on.
 - ``train(experiment, directory)`` trains an ``Experiment``; ``presets`` has named ones, ``config`` their
   parts.
+- ``Logger`` is the interface of callbacks that get the metrics of a run.
 - ``load(directory)`` returns a detector; ``detector(image)`` returns ``Detections``.
 - ``evaluate(directory)`` computes the COCO metrics; ``predict_files(directory, images, out)`` draws
   detections.
@@ -43,20 +44,22 @@ if TYPE_CHECKING:
     from mrcnn_jax.inference.detector import load
     from mrcnn_jax.inference.evaluate import evaluate
     from mrcnn_jax.inference.predict import predict_files
+    from mrcnn_jax.training.loggers import Logger
     from mrcnn_jax.training.loop import train
     from mrcnn_jax.weights import export_weights, import_weights
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Detections": "detections", "Experiment": "config", "evaluate": "inference.evaluate",
+    "Detections": "detections", "Experiment": "config", "Logger": "training.loggers",
+    "evaluate": "inference.evaluate",
     "export_weights": "weights", "import_weights": "weights", "load": "inference.detector",
     "predict_files": "inference.predict", "prepare": "data.prepare", "train": "training.loop",
 }  # fmt: skip
 _SUBPACKAGES = ("config", "models", "ops", "presets")
 __all__ = [
-    "Detections", "Experiment", "config", "evaluate", "export_weights", "import_weights", "load", "models",
-    "ops", "predict_files", "prepare", "presets", "train",
+    "Detections", "Experiment", "Logger", "config", "evaluate", "export_weights", "import_weights", "load",
+    "models", "ops", "predict_files", "prepare", "presets", "train",
 ]  # fmt: skip
 
 _set_xla_flags()  # before a device is used

@@ -7,7 +7,7 @@ from typing import Literal
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.inference_options import TileOptions, given_settings, parse_with_settings
+from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.terminal import (
     TrainedDirectory,
     folder_name,
@@ -21,7 +21,7 @@ from mrcnn_jax.paths import require_place
 
 
 @dataclass(frozen=True)
-class Options(TileOptions):
+class Options(DetectorOptions):
     """Evaluate a trained detector with the COCO metrics on a split of a prepared data set."""
 
     directory: TrainedDirectory
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
                 options.directory, options.dataset, options.split, out, pictures=options.pictures,
                 cityscapes=options.cityscapes, progress=count, settings=given_settings(options),
                 color_by=options.color_by, store_programs=True, report=options.report,
-                tile=options.tile, tile_overlap=options.tile_overlap,
+                tile=options.tile, tile_overlap=options.tile_overlap, checkpoint=options.checkpoint,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"detections in {done} images are in {out}/results.json" if done else "nothing is written"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import reduce
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
@@ -16,9 +16,11 @@ Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TileOptions:
-    """Options of tiles."""
+class DetectorOptions:
+    """Options of tiles, and the checkpoint that is loaded."""
 
+    checkpoint: Literal["best", "newest"] = "best"
+    """Checkpoint of a run that keeps its best one: that, or the newest."""
     tile: int = 0
     """Side in pixels of the tiles in which images are seen, for small objects in large images; objects that
     several tiles see are joined. 0 takes images whole."""

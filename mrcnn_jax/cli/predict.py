@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.inference_options import TileOptions, given_settings, parse_with_settings
+from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.terminal import (
     TrainedDirectory,
     folder_name,
@@ -28,7 +28,7 @@ SETTINGS_OF_PREDICTIONS = [
 
 
 @dataclass(frozen=True)
-class Options(TileOptions):
+class Options(DetectorOptions):
     """Detect objects in image and video files; write pictures and COCO files."""
 
     directory: TrainedDirectory
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
                 progress=progress, report=report, settings=given_settings(options),
                 color_by=options.color_by, masks=options.masks, crops=options.crops, every=options.every,
                 batch_size=options.batch_size, tile=options.tile, tile_overlap=options.tile_overlap,
-                store_programs=True,
+                store_programs=True, checkpoint=options.checkpoint,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"what was found in {lines} images is in {options.out}" if lines else "nothing is written"

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import jax
 import numpy as np
@@ -28,6 +28,9 @@ from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights.folder import Weights, is_model_folder, read_model_folder
 from mrcnn_jax.weights.locate import locate
+
+CheckpointChoice = Literal["best", "newest"]
+"""Checkpoint of a training run: the best one if the run keeps it (train.keep_best), or always the newest."""
 
 
 class Detector:
@@ -150,9 +153,9 @@ class Detector:
 
 def load(
     directory: str | os.PathLike, settings: Mapping[str, Any] = MappingProxyType({}), *,
-    store_programs: bool = False,
+    checkpoint: CheckpointChoice = "best", store_programs: bool = False,
 ) -> Detector:  # fmt: skip
-    """Loads the detector of a training run, from its newest checkpoint, or of other weights.
+    """Loads the detector of a training run, from its best or newest checkpoint, or of other weights.
 
         detector = load("torchvision/maskrcnn_resnet50_fpn_v2")
 
@@ -165,6 +168,8 @@ def load(
         settings: values by name that replace those of the experiment, such as
             ``{"model.box.score_threshold": 0.3, "data.short_edge_test": 640}``; those of
             ``inference.settings.SETTINGS`` may change.
+        checkpoint: of a run that keeps its best one (train.keep_best), "best" or "newest"; a note on stderr
+            says so where the best one is older. Without a best one, the newest is loaded in any case.
         store_programs: keep the programs traced and compiled (``StoredFunction``), which makes later starts
             faster; not for processes that replace functions at run time.
 
@@ -174,11 +179,13 @@ def load(
     """
     if not isinstance(directory, str | os.PathLike):
         raise InputError(f"load takes a directory or a name of weights, not {directory!r:.50}")
+    if checkpoint not in get_args(CheckpointChoice):
+        raise InputError(f"the checkpoint must be best or newest, not {checkpoint!r:.50}")
     directory = locate(directory)
     if described := newest_description(directory):  # mistakes are found before arrays are read
         with_settings(described[1].experiment, settings)
     cache = enable_compilation_cache()
-    weights = read_weights(directory)
+    weights = read_weights(directory, checkpoint)
     experiment = with_settings(weights.experiment, settings)
     if edited := edited_experiment(directory):
         print_warning(edited)
@@ -198,9 +205,13 @@ def print_warning(message: object) -> None:
     print(f"Warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def read_weights(directory: str | os.PathLike) -> Weights:
+def read_weights(directory: str | os.PathLike, checkpoint: CheckpointChoice = "best") -> Weights:
     """Reads the best checkpoint of a training run that keeps it, else the newest, or other weights that
     ``load`` accepts.
+
+    Args:
+        directory: as for ``load``.
+        checkpoint: likewise.
 
     Raises:
         InputError: the directory holds none.
@@ -209,13 +220,18 @@ def read_weights(directory: str | os.PathLike) -> Weights:
     if is_model_folder(directory):
         return read_model_folder(directory)
     saved = None
-    for folder in (BEST, "checkpoints"):
+    for folder in (BEST, "checkpoints") if checkpoint == "best" else ("checkpoints",):
         path = run_directory(directory) / folder
         if saved is None and path.is_dir():
             with CheckpointStore(path, read_only=True) as checkpoints:
                 saved = checkpoints.restore_latest(print_warning)
     if saved is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
+    newest = newest_description(directory)
+    if newest and newest[0] != saved.step and saved.path.parent.name == BEST:
+        note = (f"{directory}: loading step {saved.step:,}, the best; checkpoint newest would load step "
+                f"{newest[0]:,}")  # fmt: skip
+        print(f"Note: {printable(note)}.", file=sys.stderr, flush=True)
     return Weights(saved.experiment, saved.info, saved.variables)
 
 

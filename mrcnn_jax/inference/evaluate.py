@@ -24,7 +24,7 @@ from mrcnn_jax.distributed import all_gather_object, is_primary
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.cityscapes import CityscapesEvaluator, cityscapes_table
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Metrics, evaluate_coco, metrics_table
-from mrcnn_jax.inference.detector import Detector, load, print_warning
+from mrcnn_jax.inference.detector import CheckpointChoice, Detector, load, print_warning
 from mrcnn_jax.inference.evaluation_files import FILES, add_analysis, write_pictures, write_results
 from mrcnn_jax.inference.matching import Match, match_dataset
 from mrcnn_jax.inference.result_files import Autosave
@@ -76,6 +76,7 @@ def evaluate(
     cityscapes: str | os.PathLike | None = None, progress: Progress | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}), color_by: ColorBy = "object",
     tile: int = 0, tile_overlap: float = 0.25, store_programs: bool = False, report: bool = True,
+    checkpoint: CheckpointChoice = "best",
 ) -> Evaluation:  # fmt: skip
     """Evaluates a detector on a split of a prepared data set with the COCO metrics.
 
@@ -86,9 +87,8 @@ def evaluate(
         detector: or the directory of a training run or of imported weights.
         dataset: directory of a set with classes that it knows; by default the one it was trained on.
         split: by default the validation split.
-        out: directory that gets results.json (COCO results), rewritten now and then while images are
-            detected, metrics.json and a contact sheet (predictions.png, or .jpg if that would be larger than
-            3 MB); None writes nothing.
+        out: directory that gets results.json (COCO results), rewritten now and then, metrics.json and a
+            contact sheet (predictions.png, or .jpg beyond 3 MB); None writes nothing.
         pictures: images of the contact sheet, by default ``evaluation.pictures`` of the experiment; 0: none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
@@ -98,6 +98,7 @@ def evaluate(
         tile: tiles in which images are seen, as in ``Detector.stream``.
         tile_overlap: likewise.
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
+        checkpoint: as for ``load``.
 
     Raises:
         InputError: ``pictures`` or tiles are out of range, the detector knows none of the set's classes,
@@ -111,7 +112,7 @@ def evaluate(
         require_writable(out, FILES)
     name = detector if isinstance(detector, str | os.PathLike) else "the detector"
     if isinstance(detector, str | os.PathLike):
-        detector = load(detector, settings, store_programs=store_programs)
+        detector = load(detector, settings, checkpoint=checkpoint, store_programs=store_programs)
     source = _open(detector, name, dataset, split)
     official = _open_cityscapes(detector, name, source, cityscapes) if cityscapes else None
     pictures = detector.experiment.evaluation.pictures if pictures is None else pictures

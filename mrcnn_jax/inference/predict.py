@@ -18,7 +18,7 @@ from mrcnn_jax.config.validation import require_whole
 from mrcnn_jax.data.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, find_image_files
 from mrcnn_jax.directory_lock import locked
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.detector import Detector, load, print_warning
+from mrcnn_jax.inference.detector import CheckpointChoice, Detector, load, print_warning
 from mrcnn_jax.inference.image_inputs import ImageLike
 from mrcnn_jax.inference.prediction_writer import Outputs, PredictionWriter, Rendered, summarize
 from mrcnn_jax.inference.result_files import LISTS, Autosave, JsonList, earlier_files
@@ -69,7 +69,7 @@ def predict_files(
     masks: bool = False, crops: bool = False, every: int = 1,
     progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
     settings: Mapping[str, Any] = MappingProxyType({}), batch_size: int = 1, tile: int = 0,
-    tile_overlap: float = 0.25, store_programs: bool = False,
+    tile_overlap: float = 0.25, store_programs: bool = False, checkpoint: CheckpointChoice = "best",
 ) -> FilePredictions:  # fmt: skip
     """Detects objects in image and video files. Those that cannot be read are listed and do not stop others.
 
@@ -94,6 +94,7 @@ def predict_files(
         tile: likewise.
         tile_overlap: likewise.
         store_programs: as for ``load``.
+        checkpoint: likewise.
 
     Raises:
         InputError: there is no such file or folder, no image in them, no detector in the directory; or
@@ -106,7 +107,7 @@ def predict_files(
             resources.enter_context(locked(out, "is writing predictions there"))
         earlier = earlier_files(out) if out else []
         if isinstance(detector, str | os.PathLike):
-            detector = load(detector, settings, store_programs=store_programs)
+            detector = load(detector, settings, checkpoint=checkpoint, store_programs=store_programs)
         if masks and "masks" not in detector.experiment.model.tasks:
             raise InputError("the detector finds boxes without masks, which can therefore not be written")
         for file in earlier:

@@ -1,6 +1,7 @@
 """Training of an experiment: the loop over steps, with logs, checkpoints and evaluations."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,18 +11,18 @@ from rich.console import Console
 
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.checkpoint import BEST, CheckpointStore, run_directory
+from mrcnn_jax.checkpoint import CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import HostLostError, TrainingError
 from mrcnn_jax.evaluation.coco import metrics_table
-from mrcnn_jax.inference.detector import Detector
-from mrcnn_jax.inference.evaluate import Evaluation, evaluate_split
 from mrcnn_jax.runtime import fewer_collections
-from mrcnn_jax.training.best import BestEvaluation, has_ended
+from mrcnn_jax.training.best import has_ended
 from mrcnn_jax.training.history import read_metrics
-from mrcnn_jax.training.logging import MetricLogger, headline_metrics
+from mrcnn_jax.training.loggers import Logger, require_loggers, start_loggers
+from mrcnn_jax.training.logging import MetricLogger
 from mrcnn_jax.training.preemption import PreemptionHandler, Watchdog
 from mrcnn_jax.training.progress import ProgressDisplay, SaveTimer, StepTimer, warn
+from mrcnn_jax.training.run_evaluation import RunEvaluation
 from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
 from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, require_origins, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
@@ -32,20 +33,22 @@ def train(
     directory: str | os.PathLike,
     console: Console | None = None,
     *,
+    loggers: Sequence[Logger] = (),
     store_programs: bool = False,
     own_process: bool = False,
 ) -> dict[str, Any]:
     """Trains an experiment in a run directory, resuming a run that is there, and evaluates it.
 
     The directory, local or in a bucket (gs://...), gets checkpoints/, experiment.json, history.jsonl,
-    curves.png, tensorboard/, metrics.json and predictions.png. Several processes (``distributed.initialize``)
-    each call this with the same arguments and a directory that all of them see; the primary one writes all
-    files but the checkpoints.
+    metrics.csv, curves.png, metrics.json, predictions.png and what train.loggers write. Several processes
+    (``distributed.initialize``) each call this with the same arguments and a directory that all of them see;
+    the primary one writes all files but the checkpoints.
 
     Args:
         experiment: what to train.
         directory: of the run.
         console: for messages; by default standard output.
+        loggers: get metrics and pictures too, beside those of train.loggers.
         store_programs: keep the traced and compiled step in ``train.compilation_cache`` (``StoredFunction``),
             which halves the time of later starts; not for processes that replace functions at run time.
         own_process: the process exists for this run alone, so that a request to stop that finds nothing to
@@ -65,7 +68,7 @@ def train(
         with ExitStack() as resources, fewer_collections():
             run = run_directory(directory)
             resources.enter_context(preemption := PreemptionHandler(own_process, run / "checkpoints"))
-            return _train(experiment, run, console, resources, preemption, store_programs)
+            return _train(experiment, run, console, resources, preemption, loggers, store_programs)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
@@ -82,11 +85,12 @@ def train(
 
 def _train(
     experiment: Experiment, directory: epath.Path, console: Console, resources: ExitStack,
-    preemption: PreemptionHandler, store_programs: bool,
+    preemption: PreemptionHandler, loggers: Sequence[Logger], store_programs: bool,
 ) -> dict[str, Any]:  # fmt: skip
     watchdog = resources.enter_context(Watchdog(experiment.train.stall_seconds))
     require_run_directory(directory)  # before an embedded data set is drawn
     require_origins(experiment, directory)
+    require_loggers(experiment, directory)
     splits = open_splits(experiment.data)  # a missing data set is an error before anything is written
     resources.enter_context(claimed_directory(directory))
     store = CheckpointStore(directory / "checkpoints", experiment.train.keep_checkpoints)
@@ -104,18 +108,19 @@ def _train(
                       highlight=False, markup=False, soft_wrap=True)  # fmt: skip
         return metrics
 
+    loggers = start_loggers(experiment, directory, sources.step, loggers)
     run = start_run(sources, directory, console, store_programs)
-    history = MetricLogger(directory, sources.step, distributed.is_primary(), warning)
+    history = MetricLogger(directory, sources.step, distributed.is_primary(), warning, loggers)
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
-        evaluation, last = loop.evaluate_result()
+        evaluation, last = loop.evaluation.result(loop.step)
     preemption.unsaved = True  # what remains takes seconds, and is not interrupted
     if distributed.is_primary():
         write_json(file, evaluation.metrics)  # first: nothing that is only drawn or printed can lose it
         if last:
             history.log_evaluation(loop.step, last.metrics)
-        loop.log_pictures(evaluation, directory / "predictions.png")
+        loop.evaluation.log_pictures(loop.step, evaluation, directory / "predictions.png")
         history.close()
     title = f"{experiment.name}: {len(sources.validation)} images"
     console.print(metrics_table(evaluation.metrics, title=title))
@@ -135,16 +140,17 @@ class _Loop:
         self.preemption, self.watchdog, self.display = preemption, watchdog, display
         self.timer = StepTimer(run.images_per_step)
         self.skipped = SkippedSteps(self.experiment.train.max_skipped_steps, directory, console)
-        lines = distributed.all_gather_object(history.lines)[0]
-        self.directory, self.best = directory, BestEvaluation(self.experiment.train, lines)
+        self.evaluation = RunEvaluation(
+            run, directory, console, history, display, self._while_evaluating, self._save_to
+        )
+        self.best = self.evaluation.best
         self.saved, self.save_timer = self.step, SaveTimer(self.experiment.train.checkpoint_minutes)
 
     def run_steps(self) -> None:
         """Trains to the last step, which is on disk when this returns."""
         run, config, first = self.run, self.experiment.train, self.step + 1
-        evaluated = any(distributed.all_gather_object(self.history.has_evaluation(self.step)))
-        if self._evaluation_due() and not evaluated:
-            self._evaluate_and_log()  # was interrupted after the checkpoint of this step
+        if self.evaluation.is_missing(self.step):
+            self._evaluate_and_log()
         self.timer.reset()
         while self.step < config.steps and not self.best.is_exhausted:
             self.watchdog.progress(f"waiting for the images of step {self.step:,}")
@@ -168,7 +174,7 @@ class _Loop:
                 self.history.close()
                 done = f" and saved at step {self.step:,} of {config.steps:,}; repeat the command to resume"
                 raise self.preemption.interruption(done)
-            if self._evaluation_due():
+            if self.evaluation.is_due(self.step):
                 self._evaluate_and_log()
         if self.best.is_exhausted:
             self.console.print(f"No evaluation since step {self.best.step:,} was better, so training ends at "
@@ -217,81 +223,13 @@ class _Loop:
         self.checkpoints.wait()
         self.preemption.unsaved = False
 
-    def _evaluation_due(self) -> bool:
-        """Returns whether to evaluate now; the evaluation after the last step is not among these."""
-        every = self.experiment.train.evaluate_every
-        return bool(every and 0 < self.step < self.experiment.train.steps and self.step % every == 0)
-
-    def evaluate_result(self) -> tuple[Evaluation, Evaluation | None]:
-        """Evaluates the last state, and the best one where that is kept and was better.
-
-        Returns:
-            The evaluation of what the run leaves, and that of the last state unless it is logged already.
-        """
-        logged, evaluation = self.best.evaluated == self.step, self.evaluate(self._variables())
-        if not logged:
-            self._keep_if_best(evaluation)
-        last = None if logged else evaluation
-        if not self.experiment.train.keep_best or self.best.step == self.step:
-            return evaluation, last
-        self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}; step {self.best.step:,} "
-                           "was better and is the result", highlight=False)  # fmt: skip
-        with self._best_store() as store:
-            kept = store.restore_latest(lambda message: warn(self.console, f"{message}."))
-        return (evaluation if kept is None else self.evaluate(kept.variables)), last
-
-    def _variables(self) -> dict[str, Any]:
-        state = self.run.state
-        params = state.params if state.averaged is None else state.averaged
-        return self.run.sharding.to_local({"params": params, **state.model_state})
-
-    def _best_store(self) -> CheckpointStore:
-        return CheckpointStore(self.directory / BEST, keep=1)
-
-    def _keep_if_best(self, evaluation: Evaluation) -> None:
-        """Saves the checkpoint of an evaluation that is the best; before it is logged, so that a kill between
-        the two repeats it."""
-        if self.best.add(self.step, evaluation.metrics):
-            with self._best_store() as store:
-                if self.step not in store.steps:
-                    self._save_to(store)
-
-    def evaluate(self, variables: dict[str, Any]) -> Evaluation:
-        """Evaluates a state on the validation images."""
-        run, sources = self.run, self.run.sources
-        detector = Detector(self.experiment, sources.training.info, variables, run.programs)
-
-        def progress(done: int, _: int) -> None:
-            show(done)
-            self.watchdog.progress("evaluating")
-            self.preemption.raise_if_requested()
-
-        with self.display.evaluation(len(sources.validation)) as show:
-            progress(0, 0)
-            pictures = self.experiment.evaluation.pictures
-            return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
-
-    def log_pictures(self, evaluation: Evaluation, picture: epath.Path | None = None) -> None:
-        """Adds pictures to the history, and saves them in a file if one is named."""
-        if evaluation.examples:
-            self.history.log_image(self.step, evaluation.sheet, picture)
-
     def _evaluate_and_log(self) -> None:
         if self.saved != self.step:
             self._save()
         self._wait_for_checkpoint()
-        evaluation = self.evaluate(self._variables())
-        self._keep_if_best(evaluation)
-        self.history.log_evaluation(self.step, evaluation.metrics)
-        self.log_pictures(evaluation)
-        self.console.print(f"step {self.step:,}: {_headlines(evaluation.metrics)}", highlight=False)
+        self.evaluation.during_training(self.step)
         self.timer.reset()
 
-
-def _headlines(metrics: dict[str, Any]) -> str:
-    """Returns the first headline metric of each kind in one line."""
-    parts = []
-    for kind, values in metrics.items():
-        name = headline_metrics(values)[0]
-        parts.append(f"{kind} {name} {'undefined' if values[name] is None else f'{values[name]:.1f}'}")
-    return ", ".join(parts)
+    def _while_evaluating(self) -> None:
+        self.watchdog.progress("evaluating")
+        self.preemption.raise_if_requested()

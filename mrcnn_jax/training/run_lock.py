@@ -13,8 +13,9 @@ from mrcnn_jax.directory_lock import locked
 from mrcnn_jax.errors import InputError
 
 _OWN = frozenset(
-    "checkpoints best damaged_checkpoints experiment.json history.jsonl history.damaged.jsonl curves.png "
-    "tensorboard metrics.json predictions.png predictions.jpg evaluation".split()
+    "checkpoints best damaged_checkpoints experiment.json history.jsonl history.damaged.jsonl metrics.csv "
+    "curves.png tensorboard wandb loggers.json metrics.json predictions.png predictions.jpg "
+    "evaluation".split()
 )
 """Names of what a run and its evaluation write."""
 _LOGS = frozenset([".log", ".txt", ".out", ".err"])
@@ -27,7 +28,7 @@ def require_run_directory(directory: epath.Path) -> None:
     Raises:
         InputError: it is something else, or would lose results.
     """
-    _by_primary(lambda: "://" in str(directory) or _check(Path(directory)), directory)
+    by_primary(lambda: "://" in str(directory) or _check(Path(directory)), directory)
 
 
 @contextmanager
@@ -41,11 +42,11 @@ def claimed_directory(directory: epath.Path) -> Iterator[None]:
     """
     require_run_directory(directory)
     with ExitStack() as lock:
-        _by_primary(lambda: lock.enter_context(locked(directory, "is training there")), directory)
+        by_primary(lambda: lock.enter_context(locked(directory, "is training there")), directory)
         yield
 
 
-def _by_primary(act: Callable[[], object], directory: epath.Path) -> None:
+def by_primary(act: Callable[[], object], directory: epath.Path) -> None:
     """Acts in the primary process; all processes raise the InputError that it meets."""
     problem = ""
     if distributed.is_primary():

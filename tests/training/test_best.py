@@ -10,9 +10,10 @@ import tiny_run
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import TrainConfig
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.detector import read_weights
+from mrcnn_jax.inference.detector import load, read_weights
 from mrcnn_jax.training import loop
 from mrcnn_jax.training.best import BestEvaluation, mean_precision
+from mrcnn_jax.training.run_evaluation import RunEvaluation
 
 KEEPING = TrainConfig(keep_best=True, patience=2, evaluate_every=1)
 
@@ -51,40 +52,50 @@ def test_comparison_needs_evaluations_during_training(field, value):
         TrainConfig(**{field: value})
 
 
-def test_run_ends_early_with_its_best_checkpoint(tmp_path, tmp_path_factory, monkeypatch):
+def test_run_ends_early_with_its_best_checkpoint(tmp_path, tmp_path_factory, monkeypatch, capsys):
     """Evaluations after steps 1 to 4 are made up; a kill follows the second."""
     data = tiny_run.dataset(tmp_path_factory.getbasetemp())
     scores, asked = [10.0, 30.0, 20.0, 30.0], []
-    evaluate = loop._Loop.evaluate
+    evaluate = RunEvaluation.evaluate
 
     def made_up(self, variables):
         evaluation = evaluate(self, variables)
-        asked.append(self.step)
-        score = scores[self.step - 1]
+        step = int(self._run.state.step)
+        asked.append(step)
+        score = scores[step - 1]
         kinds = {kind: values | {"AP": score} for kind, values in evaluation.metrics.items()}
         return dataclasses.replace(evaluation, metrics=kinds)
 
-    def killed(self, evaluation, picture=None):
-        if self.step == 2:
+    def killed(self, step, evaluation, picture=None):
+        if step == 2:
             raise RuntimeError("killed")
 
     settings = {"evaluate_every": 1, "keep_best": True, "patience": 2, "log_every": 1}
     experiment = tiny_run.run_experiment(data, **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "evaluate", made_up)
-        patch.setattr(loop._Loop, "log_pictures", killed)
+        patch.setattr(RunEvaluation, "evaluate", made_up)
+        patch.setattr(RunEvaluation, "log_pictures", killed)
         with pytest.raises(RuntimeError, match="killed"):
             loop.train(experiment, tmp_path, tiny_run.recording_console())
     console = tiny_run.recording_console()
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "evaluate", made_up)
+        patch.setattr(RunEvaluation, "evaluate", made_up)
         loop.train(experiment, tmp_path, console)
     assert "No evaluation since step 2 was better, so training ends at step 4 of 6" in console.file.getvalue()
     assert asked == [1, 2, 3, 4, 4, 4]  # at last the last state, and the best
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["2"]
     with CheckpointStore(tmp_path / "best", read_only=True) as store:
         best = store.restore(2)
+    with CheckpointStore(tmp_path / "checkpoints", read_only=True) as store:
+        newest = store.restore(4)
+    capsys.readouterr()
     tiny.assert_same(read_weights(tmp_path).variables, best.variables)
+    note = "loading step 2, the best; checkpoint newest would load step 4."
+    assert capsys.readouterr().err == f"Note: {tmp_path}: {note}\n"
+    tiny.assert_same(read_weights(tmp_path, "newest").variables, newest.variables)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match="^the checkpoint must be best or newest, not 'last'$"):
+        load(tmp_path, checkpoint="last")
     averaged = {name.removeprefix("averaged."): array for name, array in best.arrays.items()
                 if name.startswith("averaged.")}  # fmt: skip
     assert averaged and all((best.arrays[f"params.{name}"] != averaged[name]).any() for name in averaged)

@@ -66,8 +66,8 @@ def assert_same_run(directory: Path, expected: Path) -> None:
 
 def test_train_writes_the_documented_files(run):
     assert {path.name for path in run.iterdir()} == {
-        "checkpoints", "experiment.json", "history.jsonl", "curves.png", "tensorboard", "metrics.json",
-        "predictions.png",
+        "checkpoints", "experiment.json", "history.jsonl", "metrics.csv", "curves.png", "tensorboard",
+        "metrics.json", "predictions.png",
     }  # fmt: skip
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["3", "6"]
     assert any((run / "tensorboard").glob("events.*"))
