@@ -35,8 +35,8 @@ def test_presets_survive_json(name, tmp_path):
 def other_value(name: str, value, hint):
     """Returns an allowed value of a field that is not its default."""
     special = {"padding_divisor": 32, "images_per_device": 4, "accumulate": 2}
-    special |= {"tasks": ("boxes",), "levels": (3, 4), "crop_size": (0.3, 0.9), "tta_scales": (400, 1200), "loggers": ()}
-    special |= {"training_stages": 3, "groups": 3, "size": 28}
+    special |= {"tasks": ("boxes",), "levels": (3, 4), "crop_size": (0.3, 0.9), "tta_scales": (400, 1200)}
+    special |= {"training_stages": 3, "groups": 3, "size": 28, "loggers": ()}
     if name in special:
         return special[name]
     if get_origin(hint) is Literal:

@@ -17,6 +17,7 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.run_description import Description, parse_description
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.history import read_history, read_metrics
+from mrcnn_jax.training.loggers import start_loggers
 from mrcnn_jax.training.logging import MetricLogger
 from mrcnn_jax.training.loop import train
 
@@ -61,19 +62,19 @@ def test_lines_that_can_be_read_are_kept(tmp_path):
 
 @quirk("logs, curves or pictures that cannot be written or drawn", "a warning; metrics are on disk before")
 def test_logs_that_cannot_be_written(tmp_path):
-    for name in ("history.jsonl", "curves.png", "tensorboard"):
+    for name in ("history.jsonl", "metrics.csv", "curves.png", "tensorboard"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").write_text("")
     (tmp_path / "tensorboard/mine").unlink()
     (tmp_path / "tensorboard").rmdir()
     (tmp_path / "tensorboard").write_text("a file")
-    warnings = []
-    history = MetricLogger(epath.Path(tmp_path), 0, warn=warnings.append)
+    warnings, loggers = [], start_loggers(Experiment(), epath.Path(tmp_path), 0)
+    history = MetricLogger(epath.Path(tmp_path), 0, warn=warnings.append, loggers=loggers)
     history.log(1, {"loss": 1.0})
     history.log_evaluation(1, {"bbox": METRICS["bbox"]})
     history.log_image(1, lambda: 1 / 0, epath.Path(tmp_path / "predictions.png"))
     history.close()
-    for name in ("history.jsonl", "curves.png", "tensorboard", "predictions.png"):
+    for name in ("history.jsonl", "metrics.csv", "curves.png", "tensorboard", "predictions.png"):
         assert sum(name in warning for warning in warnings) == 1, name
     assert (tmp_path / "history.damaged.jsonl/mine").exists()
 

@@ -76,7 +76,7 @@ def test_files_of_a_run_can_be_in_a_bucket(bucket):
     write_json(bucket / "metrics.json", METRICS)
     save_image(bucket / "predictions.png", np.zeros((2, 2, 3), np.uint8))
     assert json.loads((bucket / "metrics.json").read_text()) == METRICS
-    files = ["curves.png", "history.jsonl", "metrics.json", "predictions.png"]
+    files = ["curves.png", "history.jsonl", "metrics.csv", "metrics.json", "predictions.png"]
     assert sorted(path.name for path in bucket.iterdir()) == files
     assert MetricLogger(bucket, 1).lines == history.lines
 
