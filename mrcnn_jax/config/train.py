@@ -93,11 +93,17 @@ class TrainConfig:
     """Number of checkpoints to keep."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations during training; 0 evaluates only at the end."""
+    validation_loss_images: NonNegativeInt = 0
+    """Validation images, spread evenly over the split, of which each evaluation computes the training losses
+    too; 0 computes none."""
     keep_best: bool = False
-    """Keep the checkpoint whose evaluation has the best mean AP of boxes, masks and keypoints in best/, which
-    is evaluated in the end, loaded and exported; needs evaluate_every."""
+    """Keep the checkpoint of the best evaluation in best/, which is evaluated in the end, loaded and
+    exported; needs evaluate_every."""
     patience: NonNegativeInt = 0
-    """Evaluations in a row without a better mean AP after which training ends; 0 trains all steps."""
+    """Evaluations in a row without a better one after which training ends; 0 trains all steps."""
+    monitor: Literal["ap", "validation_loss"] = "ap"
+    """Measure by which keep_best and patience compare evaluations: the mean AP of boxes, masks and keypoints,
+    or the validation loss."""
     stall_seconds: NonNegativeInt = 1800
     """Seconds without progress in loading, training, saving or evaluating after which the process reports
     where it hangs and exits, to be restarted; 0 waits forever."""
@@ -112,6 +118,8 @@ class TrainConfig:
         for name in ("keep_best", "patience"):
             require(not getattr(self, name) or self.evaluate_every > 0,
                     f"train.{name} compares evaluations during training: set train.evaluate_every")
+        require(self.monitor == "ap" or self.validation_loss_images > 0,
+                "train.monitor validation_loss needs train.validation_loss_images")
         require(self.images_per_device % self.accumulate == 0,
                 f"train.accumulate must divide train.images_per_device {self.images_per_device}, not "
                 f"{self.accumulate}")

@@ -25,7 +25,7 @@ from mrcnn_jax.inspection.report import Report, Section, Shown
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.run_description import Description, edited_experiment, newest_description
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.training.best import mean_precisions
+from mrcnn_jax.training.best import evaluation_scores
 from mrcnn_jax.training.data_identity import changed_contents, recorded_contents
 from mrcnn_jax.training.history import History, evaluations, losses, parse_history, read_metrics
 from mrcnn_jax.visualize.analysis_plots import encode_png
@@ -60,16 +60,16 @@ def report_run(directory: str | os.PathLike, *, pictures: bool = False) -> Repor
     if step == 0:
         data = {"versions": described.versions}
         return _report(place, described.experiment, described.dataset, shapes, [], data, "imported weights")
-    history = _read_history(place)
+    history, monitor = _read_history(place), described.experiment.train.monitor
     findings: list[str] = []
     metrics = read_metrics(place / "metrics.json", findings.append)
     data = {"step": step, "checkpoints": checkpoints, "metrics": metrics, "versions": described.versions,
-            "history": _summarize(history)}  # fmt: skip
+            "history": _summarize(history, monitor)}  # fmt: skip
     findings = [*_run_findings(place, step, described, data, history), *findings]
     kind = f"a run at step {step or 0:,} of {described.experiment.train.steps:,}"
     report = _report(place, described.experiment, described.dataset, shapes, findings, data, kind)
     lines = history.lines if history else []
-    report.sections[:0] = [_metrics_section(metrics), *_evaluation_sections(lines)]
+    report.sections[:0] = [_metrics_section(metrics), *_evaluation_sections(lines, monitor)]
     report.sections.append(_contents_section(described.contents))
     if pictures and lines:
         figure = encode_png(curves(losses(lines), evaluations(lines)))
@@ -142,7 +142,7 @@ def _read_history(place: epath.Path) -> History | None:
         return None
 
 
-def _summarize(history: History | None) -> dict[str, Any] | None:
+def _summarize(history: History | None, monitor: str) -> dict[str, Any] | None:
     """Returns the last losses, the last evaluation and the best one."""
     if history is None:
         return None
@@ -152,14 +152,15 @@ def _summarize(history: History | None) -> dict[str, Any] | None:
         "damaged": len(history.damaged),
         "last": trained[-1] if trained else None,
         "last_evaluation": evaluated[-1] if evaluated else None,
-        "best_evaluation": _best(evaluated),
+        "best_evaluation": _best(evaluated, monitor),
     }
 
 
-def _best(evaluated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns the line with the best mean of the metrics, the first of equals; None without a defined one."""
-    scores = [score for _, score in mean_precisions(evaluated)]
-    return evaluated[int(np.argmax(scores))] if scores and max(scores) >= 0 else None
+def _best(evaluated: Sequence[dict[str, Any]], monitor: str) -> dict[str, Any] | None:
+    """Returns the line of the best evaluation, the first of equals; None without a defined one."""
+    scores = [score for _, score in evaluation_scores(evaluated, monitor)]
+    worst = 0 if monitor == "ap" else -np.finfo(np.float64).max
+    return evaluated[int(np.argmax(scores))] if scores and max(scores) >= worst else None
 
 
 def _run_findings(
@@ -204,10 +205,10 @@ def _metrics_section(metrics: dict[str, dict[str, float | None]] | None) -> Sect
     return Section("Final metrics", ("", *names), rows)
 
 
-def _evaluation_sections(lines: Sequence[dict[str, Any]]) -> Iterator[Section]:
+def _evaluation_sections(lines: Sequence[dict[str, Any]], monitor: str) -> Iterator[Section]:
     evaluated = evaluations(lines)
-    names = list(dict.fromkeys(name for line in evaluated for name in line if "/" in name))
-    best = _best(evaluated)
+    names = list(dict.fromkeys(name for line in evaluated for name in line if name != "step"))
+    best = _best(evaluated, monitor)
     rows = [
         (f"{line['step']:,}", *(_number(line.get(name)) for name in names), "best" * (line is best))
         for line in evaluated[-_EVALUATIONS:]

@@ -1,6 +1,6 @@
 """The best evaluation of a run: its checkpoint is kept, and training ends when it is not surpassed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -24,19 +24,24 @@ class BestEvaluation:
     """The best of the evaluations so far, and how many have followed it.
 
     Args:
-        config: ``keep_best`` and ``patience``.
+        config: ``keep_best``, ``patience`` and ``monitor``.
         lines: history of the run.
     """
 
     def __init__(self, config: TrainConfig, lines: Sequence[Mapping[str, Any]]):
-        self._config, self.step, self._score, self._worse = config, 0, -1.0, 0
+        self._config, self.step, self._worse = config, 0, 0
+        self._score = -1.0 if config.monitor == "ap" else float("-inf")
         self.evaluated = 0  # last step that was evaluated
-        for step, score in mean_precisions(lines):
+        for step, score in evaluation_scores(lines, config.monitor):
             self._count(step, score)
 
-    def add(self, step: int, metrics: Mapping[str, Mapping[str, float | None]]) -> bool:
-        """Adds an evaluation; returns whether it is the best, which is then to be kept."""
-        return self._count(step, mean_precision(metrics)) and self._config.keep_best
+    def add(
+        self, step: int, metrics: Mapping[str, Mapping[str, float | None]], loss: float | None = None
+    ) -> bool:
+        """Adds an evaluation with its validation loss; returns whether it is the best, which is then to be
+        kept."""
+        score = mean_precision(metrics) if self._config.monitor == "ap" else -loss
+        return self._count(step, score) and self._config.keep_best
 
     @property
     def is_exhausted(self) -> bool:
@@ -51,16 +56,24 @@ class BestEvaluation:
         return better
 
 
-def mean_precisions(lines: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, float]]:
-    """Yields step and mean precision of the evaluations in a history."""
+def evaluation_scores(lines: Sequence[Mapping[str, Any]], monitor: str) -> Iterator[tuple[int, float]]:
+    """Yields step and score of the evaluations in a history; the greatest score is the best.
+
+    Args:
+        lines: of the history.
+        monitor: train.monitor.
+    """
     for line in lines:
         metrics: dict[str, dict[str, float | None]] = {}
         for name, value in line.items():
             kind, slash, metric = name.partition("/")
             if slash:
                 metrics.setdefault(kind, {})[metric] = value
-        if metrics:
+        if metrics and monitor == "ap":
             yield line["step"], mean_precision(metrics)
+        elif metrics:
+            loss = line.get("validation_loss")  # absent before it was computed
+            yield line["step"], float("-inf") if loss is None else -loss
 
 
 def has_ended(

@@ -18,9 +18,11 @@ from mrcnn_jax.typing import Array, Float, Key
 
 
 def fcis_losses(
-    model: FCIS, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"]
-) -> dict[str, Term]:
-    """Computes the three losses, all divided by the number of RoIs that are trained on.
+    model: FCIS, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"],
+    train: bool = True,
+) -> dict[str, Term]:  # fmt: skip
+    """Computes the three losses, all divided by the number of RoIs that are trained on; the heads have no
+    batch norm, for which ``train`` would matter.
 
     With hard examples, all proposals and the objects' own boxes are pooled first, without a gradient; only
     the RoIs of greatest loss are pooled again, with one.

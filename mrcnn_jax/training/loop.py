@@ -114,12 +114,10 @@ def _train(
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
-        evaluation, last = loop.evaluation.result(loop.step)
+        evaluation = loop.evaluation.result(loop.step)
     preemption.unsaved = True  # what remains takes seconds, and is not interrupted
     if distributed.is_primary():
         write_json(file, evaluation.metrics)  # first: nothing that is only drawn or printed can lose it
-        if last:
-            history.log_evaluation(loop.step, last.metrics)
         loop.evaluation.log_pictures(loop.step, evaluation, directory / "predictions.png")
         history.close()
     title = f"{experiment.name}: {len(sources.validation)} images"

@@ -34,18 +34,33 @@ def batch_losses(model: TwoStage, batch: Batch, keys: Key[jax.Array, "B"]) -> Me
     Returns:
         "loss", and its terms by name.
     """
+    terms = loss_terms(model, batch, keys)
+    counts = _mean_counts({name: term.count for name, term in terms.items()})
+    means = {name: term.total / counts[name] for name, term in terms.items()}
+    return {"loss": sum(means.values()), **means}
+
+
+def loss_terms(
+    model: TwoStage, batch: Batch, keys: Key[jax.Array, "B"], train: bool = True
+) -> dict[str, Term]:
+    """Computes the losses of this device's images before they are normalised.
+
+    Args:
+        model: as for ``batch_losses``.
+        batch: likewise.
+        keys: likewise.
+        train: batch norm uses and updates the statistics of the batch; otherwise it uses the running ones.
+    """
     config = model.config
-    pyramid = model.pyramid(batch.images, batch.sizes, train=True)
+    pyramid = model.pyramid(batch.images, batch.sizes, train=train)
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
     if config.rpn.proposals_from:
         proposals, terms = model.frozen_proposals(batch.images, batch.sizes, train=True), {}
     else:
         proposals, terms = _rpn_losses(model, pyramid, batch, keys[:, 0])
     if config.tasks:
-        terms |= SECOND_STAGE[config.system](model, pyramid, proposals, batch, keys[:, 1])
-    counts = _mean_counts({name: term.count for name, term in terms.items()})
-    means = {name: term.total / counts[name] for name, term in terms.items()}
-    return {"loss": sum(means.values()), **means}
+        terms |= SECOND_STAGE[config.system](model, pyramid, proposals, batch, keys[:, 1], train)
+    return terms
 
 
 def _rpn_losses(

@@ -23,14 +23,15 @@ from mrcnn_jax.typing import Array, Bool, Float, Int, Key
 
 
 def mask_rcnn_losses(
-    model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"]
-) -> dict[str, Term]:
+    model: MaskRCNN, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"],
+    train: bool = True,
+) -> dict[str, Term]:  # fmt: skip
     """Computes the losses of the second stage: class and box, and mask and keypoints of positive RoIs."""
     config = model.config
     rois = jax.vmap(lambda *image: roi_targets(*image, config))(keys, proposals, batch.examples)
     rois = jax.lax.stop_gradient(rois)
-    features = model.roi_features(pyramid, rois.boxes, config.pool_of("box"), rois.valid, train=True)
-    logits, deltas = model.classify(features, rois.valid, train=True)
+    features = model.roi_features(pyramid, rois.boxes, config.pool_of("box"), rois.valid, train=train)
+    logits, deltas = model.classify(features, rois.valid, train=train)
     # rows of background, which has neither deltas nor a mask, do not contribute
     labels = jnp.minimum(rois.classes, config.num_classes - 1)
     deltas = jnp.take_along_axis(deltas, labels[..., None, None], axis=2)[:, :, 0]
@@ -47,14 +48,14 @@ def mask_rcnn_losses(
     def branch_features(branch):
         pool = config.pool_of(branch)
         if pool not in pooled:
-            pooled[pool] = model.roi_features(pyramid, boxes, pool, positive, train=True)
+            pooled[pool] = model.roi_features(pyramid, boxes, pool, positive, train=train)
         return pooled[pool]
 
     if "masks" in config.tasks:
         features, targets = branch_features("mask"), (rois.masks, labels[:, :slots], rois.mask_valid)
         loss = partial(_mask_branch_loss, config.mask)
         if config.mask.norm == "batch":
-            total = loss(partial(model.mask_logits, valid=positive, train=True), features, *targets)
+            total = loss(partial(model.mask_logits, valid=positive, train=train), features, *targets)
         else:
             total = sum_over_rois(loss, model.mask, features, targets, rois.mask_valid)
         terms["loss_mask"] = Term(total, rois.mask_valid.sum())

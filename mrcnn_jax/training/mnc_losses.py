@@ -17,8 +17,9 @@ from mrcnn_jax.typing import Array, Bool, Float, Int, Key
 
 
 def mnc_losses(
-    model: MNC, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"]
-) -> dict[str, Term]:
+    model: MNC, pyramid: Pyramid, proposals: Proposals, batch: Batch, keys: Key[jax.Array, "B"],
+    train: bool = True,
+) -> dict[str, Term]:  # fmt: skip
     """Computes the losses of stages 2 and 3 and, of the regressed boxes, those of stages 4 and 5.
 
     The second pass takes all RoIs of the first and the objects' own boxes, as many as the first has RoIs,
@@ -27,7 +28,7 @@ def mnc_losses(
     config = model.config
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
     boxes, targets = _sample(keys[:, 0], proposals, batch, config)
-    found = model.instances(pyramid, boxes, targets.valid, train=True)
+    found = model.instances(pyramid, boxes, targets.valid, train=train)
     terms = _instance_losses(found, targets, batch, config)
     if config.mnc.training_stages == 3:
         return terms
@@ -36,7 +37,7 @@ def mnc_losses(
     proposals = Proposals(boxes=regressed, scores=jnp.zeros(valid.shape), valid=valid)
     everything = replace(config, roi=replace(config.roi, positive_fraction=1.0))
     boxes, targets = _sample(keys[:, 1], proposals, batch, everything)
-    found = model.instances(pyramid, boxes, targets.valid, train=True)
+    found = model.instances(pyramid, boxes, targets.valid, train=train)
     again = _instance_losses(found, targets, batch, config)
     return terms | {f"{name}_2": term for name, term in again.items()}
 

@@ -14,6 +14,7 @@ from mrcnn_jax.training.best import BestEvaluation
 from mrcnn_jax.training.logging import MetricLogger, headline_metrics
 from mrcnn_jax.training.progress import ProgressDisplay, warn
 from mrcnn_jax.training.run_setup import Run
+from mrcnn_jax.training.validation_loss import validation_losses
 
 
 class RunEvaluation:
@@ -51,29 +52,31 @@ class RunEvaluation:
 
     def during_training(self, step: int) -> None:
         """Evaluates the present state, keeps its checkpoint if it is the best, and logs the evaluation."""
-        evaluation = self.evaluate(self._variables())
-        self._keep_if_best(step, evaluation)
-        self._history.log_evaluation(step, evaluation.metrics)
+        variables = self._variables()
+        evaluation, losses = self.evaluate(variables), self.validation_losses(variables)
+        self._keep_if_best(step, evaluation, losses)
+        self._history.log_evaluation(step, evaluation.metrics, losses)
         self.log_pictures(step, evaluation)
-        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics)}", highlight=False)
+        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics, losses)}", highlight=False)
 
-    def result(self, step: int) -> tuple[Evaluation, Evaluation | None]:
-        """Evaluates the last state, and the best one where that is kept and was better.
+    def result(self, step: int) -> Evaluation:
+        """Evaluates what the run leaves: the last state, or the best one where that is kept and was better.
 
-        Returns:
-            The evaluation of what the run leaves, and that of the last state unless it is logged already.
+        The evaluation of the last state is logged, unless it is already.
         """
-        logged, evaluation = self.best.evaluated == step, self.evaluate(self._variables())
-        if not logged:
-            self._keep_if_best(step, evaluation)
-        last = None if logged else evaluation
+        variables = self._variables()
+        evaluation, losses = self.evaluate(variables), {}
+        if self.best.evaluated != step:
+            losses = self.validation_losses(variables)
+            self._keep_if_best(step, evaluation, losses)
+            self._history.log_evaluation(step, evaluation.metrics, losses)
         if not self._experiment.train.keep_best or self.best.step == step:
-            return evaluation, last
-        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics)}; step {self.best.step:,} "
-                            "was better and is the result", highlight=False)  # fmt: skip
+            return evaluation
+        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics, losses)}; step "
+                            f"{self.best.step:,} was better and is the result", highlight=False)  # fmt: skip
         with self._best_store() as store:
             kept = store.restore_latest(lambda message: warn(self._console, f"{message}."))
-        return (evaluation if kept is None else self.evaluate(kept.variables)), last
+        return evaluation if kept is None else self.evaluate(kept.variables)
 
     def evaluate(self, variables: dict[str, Any]) -> Evaluation:
         """Evaluates a state on the validation images."""
@@ -89,6 +92,11 @@ class RunEvaluation:
             pictures = self._experiment.evaluation.pictures
             return evaluate_split(detector, sources.validation, pictures=pictures, progress=progress)
 
+    def validation_losses(self, variables: dict[str, Any]) -> dict[str, float]:
+        """Computes the losses on validation images, by name; nothing unless they are asked for."""
+        split, programs = self._run.sources.validation, self._run.programs
+        return validation_losses(self._experiment, split, variables, programs, self._watch)
+
     def log_pictures(self, step: int, evaluation: Evaluation, picture: epath.Path | None = None) -> None:
         """Adds pictures to the history, and saves them in a file if one is named."""
         if evaluation.examples:
@@ -102,18 +110,18 @@ class RunEvaluation:
     def _best_store(self) -> CheckpointStore:
         return CheckpointStore(self._directory / BEST, keep=1)
 
-    def _keep_if_best(self, step: int, evaluation: Evaluation) -> None:
+    def _keep_if_best(self, step: int, evaluation: Evaluation, losses: dict[str, float]) -> None:
         """Saves the checkpoint of an evaluation that is the best; before it is logged, so that a kill between
         the two repeats it."""
-        if self.best.add(step, evaluation.metrics):
+        if self.best.add(step, evaluation.metrics, losses.get("validation_loss")):
             with self._best_store() as store:
                 if step not in store.steps:
                     self._save_to(store)
 
 
-def _headlines(metrics: dict[str, Any]) -> str:
-    """Returns the first headline metric of each kind in one line."""
-    parts = []
+def _headlines(metrics: dict[str, Any], losses: dict[str, float]) -> str:
+    """Returns the first headline metric of each kind, and the validation loss, in one line."""
+    parts = [f"validation loss {losses['validation_loss']:.3f}"] if losses else []
     for kind, values in metrics.items():
         name = headline_metrics(values)[0]
         parts.append(f"{kind} {name} {'undefined' if values[name] is None else f'{values[name]:.1f}'}")

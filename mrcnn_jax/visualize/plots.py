@@ -27,10 +27,11 @@ def curves(
     Args:
         history: {"step": ..., "loss": ..., "loss_mask": ..., "learning_rate": ...}; each key that starts with
             "loss" is a smoothed line over the faint raw values.
-        evaluations: {"step": ..., "segm/AP": ...} in percent; None for undefined metrics. Whatever else is no
-            number is left out, here and in ``history``.
+        evaluations: {"step": ..., "segm/AP": ...} in percent, and "validation_loss", which is drawn with the
+            losses; None for undefined metrics. Whatever else is no number is left out, here and in
+            ``history``.
     """
-    metrics = _keys(evaluations, "")
+    metrics = [name for name in _keys(evaluations, "") if not name.startswith("validation_loss")]
     figure = Figure(figsize=(13 if metrics else 7.5, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2 if metrics else 1, height_ratios=(4, 1))
@@ -40,6 +41,9 @@ def curves(
         steps, values = _series(history, name)
         (line,) = losses.plot(steps, _smooth(values), label=name, linewidth=2.2 if name == "loss" else 1.3)
         losses.plot(steps, values, color=line.get_color(), alpha=0.18, linewidth=0.8)
+    if "validation_loss" in _keys(evaluations, ""):
+        values = _series(evaluations, "validation_loss")
+        losses.plot(*values, color="0.1", marker="o", markersize=3.5, label="validation_loss")
     losses.set_ylabel("loss")
     if any(value > 0 for line in losses.lines for value in line.get_ydata()):
         losses.set_yscale("log")
