@@ -1,5 +1,6 @@
-"""`mrcnn export-weights`: exports a detector's weights to another library."""
+"""`mrcnn export-weights`: exports a detector's weights to another library, or as an own file."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,18 +9,19 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, parse, refuse_experiment
+from mrcnn_jax.cli.terminal import PROGRAM, TrainedDirectory, parse, printable, refuse_experiment
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write a detector's weights as a state dict that torchvision loads."""
+    """Write a detector's weights as a state dict that torchvision loads, or as a .safetensors file under our
+    own names, which holds any detector and which `import-weights` takes."""
 
-    target: tyro.conf.Positional[Literal["torchvision"]]
-    """Library to write for."""
+    target: tyro.conf.Positional[Literal["torchvision", "safetensors"]]
+    """Library to write for, or safetensors for an own file."""
     directory: TrainedDirectory
     file: tyro.conf.Positional[Path]
-    """New file: .pth, .safetensors or .npz."""
+    """New file: .pth, .safetensors or .npz for torchvision; .safetensors for an own file."""
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +33,11 @@ def main(arguments: list[str]) -> int:
     from mrcnn_jax.weights.locate import locate
     from mrcnn_jax.weights.summary import torchvision_loading_code
 
+    if options.target == "safetensors":
+        export_weights(options.target, options.directory, options.file)
+        command = shlex.join([PROGRAM, "import-weights", str(options.file), "--out", "weights/mine"])
+        print(printable(f"The weights are in {options.file}. `{command}` makes a detector of them again."))
+        return OK
     differences = export_weights(options.target, options.directory, options.file)
     model = read_experiment(Path(locate(options.directory)) / "experiment.json").model
     loading, handled = torchvision_loading_code(model, options.file)

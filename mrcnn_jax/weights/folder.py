@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,3 +85,15 @@ def read_shapes(directory: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     return {name.replace("/", "."): shape for name, shape in shapes.items()}
+
+
+def without_paths(experiment: Experiment) -> Experiment:
+    """Returns the experiment with the last parts of paths, as the folders above are of no use elsewhere."""
+    model, train = experiment.model, experiment.train
+    rpn = replace(model.rpn, proposals_from=Path(model.rpn.proposals_from).name)
+    return replace(
+        experiment,
+        model=replace(model, rpn=rpn),
+        data=replace(experiment.data, dataset=Path(experiment.data.dataset).name),
+        train=replace(train, init_from=Path(train.init_from).name),
+    )

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import jax
 from etils import epath
 
 from mrcnn_jax.atomic_io import require_writable, write_text
-from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.evaluation.coco_values import is_finite
 from mrcnn_jax.inference.detector import Detector, load
@@ -90,7 +88,7 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: choose another --out")
     detector = load(directory)
-    experiment = _without_paths(detector.experiment)
+    experiment = folder.without_paths(detector.experiment)
     variables = jax.device_get(detector.variables)
     folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))
     card = _model_card(detector, _read_metrics(directory), licence, model or str(out))
@@ -121,18 +119,6 @@ def push(directory: str, model: str, *, out: Path, licence: str = "", private: b
         address = str(hub.create_repo(repository, private=private, exist_ok=True))
         hub.upload_folder(repo_id=repository, folder_path=out, commit_message="Model of mrcnn_jax")
     return address
-
-
-def _without_paths(experiment: Experiment) -> Experiment:
-    """Returns the experiment with the last parts of paths, as the folders above are of no use elsewhere."""
-    model, train = experiment.model, experiment.train
-    rpn = replace(model.rpn, proposals_from=Path(model.rpn.proposals_from).name)
-    return replace(
-        experiment,
-        model=replace(model, rpn=rpn),
-        data=replace(experiment.data, dataset=Path(experiment.data.dataset).name),
-        train=replace(train, init_from=Path(train.init_from).name),
-    )
 
 
 def _read_metrics(directory: str) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import (
     caffe2,
     detectron2,
@@ -30,11 +31,13 @@ class SourceModel:
     origin: str
     known: tuple[str, ...] = ()
     """Parts of the experiment that are not assumed: a configuration file, or stored anchors, tell them."""
+    info: DatasetInfo | None = None
+    """Classes and keypoints, where the file tells them."""
 
     @property
     def is_backbone(self) -> bool:
         """Returns whether the file holds a backbone alone."""
-        return not self.experiment.model.tasks
+        return not self.experiment.model.tasks and self.info is None
 
 
 def identify_model(

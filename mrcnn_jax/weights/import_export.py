@@ -1,4 +1,4 @@
-"""Imports weights of other libraries into a directory, for detection and training; exports to torchvision."""
+"""Imports weights of other libraries into a directory, for detection and training; exports weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +19,16 @@ from mrcnn_jax.inference.detector import load
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights import torchvision
+from mrcnn_jax.weights import own_file, torchvision
+from mrcnn_jax.weights.folder import Weights
 from mrcnn_jax.weights.identify import SourceModel, identify_model
 from mrcnn_jax.weights.locate import find_file, locate
 from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
 from mrcnn_jax.weights.readers import read_weights, require_suffix, write_tensors
 from mrcnn_jax.weights.summary import describe_assumptions
 
+TARGETS = ("torchvision", "safetensors")
+"""Kinds of files that weights are exported to."""
 UNUSED_FILE = "unused.npz"
 """Tensors and rows beside imported weights that no prediction depends on; an export restores them."""
 RECORD_FILE = "import.json"
@@ -43,7 +46,7 @@ def import_weights(
     partial: bool = False,
     change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
 ) -> list[str]:
-    """Imports weights of another library into a directory.
+    """Imports weights of another library, or an own file of weights, into a directory.
 
     ``load(out)`` then detects as the library does, and training can start from it (``train.init_from``).
 
@@ -53,7 +56,8 @@ def import_weights(
 
     Args:
         file: of PyTorch (.pth, .pt, .ckpt, ...), .safetensors, .npz or .pkl, its address, or a name of
-            published weights (`mrcnn zoo` lists them). Nothing in it is executed.
+            published weights (`mrcnn zoo` lists them); or what ``export_weights("safetensors", ...)`` wrote.
+            Nothing in it is executed.
         out: directory for experiment.json, with the source's conventions, a checkpoint, and import.json,
             which says what was assumed.
         source: "torchvision" or "detectron2" (also for the original Detectron and MSRA's backbones), to
@@ -99,7 +103,15 @@ def read_source(
     The arguments are those of ``import_weights``.
     """
     path, entry = find_file(file)
+    own = own_file.read_description(path)
     weights = read_weights(path, key)
+    if own is not None:
+        if source or config:
+            given = f"of {source}" if source else "to be configured by a file"
+            raise InputError(f"{file} holds a detector of mrcnn_jax, not one {given}: leave that out")
+        maker, known = own_file.make_param_map, ("model", "data")
+        model = SourceModel(weights.tensors, {}, own.experiment, maker, str(file), known, own.info)
+        return Source(model, weights.notes)
     settings = config or (entry.settings if entry else None)
     model = identify_model(source, weights.tensors, str(file), settings)
     if entry is None:
@@ -127,7 +139,9 @@ def save_imported(
     param_map = model.make_param_map(experiment.model)
     template = jax.eval_shape(lambda: init_variables(make_model(experiment.model), jax.random.key(0)))
     missing = check_tensors(model.tensors, param_map, template, model.origin, partial)
-    info = coco_classes.unknown(0) if model.is_backbone else _dataset_info(experiment.model, classes)
+    info = coco_classes.unknown(0)
+    if not model.is_backbone:
+        info = _dataset_info(experiment.model, classes, model.info)
     variables = to_jax(model.tensors, param_map)
     unused = model.unused | collect_unused_rows(model.tensors, param_map)
 
@@ -147,11 +161,15 @@ def save_imported(
     return missing
 
 
-def _dataset_info(model: ModelConfig, names: Sequence[str]) -> DatasetInfo:
-    """Returns the given names of the classes, or COCO's if the model has as many."""
+def _dataset_info(
+    model: ModelConfig, names: Sequence[str], known: DatasetInfo | None = None
+) -> DatasetInfo:
+    """Returns the given names of the classes, or those that are known, or COCO's if there are as many."""
     count, num_keypoints = model.num_classes, model.keypoint.num_keypoints
     if names and len(names) != count:
         raise InputError(f"{len(names)} names of classes are given, but the model has {count} classes")
+    if known:
+        return known._replace(category_names=tuple(names)) if names else known
     info = {80: coco_classes.COCO, 90: coco_classes.COCO_WITH_GAPS}.get(count, coco_classes.unknown(count))
     if "keypoints" in model.tasks:
         if count == 1 and num_keypoints == len(coco_classes.COCO_PERSON.keypoint_names):
@@ -166,30 +184,40 @@ def _dataset_info(model: ModelConfig, names: Sequence[str]) -> DatasetInfo:
 
 
 def export_weights(target: str, directory: str | Path, file: str | Path) -> list[str]:
-    """Exports the detector of a directory as a state dict of torchvision.
+    """Exports the weights of a detector, for torchvision or as an own file that holds any detector.
 
         differences = export_weights("torchvision", "runs/mine", "mine.pth")
+        export_weights("safetensors", "runs/mine", "mine.safetensors")
 
     Args:
-        target: "torchvision".
+        target: "torchvision", or "safetensors" with our names (``weights.own_file``), which
+            ``import_weights`` takes.
         directory: of a training run, or of imported weights.
-        file: new, .pth, .pt, .safetensors or .npz.
+        file: new, .pth, .pt, .safetensors or .npz; .safetensors for the target of that name.
 
     Returns:
         Fields of the experiment that differ from what torchvision's constructor assumes, as "field: value
-        here, value there". Its arguments can change some of them; others torchvision cannot do.
+        here, value there". Its arguments can change some of them; others torchvision cannot do. None for an
+        own file.
 
     Raises:
         InputError: torchvision has no such model, or the file exists or cannot be written.
     """
-    if target != "torchvision":
-        raise InputError(f"weights can be exported to torchvision only, not to {target!r}")
-    _check_file(file)
+    if target not in TARGETS:
+        raise InputError(f"weights can be exported to {' or '.join(TARGETS)}, not to {target!r}")
+    _check_file(file, target)
     directory, file = Path(locate(directory)), Path(file)
     detector = load(directory)
+    if target == "safetensors":
+        weights = Weights(detector.experiment, detector.info, jax.device_get(detector.variables))
+        own_file.write_own_file(file, weights)
+        return []
     model = detector.experiment.model
     if unsupported := _unsupported_by_torchvision(model):
-        raise InputError(f"torchvision has no model like that of {directory}: {', '.join(unsupported)}")
+        raise InputError(
+            f"torchvision has no model like that of {directory}: {', '.join(unsupported)}; the target "
+            "safetensors takes any"
+        )
     unused = {}
     if (directory / UNUSED_FILE).exists():
         with np.load(directory / UNUSED_FILE) as arrays:
@@ -207,13 +235,15 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     return list(_differences(_comparable(theirs), _comparable(model)))
 
 
-def _check_file(file: str | Path) -> None:
+def _check_file(file: str | Path, target: str) -> None:
     """Checks that weights can be written to a new file."""
     require_local(file, "the output")
     path = Path(file).absolute()
     if path.exists() or path.is_symlink():
         raise InputError(f"{file} exists already: name a new file, or move that one away")
     require_suffix(Path(file))
+    if target == "safetensors" and Path(file).suffix != own_file.SUFFIX:
+        raise InputError(f"{file}: a file of the target safetensors must end in {own_file.SUFFIX}")
     require_writable(path.parent)
 
 

@@ -9,8 +9,9 @@ import math
 import mmap
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,11 +82,14 @@ def require_suffix(path: Path) -> None:
         raise InputError(f"{path}: the suffix of weights to write must be one of {allowed}")
 
 
-def write_tensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
+def write_tensors(
+    path: str | os.PathLike, tensors: dict[str, np.ndarray],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Writes tensors, with the dtypes that ``read_tensors`` returns, to a .pth, .pt, .safetensors or .npz
     file.
 
-    The file replaces an older one when it is complete. Its folder is created.
+    The file replaces an older one when it is complete. Its folder is created. Only .safetensors has metadata.
 
     Raises:
         InputError: an unknown format, a folder that cannot be written to, values that are not finite numbers.
@@ -96,7 +100,10 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> No
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _WRITERS[path.suffix.lower()](part, tensors)
+        if metadata:
+            safetensors.numpy.save_file(tensors, part, dict(metadata))
+        else:
+            _WRITERS[path.suffix.lower()](part, tensors)
         part.replace(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or _one_line(error)
