@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.inference_options import TileOptions, given_settings, parse_with_settings
+from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.predict import SETTINGS_OF_PREDICTIONS
 from mrcnn_jax.cli.terminal import TrainedDirectory, printable, refuse_experiment
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
@@ -15,7 +15,7 @@ _PACKAGES = ("starlette", "uvicorn", "python_multipart")
 
 
 @dataclass(frozen=True)
-class Options(TileOptions):
+class Options(DetectorOptions):
     """Serve a page on which images are dropped and objects seen, and an HTTP interface for programs."""
 
     directory: TrainedDirectory
@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> int:
         options.directory, host=options.host, port=options.port, score_threshold=options.score_threshold,
         batch_size=options.batch_size, tile=options.tile, tile_overlap=options.tile_overlap,
         limits=Limits(options.max_megabytes, options.max_megapixels, options.max_requests),
-        settings=given_settings(options), report=lambda line: print(line, flush=True), started=started,
+        settings=given_settings(options), checkpoint=options.checkpoint,
+        report=lambda line: print(line, flush=True), started=started,
     )  # fmt: skip
     return OK

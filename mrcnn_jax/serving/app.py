@@ -116,10 +116,12 @@ def make_app(service: Service) -> Starlette:
     """Returns the application; every refusal is JSON, ``{"error": "a sentence"}``."""
 
     async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
         retry = {"Retry-After": "1"} if error.status == 503 else {}
         return JSONResponse({"error": str(error)}, error.status, retry)
 
     async def refuse_address(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
         sentence = {
             404: f"there is no {printable(request.url.path)[:80]}: see /openapi.json",
             405: f"{printable(request.url.path)[:80]} does not take {request.method}: see /openapi.json",

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mrcnn_jax.inference.detector import load
+from mrcnn_jax.inference.detector import CheckpointChoice, load
 from mrcnn_jax.inference.tiles import require_tiles
 from mrcnn_jax.serving import server
 from mrcnn_jax.serving.app import Service, make_app
@@ -22,8 +22,8 @@ ACCELERATOR_BATCH = 4
 def serve(
     directory: str, *, host: str = "127.0.0.1", port: int = 8000, score_threshold: float = 0.5,
     batch_size: int | None = None, limits: Limits = DEFAULT_LIMITS, tile: int = 0, tile_overlap: float = 0.25,
-    settings: Mapping[str, Any] = MappingProxyType({}), report: Callable[[str], None] = print,
-    started: Callable[[str], None] = lambda address: None,
+    settings: Mapping[str, Any] = MappingProxyType({}), checkpoint: CheckpointChoice = "best",
+    report: Callable[[str], None] = print, started: Callable[[str], None] = lambda address: None,
 ) -> None:  # fmt: skip
     """Serves a detector until a signal comes; requests that have begun are completed.
 
@@ -37,6 +37,7 @@ def serve(
         tile: as in ``Detector.stream``.
         tile_overlap: likewise.
         settings: as for ``load``.
+        checkpoint: likewise.
         report: called with lines about the start.
         started: called with the address when the server listens.
 
@@ -46,7 +47,7 @@ def serve(
     if tile:
         require_tiles(tile, tile_overlap)
     bound, begin = server.bind(host, port), time.perf_counter()
-    detector = load(directory, settings, store_programs=True)
+    detector = load(directory, settings, checkpoint=checkpoint, store_programs=True)
     batch_size = batch_size or (1 if jax.default_backend() == "cpu" else ACCELERATOR_BATCH)
     report(f"Compiling for batches of {' and '.join(map(str, sorted({1, batch_size})))} ...")
     for size in sorted({1, batch_size}):
