@@ -1,10 +1,12 @@
 """mkdocs hooks: adds generated pages and tables, and rewrites links to them."""
 
+import json
 import posixpath
 import re
 from pathlib import Path
 
 from _config_reference import configuration_reference
+from _notebooks import to_markdown
 from _published_weights import MARKER, published_weights
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -24,6 +26,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
     reference = configuration_reference()
     files.append(File.generated(config, "reference/configuration.md", content=reference))
+    for notebook in sorted(ROOT.glob("docs/notebooks/*.ipynb")):
+        page = to_markdown(json.loads(notebook.read_text()))
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page))
     return files
 
 
@@ -51,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _site_path(source: str) -> str | None:
     if source.startswith("docs/"):
-        return source.removeprefix("docs/")
+        return source.removeprefix("docs/").replace(".ipynb", ".md")
     return (PAGES | _pictures()).get(source)
 
 
