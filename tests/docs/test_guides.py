@@ -108,10 +108,11 @@ def test_training_command_is_accepted(words, monkeypatch, tmp_path):
         trained.append((experiment, directory))
 
     monkeypatch.chdir(tmp_path)
-    is_preset = words[2] in presets.PRESETS
+    origin = words[words.index("--train.init-from") + 1] if words[2] == "finetune" else words[2]
+    is_preset = origin in presets.PRESETS
     if not is_preset:  # a directory of weights
-        Path(words[2]).mkdir(parents=True)
-        Path(words[2], "experiment.json").write_text(json.dumps(to_dict(presets.get("demo"))))
+        Path(origin, "checkpoints").mkdir(parents=True)
+        Path(origin, "experiment.json").write_text(json.dumps(to_dict(presets.get("demo"))))
     monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_split", lambda data, split: range(100))
     monkeypatch.setattr("mrcnn_jax.training.loop.train", train)
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *processes: initialized.append(processes))
