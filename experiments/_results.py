@@ -20,6 +20,8 @@ COSTS = TABLES_FOLDER / "costs.json"
 """Costs of the systems at full size, by experiments.costs."""
 RECIPE_COSTS = TABLES_FOLDER / "recipe_costs.json"
 """Costs of the recipes after the paper, likewise."""
+EVIDENCE = RESULTS / "evidence"
+"""Results of experiments.evidence, on real photos."""
 REMARKS = TABLES_FOLDER / "remarks.json"
 """Explanations of results, by table and scale, and pictures of them, by table."""
 METRICS = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tyro
 
+from experiments._evidence_page import evidence_section, write_evidence_plots
 from experiments._plots import write_plots
 from experiments._results import TABLES_FOLDER
 from experiments._runs_table import runs_section, update_readme
@@ -37,7 +38,7 @@ def page(folder: Path = TABLES_FOLDER) -> str:
     """Returns the text of RESULTS.md, of which the paper's tables alone are that of another folder."""
     tables = tables_section(folder)
     if folder == TABLES_FOLDER:
-        tables = [*runs_section(), *tables, *recipes_section()]
+        tables = [*runs_section(), *evidence_section(), *tables, *recipes_section()]
     return "\n\n".join(["# Results", GENERATED, *tables]) + "\n"
 
 
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not plots:
             raise InputError(f"{folder} holds no results of two rows of a table that can be compared; "
                              f"python -m experiments.run TABLE --results {folder} makes some")  # fmt: skip
+        plots += write_evidence_plots() if folder == TABLES_FOLDER else []
         write_text(page_path(folder), page(folder))
         print(f"Wrote {page_path(folder)} and {len(plots)} plots.")
         if folder == TABLES_FOLDER:

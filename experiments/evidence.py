@@ -1,0 +1,188 @@
+"""python -m experiments.evidence TASK [--rows ...]: small sets of real photos, without one ingredient each.
+
+Every run is the preset `finetune`, ResNet-50-FPN at full width, on images and heads that two CPU cores can
+train. A row whose result file exists, with the same settings, is skipped; an interrupted run is resumed.
+`python -m experiments.report` renders the results.
+"""
+
+import gc
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import tyro
+from rich.console import Console
+
+from experiments._results import EVIDENCE, same_settings
+from experiments.export_result import result_of
+from mrcnn_jax import presets
+from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.cli.exit_codes import exit_status
+from mrcnn_jax.config import AUGMENTATIONS, Experiment, to_dict, with_changes
+from mrcnn_jax.errors import InputError, Interrupted, TrainingError
+from mrcnn_jax.training.loop import train
+
+PROGRAM = "python -m experiments.evidence"
+COMMON = {
+    "model.backbone.freeze_stages": 3,
+    "model.rpn.anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0),
+    "model.rpn.pre_nms_train": 400, "model.rpn.post_nms_train": 400,
+    "model.rpn.pre_nms_test": 400, "model.rpn.post_nms_test": 300,
+    "model.roi.samples_per_image": 64, "model.roi.canonical_size": 96.0, "model.box.max_candidates": 600,
+    "model.mask.channels": 128, "model.keypoint.layers": 4, "model.keypoint.channels": 128,
+    "data.short_edge": (256,), "data.short_edge_test": 256, "data.long_edge": 352,
+    "data.max_objects": 64, "data.mask_size": 56, "data.threads": 2,
+    "train.images_per_device": 2, "train.warmup_steps": 40, "train.log_every": 10,
+    "train.checkpoint_every": 50, "train.checkpoint_minutes": 0.0, "evaluation.pictures": 8,
+}  # fmt: skip
+"""Images of at most 256 x 352 pixels, and what follows from their size; heads with fewer channels."""
+
+
+class Task(NamedTuple):
+    """A data set, what is learned from it, and for how long."""
+
+    title: str
+    changes: Mapping[str, Any]
+
+
+def _task(title: str, dataset: str, steps: int, **changes: Any) -> Task:
+    schedule = {"train.steps": steps, "train.evaluate_every": steps // 2}
+    return Task(title, {"data.dataset": f"data/{dataset}"} | schedule | changes)
+
+
+TASKS = {
+    "people": _task("130 photos of people in COCO, 60 for validation: boxes, masks and keypoints",
+                    "coco_person", 400, **{"model.tasks": ("boxes", "masks", "keypoints")}),
+    "coco": _task("175 photos of COCO, 143 for validation: 80 classes", "coco_instances", 400),
+    "fruits": _task("15 photos of fruits and nuts, 3 for validation: 3 classes", "fruits", 300),
+    "nuclei": _task(
+        "504 microscopy images, 80 for validation: nuclei", "nuclei", 400,
+        **{"model.rpn.anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0), "data.max_objects": 256,
+           "model.box.max_detections": 400, "evaluation.max_detections": (1, 100, 400),
+           "data.augment": to_dict(AUGMENTATIONS["microscopy"])},
+    ),
+}  # fmt: skip
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "all": {},
+    "from scratch": {
+        "model.backbone.norm": "group", "model.backbone.pyramid_norm": "group",
+        "model.backbone.freeze_stages": 0, "train.layer_decay": 1.0, "train.init_from": "",
+        "train.learning_rate": 0.004,
+    },
+    "no augmentation": {"data.augment": to_dict(AUGMENTATIONS["none"])},
+    "no moving average": {"train.ema_decay": 0.0},
+    "step decay": {"train.schedule": "step"},
+}  # fmt: skip
+"""Ingredients that a row does without. Without pretrained weights group norm takes the place of frozen batch
+norm, and all stages are trained, at the rate of the other presets for small machines."""
+DECAYS = 0.7, 0.9
+"""Fractions of the steps after which step decay divides the learning rate by 10."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train small sets of real photos from a pretrained backbone, and without each ingredient."""
+
+    task: Annotated[Literal[tuple(TASKS)], tyro.conf.Positional]
+    """Data set, and what is learned from it."""
+    rows: tuple[str, ...] = tuple(ROWS)
+    """Ingredients that are removed; "all" removes none."""
+    backbone: str = "weights/resnet50"
+    """Directory of imported ResNet-50 weights that have seen ImageNet."""
+    directory: Path = Path("runs/evidence")
+    """Folder of the runs."""
+    results: Path = EVIDENCE
+    """Folder of the result files."""
+    plan: bool = False
+    """Only list which results exist and which runs would be started."""
+
+
+class Job(NamedTuple):
+    """A row of a task."""
+
+    row: str
+    experiment: Experiment
+    directory: Path
+    file: Path
+    """Result file."""
+
+    @property
+    def is_done(self) -> bool:
+        """Returns whether a result with the same settings exists."""
+        return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
+
+
+def experiment_of(task: str, row: str, backbone: str = "weights/resnet50") -> Experiment:
+    """Returns the experiment of a row of a task."""
+    changes = COMMON | {"train.init_from": backbone} | dict(TASKS[task].changes) | dict(ROWS[row])
+    steps = changes["train.steps"]
+    changes["train.decay_steps"] = tuple(round(fraction * steps) for fraction in DECAYS)
+    return replace(with_changes(presets.get("finetune"), changes), name=name_of(task, row))
+
+
+def name_of(task: str, row: str) -> str:
+    """Returns the name of a row's run and result file."""
+    return f"{task}_{row.replace(' ', '_')}"
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """Yields the job of each row; InputError for rows that do not exist."""
+    for row in options.rows:
+        if row not in ROWS:
+            raise InputError(f"--rows has {row!r}; choose from {', '.join(map(repr, ROWS))}")
+        experiment = experiment_of(options.task, row, options.backbone)
+        file = options.results / f"{experiment.name}.json"
+        yield Job(row, experiment, options.directory / experiment.name, file)
+
+
+def run(options: Options, console: Console) -> list[str]:
+    """Runs the jobs without a result; returns a message for each that failed."""
+    failures = []
+    for job in list(jobs(options)):
+        if options.plan or job.is_done:
+            state = f"result in {job.file}" if job.is_done else "to be run"
+            console.print(f"{options.task}, {job.row}: {state}", highlight=False, soft_wrap=True)
+            continue
+        start, is_new = time.monotonic(), not job.directory.exists()
+        try:
+            train(job.experiment, job.directory, console)
+        except TrainingError as error:  # other rows do not need this one
+            failures.append(f"{options.task}, {job.row}: {error}")
+            console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
+            continue
+        write_json(job.file, _result_of_job(options, job, time.monotonic() - start if is_new else None))
+        jax.clear_caches()  # other rows have other programs
+        gc.collect()
+    return failures
+
+
+def _result_of_job(options: Options, job: Job, seconds: float | None) -> dict[str, Any]:
+    """Returns the content of a result file; ``seconds`` include compilation and evaluations."""
+    content = {"task": options.task, "row": job.row}
+    content |= {} if seconds is None else {"seconds": round(seconds)}
+    content |= result_of(job.directory, f"{PROGRAM} {options.task} --rows {shlex.quote(job.row)}")
+    content |= {"experiment_of_one_device": to_dict(job.experiment)}
+    for experiment in (content["config"], content["experiment_of_one_device"]):
+        origin = experiment["train"]["init_from"]
+        experiment["train"]["init_from"] = Path(origin).name  # the folder is of no use elsewhere
+    return content
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the rows; returns the exit status."""
+    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
+    try:
+        return 1 if run(options, Console()) else 0
+    except (InputError, Interrupted) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return exit_status(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
