@@ -151,7 +151,7 @@ def run(options: Options, console: Console) -> list[str]:
             continue
         start, is_new = time.monotonic(), not job.directory.exists()
         try:
-            train(job.experiment, job.directory, console)
+            train(job.experiment, job.directory, console, store_programs=True)
         except TrainingError as error:  # other rows do not need this one
             failures.append(f"{options.task}, {job.row}: {error}")
             console.print(failures[-1], style="red", highlight=False, soft_wrap=True)

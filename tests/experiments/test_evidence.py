@@ -41,7 +41,7 @@ def trained(monkeypatch):
     """Names of the runs that were trained; each gets synthetic files."""
     names = []
 
-    def train(experiment, directory, console):
+    def train(experiment, directory, console, store_programs):
         names.append(experiment.name)
         if "step" in experiment.name:
             raise TrainingError("the loss exploded")

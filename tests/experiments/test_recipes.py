@@ -1,12 +1,15 @@
 """Recipes after the paper: the models that their weights are imported as, and their schedules."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from library_models import zero_tensors
 
+from experiments._results import RECIPE_COSTS, settings_of
 from experiments.recipes import FACTS, compiled_recipes
 from mrcnn_jax import presets
+from mrcnn_jax.config import to_dict
 from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.weights import detectron2, torchvision, zoo
 from mrcnn_jax.weights.import_export import identify_model
@@ -54,3 +57,15 @@ def test_schedules_are_those_of_the_libraries():
             fractions = [round(step / train.steps, 2) for step in train.decay_steps]
             assert fractions == ([0.88, 0.96] if name.endswith("v2") else [0.89, 0.96])
             assert padded_size(presets.get(name).data, False) == (1024, 1024)
+
+
+NOT_COMPILED = set(compiled_recipes())
+"""Recipes whose step has not been compiled at full size yet."""
+
+
+def test_published_costs_are_of_todays_recipes():
+    rows = json.loads(RECIPE_COSTS.read_text())["rows"] if RECIPE_COSTS.exists() else []
+    compiled = [name for name in compiled_recipes() if name not in NOT_COMPILED]
+    assert [row["system"] for row in rows] == compiled
+    for row in rows:
+        assert settings_of(row["settings"]) == settings_of(to_dict(presets.get(row["system"])))

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments import costs, report, run
 from experiments._results import COSTS, load_seeds, same_settings, settings_of
+from experiments.recipes import FACTS, recipes_section
 from experiments.rows import all_systems
 from experiments.run import Options
 from experiments.scales import SCALES, experiment_of
@@ -205,6 +206,20 @@ def test_each_system_is_compiled_once(compiled, tmp_path, capsys):
     assert "| `x101_fpn` | 1 | 0.20 | Ran out of memory | - |" in text
     assert costs.main(["--systems", "r51"]) == 2
     assert "--systems has r51; choose from rpn_" in capsys.readouterr().err
+
+
+def test_recipes_are_compiled_once_a_model_for_the_chips_of_their_batch(compiled, tmp_path):
+    file = tmp_path / "costs.json"
+    names = ["mask_rcnn_r50_fpn_1x", "mask_rcnn_r50_fpn_100ep"]
+    for _ in range(2):
+        assert costs.main(["--recipes", "--out", str(file), "--systems", *names]) == 0
+    assert compiled == names
+    slices = {row["system"]: row["topology"] for row in json.loads(file.read_text())["rows"]}
+    assert slices == {"mask_rcnn_r50_fpn_1x": "v5e:2x4", "mask_rcnn_r50_fpn_100ep": "v5e:4x8"}
+    text = "\n".join(recipes_section(file))
+    assert "90,000 x 16 | 8 | 2.0 | 1.0 | 0 | 1 |" in text
+    assert "270,000 x 16 | 8 | 2.0 | 1.0 | 1 | 3 |" in text
+    assert text.count("not compiled yet") == len(FACTS) - 5  # 1x and 3x; 100, 200 and 400 epochs
 
 
 NOT_COMPILED = ("mnc_r101_c4", "fcis_r101", "fcis_plus_r101")
