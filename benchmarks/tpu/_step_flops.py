@@ -55,8 +55,7 @@ def roi_programs(experiment: Experiment) -> Iterator[tuple[Callable[..., Any], l
     _, (state, batch) = step_and_arguments(experiment, jax.devices()[:1])
 
     def make_pyramid(variables: Any, images: jax.Array, sizes: jax.Array) -> Any:
-        given = variables, images[0], sizes[0]
-        return make_model(config).apply(*given, train=True, method="pyramid", mutable=["batch_stats"])[0]
+        return make_model(config).apply(variables, images[0], sizes[0], method="pyramid")
 
     variables = {"params": state.params, **state.model_state}
     pyramid = jax.eval_shape(make_pyramid, variables, batch.images, batch.sizes)[levels]

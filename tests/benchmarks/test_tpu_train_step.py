@@ -156,6 +156,12 @@ def test_flops_of_a_step_are_those_of_loops_that_data_decide_and_of_the_rest():
     assert static_flops(traced(halves)) == outside
 
 
+def test_roi_operations_of_a_step_with_batch_norm_are_known():
+    model = tiny.model_config(norm="batch", pyramid_norm="batch")
+    _, (maps, *_), channels = next(roi_programs(tiny.experiment(model)))
+    assert channels == model.backbone.pyramid_channels and maps[0].shape[-1] == 1
+
+
 def test_estimates_by_hand():
     assert used_bytes(ROW) == 9 * GIB and free_bytes(ROW) == 6.75 * GIB
     assert gradient_reductions(ROW) == [150_000_000, 50_000_000]
