@@ -5,10 +5,13 @@ from typing import Annotated
 
 from mrcnn_jax.config.augmentation import AugmentationConfig
 from mrcnn_jax.config.validation import (
+    BELOW_ONE,
     LARGEST_EDGE,
     BoxCount,
+    Fraction,
     ImageEdge,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     at_most,
     check_fields,
@@ -23,6 +26,17 @@ class DataConfig:
     dataset: str = "shapes"
     """Data set: "shapes" or "puppets", which are generated on first use, or a directory written by `mrcnn
     dataset`."""
+    extra_datasets: tuple[str, ...] = ()
+    """More data sets to train on, each with train_split. Classes are merged by name, in the order of the data
+    sets; keypoints are learned if they are equal in all. Evaluations are on dataset alone."""
+    weights: tuple[PositiveFloat, ...] = ()
+    """Relative numbers of images drawn of dataset and of each of extra_datasets; none draws every image
+    equally often."""
+    repeat_threshold: Fraction = 0.0
+    """Repeat-factor sampling (LVIS), such as 0.001: an image is drawn up to sqrt(repeat_threshold / f) times
+    as often, where f is the share of images with its rarest class; 0 draws every image equally often."""
+    empty_share: Annotated[Fraction, BELOW_ONE] | None = None
+    """Share of images without objects among the images drawn; none leaves it as it is in the data."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -50,6 +64,9 @@ class DataConfig:
     def __post_init__(self):
         require(bool(self.short_edge), "data.short_edge must have at least one length")
         check_fields("data", self)
+        sets = 1 + len(self.extra_datasets)
+        require(len(self.weights) in (0, sets),
+                f"data.weights must have a number for each of {sets} data sets, or none, not {self.weights}")
         longest = max(*self.short_edge, self.short_edge_test)
         require(self.long_edge >= longest,
                 f"data.long_edge must be at least the shorter edge {longest}, not {self.long_edge}")

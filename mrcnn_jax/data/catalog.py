@@ -1,10 +1,12 @@
 """Lookup of an experiment's data set: an embedded one by name, or a prepared directory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import DatasetSplit, open_dataset
+from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.paths import require_local
 
 EMBEDDED = {"shapes": shapes.ShapesConfig(), "puppets": shapes.ShapesConfig(kinds=("puppet",))}
@@ -25,3 +27,14 @@ def open_split(config: DataConfig, split: str) -> DatasetSplit:
     directory = DATA_FOLDER / config.dataset
     shapes.prepare(directory, EMBEDDED[config.dataset], progress=True)
     return open_dataset(directory, split)
+
+
+def open_training(config: DataConfig) -> DatasetSplit | Mixture:
+    """Opens the split to train on, or those of several data sets as one.
+
+    Raises:
+        InputError: as for ``open_split``.
+    """
+    datasets = (config.dataset, *config.extra_datasets)
+    parts = [open_split(replace(config, dataset=one), config.train_split) for one in datasets]
+    return Mixture(parts) if len(parts) > 1 else parts[0]

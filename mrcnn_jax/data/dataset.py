@@ -76,6 +76,11 @@ class DatasetSplit:
         self.sizes: Int[np.ndarray, "N 2"] = np.load(self.directory / f"{split}_sizes.npy")
         self._ground_truth: dict[str, list[dict]] | None = None
 
+    @property
+    def parts(self) -> tuple["DatasetSplit", ...]:
+        """The split itself, as the only part of a ``Mixture``."""
+        return (self,)
+
     def __len__(self) -> int:
         return len(self.sizes)
 

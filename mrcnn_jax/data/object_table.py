@@ -36,6 +36,13 @@ class ObjectTable(NamedTuple):
         """Index of each object's image."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
+    def take(self, images: Int[np.ndarray, "n"]) -> "ObjectTable":
+        """Returns the table of some images, whose indices ascend."""
+        chosen = np.isin(self.images, images)
+        return ObjectTable(
+            *(column[images] for column in self[:3]), *(column[chosen] for column in self[3:])
+        )
+
     def save(self, directory: Path, split: str) -> None:
         """Writes the table of a split to a data set's directory."""
         np.savez(_file(directory, split), **self._asdict())

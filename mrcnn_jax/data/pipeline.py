@@ -6,11 +6,13 @@ from functools import lru_cache
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.dataset import DatasetSplit, Record
+from mrcnn_jax.data.mixture import Mixture
+from mrcnn_jax.data.sampling import draw_counts, sampling_weights
 from mrcnn_jax.data.transforms import is_portrait
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import Batch, BatchInfo, Example
@@ -23,13 +25,19 @@ class BatchPlan:
     the devices of a pod must run the same program at the same step. Landscape and portrait images are two
     endless streams, each a new permutation in every epoch, cut into batches; an epoch is then a shuffled
     sequence of the batches that begin in it. No image is dropped, and none is repeated to fill a batch.
+
+    With weights, an image comes as often in an epoch as its weight says on average (``draw_counts``).
     """
 
-    def __init__(self, sizes: Int[np.ndarray, "N 2"], batch: int, seed: int):
-        portrait = is_portrait(sizes)
-        streams = np.flatnonzero(~portrait), np.flatnonzero(portrait)
+    def __init__(
+        self, sizes: Int[np.ndarray, "N 2"], batch: int, seed: int,
+        weights: Float[np.ndarray, "N"] | None = None,
+    ):  # fmt: skip
+        portrait, drawn = is_portrait(sizes), np.ones(len(sizes)) if weights is None else weights
+        streams = np.flatnonzero(~portrait & (drawn > 0)), np.flatnonzero(portrait & (drawn > 0))
         self.streams = [indices for indices in streams if len(indices)]
-        self.batch, self.seed, self.images = batch, seed, len(sizes)
+        self.lengths = [max(1, round(float(drawn[indices].sum()))) for indices in self.streams]
+        self.batch, self.seed, self.images, self._weights = batch, seed, sum(self.lengths), weights
         self._permutation = lru_cache(8)(self._permutation)
         self._order = lru_cache(8)(self._order)
 
@@ -39,7 +47,7 @@ class BatchPlan:
         while self._batches_before(epoch + 1) <= step:
             epoch += 1
         stream, number = self._order(epoch)[step - self._batches_before(epoch)]
-        turn, place = divmod(number * self.batch + position, len(self.streams[stream]))
+        turn, place = divmod(number * self.batch + position, self.lengths[stream])
         return int(self._permutation(stream, turn)[place])
 
     def with_replacements(self, record: int) -> Iterator[int]:
@@ -49,19 +57,24 @@ class BatchPlan:
         yield from np.roll(stream, -1 - np.searchsorted(stream, record))[:-1].tolist()
 
     def _batches_before(self, epoch):
-        return sum(epoch * len(indices) // self.batch for indices in self.streams)
+        return sum(epoch * length // self.batch for length in self.lengths)
 
     def _order(self, epoch):
         batches = [
             (stream, number)
-            for stream, indices in enumerate(self.streams)
-            for number in range(epoch * len(indices) // self.batch, (epoch + 1) * len(indices) // self.batch)
+            for stream, length in enumerate(self.lengths)
+            for number in range(epoch * length // self.batch, (epoch + 1) * length // self.batch)
         ]
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(batches))
         return [batches[index] for index in order]
 
     def _permutation(self, stream, turn):
-        return np.random.default_rng([self.seed, 2, stream, turn]).permutation(self.streams[stream])
+        random, indices = np.random.default_rng([self.seed, 2, stream, turn]), self.streams[stream]
+        if self._weights is not None:
+            indices = np.repeat(
+                indices, draw_counts(self._weights[indices], self.lengths[stream], random)
+            )
+        return random.permutation(indices)
 
 
 class UnreadableImages:
@@ -94,19 +107,18 @@ class UnreadableImages:
 
 
 def training_batches(
-    source: DatasetSplit, config: DataConfig, *, steps: int, images_per_process: int, seed: int,
+    source: DatasetSplit | Mixture, config: DataConfig, *, steps: int, images_per_process: int, seed: int,
     process: int = 0, processes: int = 1, start: int = 0, masks: bool = True,
     unreadable: UnreadableImages | None = None, conventions: Conventions = OURS,
 ) -> grain.DatasetIterator:  # fmt: skip
     """Returns an iterator over the (Batch, BatchInfo) of one process, for steps ``start`` to ``steps``.
 
-    The batch of a step depends on the seed, the step and the size of the global batch alone, so the step is
-    the whole state of the iterator, and a resumed run may have another number of processes. An unreadable
-    image is replaced by the next readable one of its orientation, which depends on the data set alone.
+    The batch of a step depends on the seed, the step and the size of the global batch alone, so a resumed run
+    may have another number of processes. An unreadable image is replaced by the next of its orientation.
 
     Args:
-        source: the split to train on.
-        config: image sizes, object slots and threads.
+        source: the split, or splits, to train on.
+        config: image sizes, object slots, threads, and how often images are drawn.
         steps: number of steps of the whole run.
         images_per_process: images of a step in this process.
         seed: determines order and augmentation.
@@ -120,7 +132,8 @@ def training_batches(
         InputError: from the iterator, for more unreadable images than allowed.
     """
     unreadable = unreadable or UnreadableImages(0)
-    plan = BatchPlan(source.sizes, images_per_process * processes, seed)
+    batch, weights = images_per_process * processes, sampling_weights(source, config)
+    plan = BatchPlan(source.sizes, batch, seed, weights)
 
     def load(index: int) -> tuple[Example, int, tuple[int, int]]:
         step, position = divmod(index, images_per_process)

@@ -11,7 +11,6 @@ from mrcnn_jax.config import Experiment
 from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.data.object_table import ObjectTable
 from mrcnn_jax.data.statistics import overview
-from mrcnn_jax.inspection.anchors import POOR, Resized, coverage, resize_boxes
 from mrcnn_jax.inspection.contents import Contents, Split
 from mrcnn_jax.inspection.dataset_pictures import draw_distributions, draw_pairs, draw_samples
 from mrcnn_jax.inspection.duplicates import (
@@ -22,6 +21,7 @@ from mrcnn_jax.inspection.duplicates import (
     same_files,
 )
 from mrcnn_jax.inspection.report import Report, Section
+from mrcnn_jax.training.anchor_coverage import POOR, Resized, coverage, resize_boxes
 from mrcnn_jax.training.data_checks import data_warnings
 
 MAX_PAIRS = 50

@@ -7,11 +7,11 @@ import numpy as np
 from mrcnn_jax.data.object_table import ObjectTable
 from mrcnn_jax.data.transforms import decode_record
 from mrcnn_jax.evaluation.report.html import shortened
-from mrcnn_jax.inspection.anchors import Resized
 from mrcnn_jax.inspection.contents import Split
 from mrcnn_jax.inspection.duplicates import Pair
 from mrcnn_jax.inspection.report import Section, Shown
 from mrcnn_jax.structures import DatasetInfo
+from mrcnn_jax.training.anchor_coverage import Resized
 from mrcnn_jax.visualize.analysis_plots import encode_png
 from mrcnn_jax.visualize.data_plots import plot_classes, plot_counts, plot_overlaps, plot_shares
 from mrcnn_jax.visualize.files import jpeg_within, reduced

@@ -1,6 +1,6 @@
 """Recognition of the data set that a run was trained on: its classes, images and objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -9,14 +9,20 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.catalog import DATA_FOLDER, EMBEDDED
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training.data_checks import Statistics, split_statistics
 
 
-def contents_of(splits: tuple[DatasetSplit, ...]) -> dict[str, Contents]:
-    """Returns the contents of splits by name, but for sets prepared before they were recorded."""
-    return recorded_contents({split.split: split_statistics(split) for split in splits})
+def contents_of(splits: Sequence[DatasetSplit | Mixture]) -> dict[str, Contents]:
+    """Returns the contents of splits by name, but for sets prepared before they were recorded; those of
+    further data sets to train on are "train (2)" and so on."""
+    return recorded_contents({
+        f"{split.split} ({number})" if number > 1 else split.split: split_statistics(part)
+        for split in splits
+        for number, part in enumerate(split.parts, 1)
+    })  # fmt: skip
 
 
 def recorded_contents(statistics: Mapping[str, Statistics]) -> dict[str, Contents]:
@@ -53,25 +59,30 @@ def compare_data(
     Raises:
         InputError: the classes or keypoints have changed, or it is another data set in another place.
     """
-    before, place = checkpoint.experiment.data.dataset, config.dataset
+    pairs = [*zip_longest(_places(checkpoint.experiment.data), _places(config), fillvalue="none")]
+    before, place = (" and ".join(places) for places in zip(*pairs, strict=True))
     if changes := _changed_classes(checkpoint.info, info):
         raise InputError(
             f"{directory} was trained with other classes or keypoints than {place} has now ({changes}): "
             "restore the data set, or choose another --directory"
         )
     changes = changed_contents(checkpoint.contents or {}, contents)
-    if same_place(before, place):
+    if all(same_place(*pair) for pair in pairs):
         summary = "; ".join(changes)
         return [f"{place} has changed since {directory} was last saved ({summary}): metrics from before and "
                 "after cannot be compared"] if changes else []  # fmt: skip
     known = (checkpoint.contents or {}).keys() & contents.keys()
-    if changes or not known:
+    if changes or not known or "none" in sum(pairs, ()):
         reason = f": {'; '.join(changes)}" if changes else ""
         raise InputError(
             f"{directory} holds another run (data.dataset differs, {place} for {before}{reason}): choose "
             "another --directory, or give the same data set"
         )
     return [f"{place} is the data set that the run knows as {before}, in another place"]
+
+
+def _places(config: DataConfig) -> tuple[str, ...]:
+    return (config.dataset, *config.extra_datasets)
 
 
 def _changed_classes(before: DatasetInfo, now: DatasetInfo) -> str:

@@ -18,17 +18,20 @@ from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore, edited_experiment
 from mrcnn_jax.compiled_programs import StoredFunction, stored
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.config.schedule import with_epochs
-from mrcnn_jax.data.catalog import open_split
+from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.data.sampling import epoch_images
+from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
 from mrcnn_jax.models.systems import init_variables, jitted_init, make_model
 from mrcnn_jax.run_description import differing_fields, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.training.data_checks import data_warnings, split_statistics
 from mrcnn_jax.training.data_identity import compare_data, contents_of, same_place
+from mrcnn_jax.training.data_summary import summarize_objects
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from mrcnn_jax.training.progress import warn
 from mrcnn_jax.training.sharding import Sharding, prefetch
@@ -41,7 +44,7 @@ from mrcnn_jax.training.warm_start import (
     resolve_dataset_fields,
 )
 
-_MAY_CHANGE = ("data.threads", "data.max_unreadable_images", "data.dataset")
+_MAY_CHANGE = ("data.threads", "data.max_unreadable_images", "data.dataset", "data.extra_datasets")
 """Fields of model and data that a resumed run may change; ``compare_data`` checks the data set itself."""
 
 
@@ -50,7 +53,7 @@ class Sources:
     """Data and weights that a run starts from, with the experiment completed from them."""
 
     experiment: Experiment
-    training: DatasetSplit
+    training: DatasetSplit | Mixture
     validation: DatasetSplit
     checkpoint: Checkpoint | None  # of the run itself, to resume
     pretrained: Weights | None  # of train.init_from
@@ -82,9 +85,13 @@ class Run:
     unreadable: UnreadableImages
 
 
-def open_splits(config: DataConfig) -> tuple[DatasetSplit, DatasetSplit]:
+Splits = tuple[DatasetSplit | Mixture, DatasetSplit]
+"""Those for training and for validation."""
+
+
+def open_splits(config: DataConfig) -> Splits:
     """Opens the splits for training and for validation."""
-    return open_split(config, config.train_split), open_split(config, config.validation_split)
+    return open_training(config), open_split(config, config.validation_split)
 
 
 def require_origins(experiment: Experiment, directory: epath.Path) -> None:
@@ -99,8 +106,8 @@ def require_origins(experiment: Experiment, directory: epath.Path) -> None:
 
 
 def open_sources(
-    experiment: Experiment, splits: tuple[DatasetSplit, DatasetSplit], directory: epath.Path,
-    checkpoints: CheckpointStore, console: Console,
+    experiment: Experiment, splits: Splits, directory: epath.Path, checkpoints: CheckpointStore,
+    console: Console,
 ) -> Sources:  # fmt: skip
     """Restores the newest checkpoint, or reads the pretrained weights of a new run.
 
@@ -110,7 +117,7 @@ def open_sources(
     training, validation = splits
     given, experiment = experiment, resolve_dataset_fields(experiment, training)
     images_per_step = jax.device_count() * experiment.train.images_per_device
-    schedule = with_epochs(experiment.train, len(training), images_per_step)
+    schedule = with_epochs(experiment.train, epoch_images(training, experiment.data), images_per_step)
     experiment = replace(experiment, train=schedule)
     for task in sorted(set(given.model.tasks) - set(experiment.model.tasks)):
         warn(console, f"no object of the split '{training.split}' has {task}, so the run neither learns nor "
@@ -151,9 +158,10 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
     console.print(_describe(sources, state, images_per_step), highlight=False, markup=False, soft_wrap=True)
     for message in messages:
         console.print(message, highlight=False, markup=False, soft_wrap=True)
-    statistics = {split.split: split_statistics(split) for split in (sources.training, sources.validation)}
-    for message in data_warnings(experiment, sources.training.info, statistics, sources.training.split):
+    for message in _data_warnings(sources):
         warn(console, f"{message}.")
+    if summary := summarize_objects(experiment, sources.training):
+        console.print(f"{printable(summary)}.", highlight=False, markup=False, soft_wrap=True)
     if not sources.checkpoint and not sources.pretrained and experiment.model.backbone.norm == "frozen":
         warn(console, "the backbone is randomly initialised and its batch norm is frozen, so it will hardly "
                       "learn; model.backbone.norm group or batch trains from scratch.")  # fmt: skip
@@ -184,6 +192,17 @@ def start_run(sources: Sources, directory: epath.Path, console: Console, store_p
         images_per_step=images_per_step,
         unreadable=unreadable,
     )
+
+
+def _data_warnings(sources: Sources) -> list[str]:
+    """Returns the warnings about the data set, then those about further ones to train on."""
+    experiment, (first, *others) = sources.experiment, sources.training.parts
+    statistics = {split.split: split_statistics(split) for split in (first, sources.validation)}
+    found = data_warnings(experiment, first.info, statistics, first.split)
+    for part in others:
+        name = f"{part.split} of {part.directory.name}"
+        found += data_warnings(experiment, part.info, {name: split_statistics(part)}, name)
+    return found
 
 
 def _initial_state(sources, directory, model, optimizer, programs) -> tuple[TrainState, list[str]]:
@@ -259,7 +278,7 @@ def _describe(sources: Sources, state: TrainState, images_per_step: int) -> str:
     experiment, config = sources.experiment, sources.experiment.train
     device, count = jax.devices()[0], jax.device_count()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / 1e6
-    epochs = config.steps * images_per_step / len(sources.training)
+    epochs = config.steps * images_per_step / epoch_images(sources.training, experiment.data)
     return (
         f"{experiment.name}: {parameters:.1f} M parameters, {experiment.model.num_classes} classes, "
         f"{len(sources.training):,} training and {len(sources.validation):,} validation images\n"

@@ -10,13 +10,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Weights, read_weights
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.training.data_checks import split_statistics, untaught_tasks
 
 
-def resolve_dataset_fields(experiment: Experiment, source: DatasetSplit) -> Experiment:
+def resolve_dataset_fields(experiment: Experiment, source: DatasetSplit | Mixture) -> Experiment:
     """Fills in classes and keypoints of the data set, and drops tasks that no training object teaches.
 
     Raises:
@@ -43,7 +44,9 @@ def resolve_dataset_fields(experiment: Experiment, source: DatasetSplit) -> Expe
                 f"{dataset} has {number} of {classes}; model.keypoint.num_keypoints 0 takes both from it"
             )
         model = replace(model, keypoint=replace(model.keypoint, num_keypoints=number, classes=classes))
-    untaught = untaught_tasks(model.tasks, split_statistics(source))
+    untaught = set.intersection(
+        *(set(untaught_tasks(model.tasks, split_statistics(part))) for part in source.parts)
+    )
     model = replace(model, tasks=tuple(task for task in model.tasks if task not in untaught))
     return replace(experiment, model=model)
 

@@ -36,7 +36,8 @@ def other_value(name: str, value, hint):
     """Returns an allowed value of a field that is not its default."""
     special = {"padding_divisor": 32, "images_per_device": 4, "accumulate": 2}
     special |= {"tasks": ("boxes",), "levels": (3, 4), "crop_size": (0.3, 0.9), "tta_scales": (400, 1200)}
-    special |= {"training_stages": 3, "groups": 3, "size": 28, "loggers": ()}
+    special |= {"training_stages": 3, "groups": 3, "size": 28, "loggers": (), "empty_share": 0.5}
+    special |= {"extra_datasets": ("other",), "weights": (2.0,)}
     if name in special:
         return special[name]
     if get_origin(hint) is Literal:
