@@ -9,6 +9,7 @@ Names are imported on first use, so that importing the package takes millisecond
 - ``load(directory)`` returns a detector; ``detector(image)`` returns ``Detections``.
 - ``evaluate(directory)`` computes the COCO metrics; ``predict_files(directory, images, out)`` draws
   detections.
+- ``export(directory, out)`` writes a detector as StableHLO or ONNX; ``load(out)`` reads it.
 - ``import_weights`` and ``export_weights`` exchange weights with torchvision, Detectron2 and Detectron.
 - ``ops`` and ``models`` hold the operations (pure functions of arrays) and the networks (Flax Linen).
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mrcnn_jax.detections import Detections
     from mrcnn_jax.inference.detector import load
     from mrcnn_jax.inference.evaluate import evaluate
+    from mrcnn_jax.inference.export.export import export
     from mrcnn_jax.inference.predict import predict_files
     from mrcnn_jax.training.loggers import Logger
     from mrcnn_jax.training.loop import train
@@ -52,14 +54,14 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Detections": "detections", "Experiment": "config", "Logger": "training.loggers",
-    "evaluate": "inference.evaluate",
-    "export_weights": "weights", "import_weights": "weights", "load": "inference.detector",
-    "predict_files": "inference.predict", "prepare": "data.prepare", "train": "training.loop",
+    "evaluate": "inference.evaluate", "export": "inference.export.export", "export_weights": "weights",
+    "import_weights": "weights", "load": "inference.detector", "predict_files": "inference.predict",
+    "prepare": "data.prepare", "train": "training.loop",
 }  # fmt: skip
 _SUBPACKAGES = ("config", "models", "ops", "presets")
 __all__ = [
-    "Detections", "Experiment", "Logger", "config", "evaluate", "export_weights", "import_weights", "load",
-    "models", "ops", "predict_files", "prepare", "presets", "train",
+    "Detections", "Experiment", "Logger", "config", "evaluate", "export", "export_weights", "import_weights",
+    "load", "models", "ops", "predict_files", "prepare", "presets", "train",
 ]  # fmt: skip
 
 _set_xla_flags()  # before a device is used

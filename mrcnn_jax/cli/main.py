@@ -24,6 +24,8 @@ COMMANDS = {
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
     "inspect": "Show what a data set, a run or weights hold, and what looks wrong.",
     "zoo": "List published weights, which other commands take by name.",
+    "export": "Export a detector to StableHLO or ONNX.",
+    "benchmark": "Measure the speed of detectors, live and exported.",
     "import-weights": "Import weights of torchvision, Detectron2, Detectron or our own.",
     "export-weights": "Export weights to torchvision, or to a file of our own.",
     "push": "Share a detector on the Hugging Face Hub, or as a folder.",

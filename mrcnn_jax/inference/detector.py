@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, get_args, overload
 
@@ -19,14 +19,15 @@ from mrcnn_jax.data.transforms import padded_size
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.image_inputs import ImageLike, is_one_image, list_images
+from mrcnn_jax.inference.program import compiled
 from mrcnn_jax.inference.settings import full_names, with_settings
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.run_description import newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
-from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.weights.folder import Weights, is_model_folder, read_model_folder
+from mrcnn_jax.structures import DatasetInfo, Predictions
+from mrcnn_jax.weights.folder import EXPORTED, Weights, is_model_folder, read_model_folder
 from mrcnn_jax.weights.locate import locate
 
 CheckpointChoice = Literal["best", "newest"]
@@ -45,7 +46,10 @@ class Detector:
         info: classes and keypoints of the data set that it was trained on.
         variables: of the model, on the device.
         programs: directory in which compiled programs are stored, if any.
+        single_device: one device computes, also where an evaluation could use all.
     """
+
+    single_device = False
 
     def __init__(
         self, experiment: Experiment, info: DatasetInfo, variables: dict[str, Any], programs: Any = None
@@ -135,6 +139,14 @@ class Detector:
         experiment = with_settings(self.experiment, full_names(settings))
         return Detector(experiment, self.info, self.variables, self.programs)
 
+    def program(self, all_devices: bool = False) -> Callable[..., Predictions]:
+        """Returns the model as a function: (variables, images, sizes) -> Predictions.
+
+        Args:
+            all_devices: as for ``inference.program.compiled``.
+        """
+        return compiled(self.experiment.model, self.experiment.train.dtype, all_devices, self.programs)
+
     def warm_up(self, batch_size: int = 1) -> None:
         """Compiles the programs for landscape and portrait images, so that the first image is not slow.
 
@@ -162,8 +174,8 @@ def load(
     Compiled programs are kept on disk for later processes (``runtime.enable_compilation_cache``).
 
     Args:
-        directory: of the run, of imported weights or of a pushed model; or a name of published weights
-            (`mrcnn zoo` lists them), the address of a file of weights, or hf://owner/name. Those are
+        directory: of the run, of imported weights, or of a pushed or exported model; or a name of published
+            weights (`mrcnn zoo` lists them), the address of a file of weights, or hf://owner/name. Those are
             downloaded once.
         settings: values by name that replace those of the experiment, such as
             ``{"model.box.score_threshold": 0.3, "data.short_edge_test": 640}``; those of
@@ -182,6 +194,10 @@ def load(
     if checkpoint not in get_args(CheckpointChoice):
         raise InputError(f"the checkpoint must be best or newest, not {checkpoint!r:.50}")
     directory = locate(directory)
+    if (run_directory(directory) / EXPORTED).exists():
+        from mrcnn_jax.inference.export.detector import load_exported  # here, as it imports this module
+
+        return load_exported(directory, settings)
     if described := newest_description(directory):  # mistakes are found before arrays are read
         with_settings(described[1].experiment, settings)
     cache = enable_compilation_cache()
@@ -245,6 +261,8 @@ def require_weights(directory: str | os.PathLike) -> str | os.PathLike:
     path = run_directory(directory)
     if is_model_folder(directory) or (path / "checkpoints").is_dir():
         return directory
+    if (path / EXPORTED).exists():
+        raise InputError(f"{directory} is an exported program: give the run or weights that it is made of")
     needed = "give the directory of a training run, or weights by name (`mrcnn zoo` lists them)"
     if (path / "metadata.json").exists():
         raise InputError(f"{directory} is a data set and holds no checkpoints: {needed}")

@@ -15,7 +15,7 @@ from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.image_inputs import to_rgb
 from mrcnn_jax.inference.postprocess import to_detections
-from mrcnn_jax.inference.program import compiled, explaining_exhaustion, local_mesh
+from mrcnn_jax.inference.program import explaining_exhaustion, local_mesh
 from mrcnn_jax.inference.tta import AugmentedModel, ScaledBatch, is_augmented, scaled_configs
 from mrcnn_jax.structures import Predictions
 from mrcnn_jax.typing import Bool, Float, UInt8
@@ -148,6 +148,7 @@ class Pipeline:
         experiment, variables = detector.experiment, detector.variables
         self.experiment, self._class_names, self._known = experiment, detector.class_names, known
         self._layout: tuple[int, ...] = (batch_size,)
+        all_devices = all_devices and not detector.single_device
         if all_devices:
             self._layout = jax.local_device_count(), batch_size
             variables = jax.device_put(variables, NamedSharding(local_mesh(), PartitionSpec()))
@@ -156,7 +157,7 @@ class Pipeline:
             flip = detector.info.keypoint_flip
             self._predict = AugmentedModel(experiment, flip, all_devices, detector.programs)
         else:
-            plain = compiled(experiment.model, experiment.train.dtype, all_devices, detector.programs)
+            plain = detector.program(all_devices)
             self._predict = lambda variables, frame, batches: plain(variables, *batches[0])
 
     @property

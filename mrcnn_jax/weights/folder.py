@@ -19,6 +19,8 @@ from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights.readers import read_tensors, write_tensors
 
 TENSORS, EXPERIMENT, DATASET = "model.safetensors", "experiment.json", "dataset.json"
+EXPORTED = "export.json"
+"""Description of an exported detector (``inference.export``), whose folder has two or all of these files."""
 
 
 class Weights(NamedTuple):

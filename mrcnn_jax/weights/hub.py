@@ -14,7 +14,7 @@ from etils import epath
 from mrcnn_jax.atomic_io import require_writable, write_text
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.evaluation.coco_values import is_finite
-from mrcnn_jax.inference.detector import Detector, load
+from mrcnn_jax.inference.detector import Detector, load, require_weights
 from mrcnn_jax.weights import folder
 from mrcnn_jax.weights.locate import HUB, is_local
 
@@ -87,7 +87,7 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
     require_writable(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: choose another --out")
-    detector = load(directory)
+    detector = load(require_weights(directory))
     experiment = folder.without_paths(detector.experiment)
     variables = jax.device_get(detector.variables)
     folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))

@@ -15,7 +15,7 @@ from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.detector import load
+from mrcnn_jax.inference.detector import load, require_weights
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
@@ -207,7 +207,7 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
         raise InputError(f"weights can be exported to {' or '.join(TARGETS)}, not to {target!r}")
     _check_file(file, target)
     directory, file = Path(locate(directory)), Path(file)
-    detector = load(directory)
+    detector = load(require_weights(directory))
     if target == "safetensors":
         weights = Weights(detector.experiment, detector.info, jax.device_get(detector.variables))
         own_file.write_own_file(file, weights)

@@ -22,7 +22,7 @@ from mrcnn_jax.data.formats import coco_json
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError
 
-POSITIONAL = set("first second directory images folder source file target model words path".split())
+POSITIONAL = set("first second directory images folder source file target model models words path".split())
 
 
 def options_of(config, prefix: str) -> list[str]:

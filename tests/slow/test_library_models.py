@@ -18,10 +18,11 @@ from library_models import CASES, Case, images, match_boxes
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.cli import main as cli
-from mrcnn_jax.data.transforms import inference_sizes, resize_and_pad
+from mrcnn_jax.data.transforms import image_type, inference_sizes, resize_and_pad
+from mrcnn_jax.inference.export import onnx
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Batch
+from mrcnn_jax.structures import Batch, Predictions
 
 # with C4, res5 of a thousand RoIs takes longer to run than to compile, unlike the programs of other tests
 OPTIMISED = {"xla_backend_optimization_level": 1}
@@ -185,6 +186,28 @@ def test_detections(case, outputs):
         np.testing.assert_allclose(
             logits[:, 10::10], expected["mask_logits_first2"][:, 1:], atol=1e-2, rtol=0
         )
+
+
+def test_onnx_predicts_the_same(variables, outputs, tmp_path):
+    """Boxes to 0.01 pixels, as the library's, most to a third of it; masks to a pixel in 10,000."""
+    found, sizes, model = outputs
+    onnx.write(tmp_path, model, variables)
+    run_onnx = onnx.read(tmp_path / onnx.FILE, model.box.max_detections)
+    picture = images()[0].astype(image_type(model.conventions))
+    predictions = Predictions(**run_onnx(picture[None], sizes[:1]))
+    original = picture.shape[:2]
+    ours = to_detections(predictions.image(0), original, original, model)
+    live = detections(outputs, 0, original)
+    one, other = match_boxes(ours.boxes, live.boxes, ours.class_ids, live.class_ids)
+    assert len(one) == len(live) == 100 and np.mean(one == other) >= 0.95
+    difference = np.abs(ours.boxes[one] - live.boxes[other])
+    assert difference.max() <= 0.01 and np.quantile(difference, 0.98) <= 3e-3
+    np.testing.assert_allclose(ours.scores[one], live.scores[other], atol=1e-4, rtol=0)
+    if live.masks is not None:
+        assert np.mean(np.asarray(ours.masks)[one] != np.asarray(live.masks)[other]) <= 1e-4
+    if live.keypoints is not None:
+        distance = np.abs(ours.keypoints[one] - live.keypoints[other])[..., :2].max(axis=2)
+        assert np.mean(distance < 0.01) >= 0.99
 
 
 def test_batch_of_two(case, variables, outputs):

@@ -170,6 +170,7 @@ def test_export_refuses_what_torchvision_does_not_have(tmp_path, monkeypatch):
     backbone = dataclasses.replace(MODEL.backbone, norm="group", norm_epsilon=1e-5)
     model = dataclasses.replace(MODEL, backbone=backbone)
     detector = Detector(Experiment(model=model), coco_classes.unknown(5), {})
+    monkeypatch.setattr(import_export, "require_weights", lambda directory: directory)
     monkeypatch.setattr(import_export, "load", lambda directory: detector)
     reason = "torchvision has no model like that of runs/mine: a norm is group; the target safetensors takes"
     with pytest.raises(InputError, match=reason):

@@ -1,0 +1,1 @@
+"""Exported detectors: folders that JAX alone (StableHLO) or onnxruntime (ONNX) runs, and `load` reads."""
