@@ -78,7 +78,9 @@ _OURS = {
         "train": "--coordinator, --processes and --process; Slurm, Open MPI and TPU pods are recognised"
     },
     "conf confidence conf-thres conf-threshold score-thr score-threshold threshold thresh score-thresh "
-    "min-score confidence-threshold": {"predict": "--score", "": "--model.box.score-threshold"},
+    "min-score confidence-threshold": {
+        "predict": "--score", "serve": "--score-threshold", "": "--model.box.score-threshold"
+    },
     "iou iou-thres iou-threshold nms nms-threshold nms-thr": {"": "--model.box.nms-iou"},
     "max-det max-detections max-dets detections topk": {"": "--model.box.max-detections"},
     "source input images image i input-dir image-path files": {

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from mrcnn_jax.data.dataset import coco_categories
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import printable
-from mrcnn_jax.serving.batching import Batcher
+from mrcnn_jax.serving.batching import Answer, Batcher
 from mrcnn_jax.serving.openapi import openapi
 from mrcnn_jax.serving.uploads import Limits, Refused, Upload, read_upload
 from mrcnn_jax.structures import DatasetInfo
@@ -72,9 +72,18 @@ class Service:
         with self._place():
             threshold = self._threshold(request)
             upload = await read_upload(request, self._limits)
-            answer = await asyncio.wrap_future(self._batcher.submit(upload))
+            answer = await self._detect(upload)
             content = await run_in_threadpool(self._content, upload, *answer, threshold)
         return JSONResponse(content, headers={"Cache-Control": "no-store"})
+
+    async def _detect(self, upload: Upload) -> Answer:
+        try:
+            return await asyncio.wrap_future(self._batcher.submit(upload))
+        except Refused:
+            raise
+        except Exception as error:  # of the device
+            print(f"Error: {type(error).__name__}: {printable(error)}", file=sys.stderr, flush=True)
+            raise Refused(500, "the image could not be computed; the server's output says why") from error
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -128,13 +137,9 @@ def make_app(service: Service) -> Starlette:
         }.get(error.status_code, error.detail)
         return JSONResponse({"error": sentence}, error.status_code, error.headers)
 
-    async def fail(request: Request, error: Exception) -> Response:
-        print(f"Error: {type(error).__name__}: {printable(error)}", file=sys.stderr, flush=True)
-        return JSONResponse({"error": "the image could not be computed; the server's output says why"}, 500)
-
     routes = [
         Route("/", service.page), Route("/health", service.health), Route("/model", service.model),
         Route("/openapi.json", service.openapi), Route("/predict", service.predict, methods=["POST"]),
     ]  # fmt: skip
-    handlers = {Refused: refuse, HTTPException: refuse_address, Exception: fail}
+    handlers = {Refused: refuse, HTTPException: refuse_address}
     return Starlette(routes=routes, exception_handlers=handlers)

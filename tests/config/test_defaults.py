@@ -1,10 +1,10 @@
 """Defaults of the configuration: the paper's values, and descriptions of all fields."""
 
 import dataclasses
-import importlib.util
 
 import pytest
 from paths import REPOSITORY
+from scripts import load_script
 
 from mrcnn_jax import presets
 from mrcnn_jax.config import (
@@ -138,11 +138,7 @@ def test_named_conventions_differ_from_ours_where_the_libraries_do():
 @pytest.fixture(scope="module")
 def reference():
     """The module that generates the configuration reference of the documentation."""
-    path = REPOSITORY / "docs" / "_config_reference.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(REPOSITORY / "docs" / "_config_reference.py")
 
 
 def test_every_field_has_a_description(reference):
