@@ -17,8 +17,9 @@ ROLES = {
 }  # fmt: skip
 """Attributes with the computations that an operation runs."""
 PARTS = {
-    "stem and res2": r"backbone/(?:stem|res2)|MaskRCNN\.pyramid\)*/(?!backbone|fpn)",
-    "res3": "backbone/res3", "res4": "backbone/res4", "res5": "backbone/res5", "pyramid": "/fpn/",
+    "stem and res2": r"backbone/(?:backbone\._)?(?:stem|res2)|MaskRCNN\.pyramid\)*/(?!backbone|fpn)",
+    "res3": "backbone/res3", "res4": "backbone/res4", "res5": "backbone/res5",
+    "strips": "/backbone/[^/]+$", "pyramid": "/fpn/",
     "RPN head": r"MaskRCNN\.objectness", "proposals": r"MaskRCNN\.proposals",
     "RoI pooling": r"MaskRCNN\.roi_features", "box head": r"MaskRCNN\.classify",
     "mask head": r"MaskRCNN\.mask_logits|\bMaskHead\b", "targets, losses, update": ".",

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mrcnn_jax.models.layers.convolution import Conv
+from mrcnn_jax.models.layers.strips import WHOLE, strips_of
 from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
@@ -32,19 +33,21 @@ class FPN(nn.Module):
         """Computes P2 to P6 from C2 to C5."""
         norm = make_norm(self.norm, self.norm_epsilon, train, self.dtype)
 
-        def conv(name, x, size):
+        def conv(name, x, size, strips):
             bias = self.norm == "none"
             conv = Conv(self.channels, (size, size), padding=size // 2, use_bias=bias, kernel_init=XAVIER,
-                           dtype=self.dtype, name=name)  # fmt: skip
-            return norm(name=f"{name}_norm")(conv(x))
+                        dtype=self.dtype, name=name)  # fmt: skip
+            return norm(name=f"{name}_norm")(conv(x, strips))
 
         pyramid, above = [], None
         for level, feature in reversed(list(enumerate(features, start=2))):
-            x = conv(f"lateral{level}", feature, 1)
+            strips = WHOLE if self.norm == "group" else strips_of(feature)
+            x = conv(f"lateral{level}", strips.split(feature), 1, strips)
             if above is not None:
-                x += upsample(above)
-            above = x
-            pyramid.insert(0, conv(f"output{level}", x, 3))
+                fits = above.shape[strips.axis] % strips.number == 0
+                x += upsample(strips.split(above)) if fits else strips.split(upsample(above))
+            above = strips.join(x)
+            pyramid.insert(0, strips.join(conv(f"output{level}", x, 3, strips)))
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 

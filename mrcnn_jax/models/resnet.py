@@ -13,6 +13,7 @@ from mrcnn_jax.models.layers.blocked_stem import convolve_blocks, pool_blocks
 from mrcnn_jax.models.layers.convolution import Conv
 from mrcnn_jax.models.layers.max_pool import max_pool
 from mrcnn_jax.models.layers.non_local import NonLocalBlock
+from mrcnn_jax.models.layers.strips import WHOLE, Strips, strips_of
 from mrcnn_jax.models.norm import make_norm
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Bool, Float
@@ -37,6 +38,7 @@ class Block(nn.Module):
         config: network, groups, and which convolution has the stride.
         norm: layer class (``make_norm``).
         dtype: of the computation.
+        strips: that the maps are cut into.
     """
 
     channels: int
@@ -45,6 +47,7 @@ class Block(nn.Module):
     config: BackboneConfig
     norm: Callable
     dtype: Any
+    strips: Strips = WHOLE
 
     @nn.compact
     def __call__(
@@ -60,7 +63,7 @@ class Block(nn.Module):
                 kernel_dilation=dilation, feature_group_count=groups, kernel_init=MSRA, dtype=self.dtype,
                 name=name,
             )  # fmt: skip
-            return self.norm(name=f"{name}_norm")(layer(x), valid)
+            return self.norm(name=f"{name}_norm")(layer(x, self.strips), valid)
 
         if config.name in BASIC:
             y = nn.relu(conv("conv1", x, self.channels, 3, self.stride))
@@ -96,12 +99,16 @@ def stage(
     block_class = nn.remat(Block) if remat else Block
     norm = make_norm(config.norm, config.norm_epsilon, train, dtype)
     channels, depth = config.width * 2 ** (number - 2), DEPTHS[config.name][number - 2]
+    # group norm and the non-local block need whole maps; RoIs are many
+    is_whole = config.norm == "group" or config.non_local and number == 4 or valid is not None
+    strips = WHOLE if is_whole else strips_of(x, stride)
+    x = strips.split(x)
     for index in range(depth):
         if config.non_local and number == 4 and index == depth - 1:
             x = NonLocalBlock(dtype, name="res4_non_local")(x)
         name, block_stride = f"res{number}_{index}", stride if index == 0 else 1
-        x = block_class(channels, block_stride, dilation, config, norm, dtype, name=name)(x, valid)
-    return x
+        x = block_class(channels, block_stride, dilation, config, norm, dtype, strips, name=name)(x, valid)
+    return strips.join(x)
 
 
 class ResNet(nn.Module):

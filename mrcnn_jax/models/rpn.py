@@ -12,6 +12,7 @@ from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.models.layers.convolution import Conv
+from mrcnn_jax.models.layers.strips import WHOLE, strips_of
 from mrcnn_jax.structures import Proposals
 from mrcnn_jax.typing import Array, Bool, Float, Int
 
@@ -49,15 +50,16 @@ class RPNHead(nn.Module):
             for outputs, name in ((1, "objectness"), (4, "deltas"))
         )
         logits, deltas = [], []
-        for x in pyramid:
-            batch = x.shape[0]
+        for features in pyramid:
+            batch, strips = len(features), WHOLE if padding == 0 else strips_of(features)
+            x = strips.split(features)
             for convolution in hidden:
-                x = nn.relu(convolution(x))
+                x = nn.relu(convolution(x, strips))
                 if inside is not None:  # what lies outside the map is padding to the next convolution
                     inside = inside[:, 1:-1, 1:-1]
                     x = jnp.where(inside[..., None], x, 0)
-            logits.append(objectness(x).reshape(batch, -1).astype(jnp.float32))
-            deltas.append(shift(x).reshape(batch, -1, 4).astype(jnp.float32))
+            logits.append(strips.join(objectness(x)).reshape(batch, -1).astype(jnp.float32))
+            deltas.append(strips.join(shift(x)).reshape(batch, -1, 4).astype(jnp.float32))
         return logits, deltas
 
     def at_anchors(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from mrcnn_jax.models.layers.bias import add_bias
 from mrcnn_jax.models.layers.grouped_convolution import grouped_convolution
 from mrcnn_jax.models.layers.kernel_gradient import DIMENSIONS, kernel_gradient
+from mrcnn_jax.models.layers.strips import WHOLE, Strips
 from mrcnn_jax.models.layers.winograd import winograd_convolution
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Float
@@ -86,14 +87,17 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "N H W _c"]) -> Float[Array, "N h w C"]:
-        """Convolves, and adds the bias."""
+    def __call__(self, x: Float[Array, "N H W _c"], strips: Strips = WHOLE) -> Float[Array, "N h w C"]:
+        """Convolves images, or their strips, and adds the bias."""
         shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
+        x, padding = x.astype(self.dtype), [(self.padding, self.padding)] * 2
+        if strips.number > 1 and self.padding:
+            x, padding[strips.axis - 1] = strips.pad(x, self.padding), (0, 0)
+        dilation = self.kernel_dilation, self.kernel_dilation
         y = convolution(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, [(self.padding, self.padding)] * 2,
-            (self.kernel_dilation, self.kernel_dilation), self.feature_group_count,
-        )  # fmt: skip
+            x, kernel.astype(self.dtype), self.strides, padding, dilation, self.feature_group_count
+        )
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
