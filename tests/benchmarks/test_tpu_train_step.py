@@ -144,7 +144,7 @@ def traced(experiment):
 
 
 def test_flops_of_a_step_are_those_of_loops_that_data_decide_and_of_the_rest():
-    experiment = tiny.experiment(images_per_device=2)
+    experiment = tiny.experiment(images_per_device=6)
     program = traced(experiment)
     outside, once = (static_flops(program, iterations) for iterations in (0, 1))
     ((pool, arrays, channels),) = roi_programs(experiment)  # the tiny detector's branches pool alike
@@ -152,7 +152,8 @@ def test_flops_of_a_step_are_those_of_loops_that_data_decide_and_of_the_rest():
         one_iteration = static_flops(jax.make_jaxpr(pool)(*arrays), 1)
     # only the loops of the RoI operations compute products in the step, and they have more than one iteration
     assert once - outside == channels * one_iteration < channels * product_flops(pool, arrays)
-    halves = tiny.experiment(images_per_device=2, accumulate=2)  # half the images, twice
+    # half the images, twice; neither number of images is cut into strips
+    halves = tiny.experiment(images_per_device=6, accumulate=2)
     assert static_flops(traced(halves)) == outside
 
 
