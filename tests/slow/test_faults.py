@@ -20,6 +20,7 @@ from tests.slow.training_process import (
     compare_runs,
     damage,
     files_by_size,
+    logged,
     saved_arrays,
 )
 
@@ -35,7 +36,7 @@ def silent(line):
 def task(tmp_path_factory) -> Task:
     folder = tmp_path_factory.mktemp("faults")
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "compiled"))
-    task = Task(folder / "shapes", cache, steps=16, checkpoint_every=4, evaluate_every=16, portrait=False)
+    task = Task(folder / "shapes", cache, steps=16, checkpoint_every=4, evaluate_every=8, portrait=False)
     task.prepare()
     return task
 
@@ -62,7 +63,8 @@ def test_killed_and_damaged_run_ends_like_an_undisturbed_one(task, finished, tmp
     assert result["steps_made"] >= task.steps + lost and result["steps_needed"] == task.steps
     compared = compare_runs(tmp_path / "run", finished)
     assert compared["failures"] == [] and compared["losses"] == task.steps
-    assert set(compared["arrays"]) >= {"params", "opt_state", "step"}
+    assert set(compared["arrays"]) >= {"params", "averaged", "opt_state", "step"}
+    assert compared["evaluations"] == 2 and "validation_loss" in logged(finished)[1][8]
 
 
 @pytest.mark.parametrize(

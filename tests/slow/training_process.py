@@ -1,6 +1,7 @@
 """Training runs as processes: started like from a shell, observed from outside, their files compared."""
 
 import atexit
+import csv
 import json
 import os
 import re
@@ -43,6 +44,11 @@ TINY_MODEL = shlex.split("""
     --evaluation.images-per-device 2 --evaluation.pictures 2
 """)
 """Options of `mrcnn train demo` with which a step takes a fraction of a second; every step is logged."""
+WATCHED = shlex.split("""
+    --train.ema-decay 0.9 --train.keep-best --train.validation-loss-images 3
+    --train.monitor validation_loss
+""")
+"""Options of what a run keeps and compares besides."""
 
 
 def device_environment(devices: int) -> dict[str, str]:
@@ -88,7 +94,8 @@ class Task:
         words = [str(word) for name, value in train.items() for word in (f"--train.{name}", value)]
         words += ["--directory", str(directory), "--data.dataset", str(self.data)]
         words += ["--train.compilation-cache", str(self.cache)]
-        return [sys.executable, "-m", "mrcnn_jax", "train", "demo", *TINY_MODEL, *words, *options]
+        command = [sys.executable, "-m", "mrcnn_jax", "train", "demo", *TINY_MODEL, *WATCHED]
+        return [*command, *words, *options]
 
     def environment(self) -> dict[str, str]:
         """Returns the environment of the command."""
@@ -218,10 +225,10 @@ def checkpoints(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("checkpoints/*") if path.name.isdigit())
 
 
-def saved_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
+def saved_arrays(directory: Path, step: int, folder: str = "checkpoints") -> dict[str, np.ndarray]:
     """Returns every array of a checkpoint by its path, read by Orbax alone."""
     path, handler = epath.Path(directory.absolute()), ocp.StandardCheckpointHandler()
-    path = path / "checkpoints" / str(step) / "state"
+    path = path / folder / str(step) / "state"
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), handler.metadata(path).tree)
     tree = handler.restore(path, args=ocp.args.StandardRestore(template))
     handler.close()
@@ -237,8 +244,22 @@ def logged(directory: Path) -> tuple[list[dict[str, float]], dict[int, dict[str,
     return [{name: line[name] for name in line if name not in SPEED_METRICS} for line in lines], evaluations
 
 
+def table(directory: Path) -> list[dict[str, str]]:
+    """Returns the reproducible cells of each row of metrics.csv."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: cell for name, cell in row.items() if name not in SPEED_METRICS} for row in rows]
+
+
+def best_checkpoint(directory: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the best checkpoint, with its step."""
+    (step,) = os.listdir(directory / "best")
+    return saved_arrays(directory, int(step), "best")
+
+
 def compare_runs(directory: Path, other: Path) -> dict[str, Any]:
-    """Compares the last checkpoint and the history with those of an undisturbed run, bit for bit."""
+    """Compares the last and the best checkpoint, the history and metrics.csv with those of an undisturbed
+    run, bit for bit."""
     step = checkpoints(other)[-1]
     if checkpoints(directory)[-1:] != [step]:
         return {"failures": [f"the run did not reach its end, step {step}"]}
@@ -249,6 +270,8 @@ def compare_runs(directory: Path, other: Path) -> dict[str, Any]:
         f"{len(names)} arrays, among them {names[:1]},": bool(names),
         "the logged losses": training != expected,
         "the evaluations": evaluations != expected_evaluations,
+        "the rows of metrics.csv": table(directory) != table(other),
+        "the best checkpoints": bool(differing(best_checkpoint(directory), best_checkpoint(other))),
     }
     failures = [f"{what} differ from the undisturbed run" for what, differ in unequal.items() if differ]
     parts = dict(Counter(name.split(".")[0] for name in ours))
