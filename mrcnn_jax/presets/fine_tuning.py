@@ -13,7 +13,8 @@ import jax
 
 from mrcnn_jax.config import AUGMENTATIONS, AugmentationConfig, DataConfig, Experiment, TrainConfig
 from mrcnn_jax.config.schedule import with_epochs
-from mrcnn_jax.data.catalog import open_split
+from mrcnn_jax.data.catalog import open_split, open_training
+from mrcnn_jax.data.sampling import epoch_images
 
 MOST_EPOCHS, FEWEST_EPOCHS = 30, 12
 """Passes over the training images: up to 500 images the most, from 100,000 the fewest (COCO's usual 12)."""
@@ -47,7 +48,8 @@ def adapt(experiment: Experiment, given: Set[str]) -> tuple[Experiment, str]:
         InputError: there is no such data set.
     """
     data, train = experiment.data, experiment.train
-    images, validation = (len(open_split(data, split)) for split in (data.train_split, data.validation_split))
+    images = epoch_images(open_training(data), data)
+    validation = len(open_split(data, data.validation_split))
     if not given & {"data.short_edge", "data.short_edge_test", "data.long_edge"}:
         data = replace(data, **_image_sizes(data))
     if "data.threads" not in given:

@@ -90,6 +90,7 @@ def test_finetune_is_the_fine_tuning_of_the_weights_it_names(mrcnn, rejected, mo
     monkeypatch.setattr("mrcnn_jax.training.loop.train", lambda *arguments, **_: calls.append(arguments[:2]))
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *arguments: None)
     monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_split", lambda data, split: range(40))
+    monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_training", lambda data: range(40))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     run = tmp_path / "runs" / "a"
     (run / "checkpoints").mkdir(parents=True)

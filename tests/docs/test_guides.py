@@ -114,6 +114,7 @@ def test_training_command_is_accepted(words, monkeypatch, tmp_path):
         Path(origin, "checkpoints").mkdir(parents=True)
         Path(origin, "experiment.json").write_text(json.dumps(to_dict(presets.get("demo"))))
     monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_split", lambda data, split: range(100))
+    monkeypatch.setattr("mrcnn_jax.presets.fine_tuning.open_training", lambda data: range(100))
     monkeypatch.setattr("mrcnn_jax.training.loop.train", train)
     monkeypatch.setattr("mrcnn_jax.distributed.initialize", lambda *processes: initialized.append(processes))
     monkeypatch.setattr("signal.signal", lambda *_: None)

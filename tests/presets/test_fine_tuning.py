@@ -20,6 +20,7 @@ def machine(monkeypatch):
     def use(images=200, validation=50, cores=2, gigabytes=32.0):
         splits = {"train": range(images), "validation": range(validation)}
         monkeypatch.setattr(fine_tuning, "open_split", lambda data, split: splits[split])
+        monkeypatch.setattr(fine_tuning, "open_training", lambda data: splits["train"])
         monkeypatch.setattr(os, "cpu_count", lambda: cores)
         monkeypatch.setattr(fine_tuning, "_memory", lambda: gigabytes)
         monkeypatch.setattr(jax, "device_count", lambda: 1)
