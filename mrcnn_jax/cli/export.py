@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.inference_options import given_settings, parse_with_settings
+from mrcnn_jax.cli.inference_options import CheckpointOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, refuse_experiment
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(CheckpointOptions):
     """Write a detector as a folder of programs, weights, classes, preprocessing and a README, that JAX alone
     or onnxruntime runs, and that `predict` and `evaluate` take."""
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
     out = export(
         options.directory, options.out, format=options.format, batch_size=options.batch_size,
-        settings=given_settings(options),
+        settings=given_settings(options), checkpoint=options.checkpoint,
     )  # fmt: skip
     megabytes = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f"The detector is in {folder_name(out)} ({megabytes:.0f} MB); README.md there says how to run it.")

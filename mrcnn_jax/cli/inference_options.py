@@ -16,11 +16,17 @@ Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectorOptions:
-    """Options of tiles, and the checkpoint that is loaded."""
+class CheckpointOptions:
+    """The checkpoint that is loaded."""
 
     checkpoint: Literal["best", "newest"] = "best"
     """Checkpoint of a run that keeps its best one: that, or the newest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectorOptions(CheckpointOptions):
+    """Options of tiles, and the checkpoint that is loaded."""
+
     tile: int = 0
     """Side in pixels of the tiles in which images are seen, for small objects in large images; objects that
     several tiles see are joined. 0 takes images whole."""

@@ -123,16 +123,24 @@ def test_settings_outside_of_the_program_can_be_changed(live, detectors, format_
             detectors[format_].with_settings(short_edge=32)
 
 
-def test_the_readme_runs_onnx_without_this_package(exported, detectors, monkeypatch):
-    monkeypatch.chdir(exported["onnx"])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_readme_runs_without_this_package(exported, detectors, monkeypatch, format_):
+    monkeypatch.chdir(exported[format_])
     (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
-    assert "mrcnn_jax" not in code and len(Path("README.md").read_text().splitlines()) < 20
-    found = {"images": PICTURES[0][None], "sizes": np.int32([[64, 64]])}
-    exec(code, found)
-    expected = detectors["onnx"](PICTURES[0])
-    np.testing.assert_array_equal(found["found"]["boxes"][0], expected.boxes)
-    about = json.loads(Path("export.json").read_text())
-    assert about["classes"] == list(INFO.category_names) and about["preprocessing"]["short_edge"] == 64
+    assert "mrcnn_jax" not in code and len(code.splitlines()) <= 11
+    batch_size = json.loads(Path("export.json").read_text())["batch_size"]
+    names = {"images": np.stack([PICTURES[0]] * batch_size), "sizes": np.int32([[64, 64]] * batch_size)}
+    exec(code, names)
+    expected = detectors[format_](PICTURES[0])
+    np.testing.assert_array_equal(np.asarray(names["found"]["boxes"])[0, : len(expected)], expected.boxes)
+
+
+def test_an_export_is_described_in_json(exported):
+    for folder in exported.values():
+        about = json.loads((folder / "export.json").read_text())
+        assert about["classes"] == list(INFO.category_names)
+        preprocessing = about["preprocessing"]
+        assert (preprocessing["short_edge"], preprocessing["interpolation"]) == (64, "area")
 
 
 def test_the_command_line_takes_an_exported_folder(exported, validation, tmp_path):

@@ -14,7 +14,7 @@ from mrcnn_jax.atomic_io import require_writable, write_json
 from mrcnn_jax.config import to_dict
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.detector import load, print_warning
+from mrcnn_jax.inference.detector import CheckpointChoice, load, print_warning
 from mrcnn_jax.inference.export import onnx, stablehlo
 from mrcnn_jax.inference.export.folder import Format, is_exported, write_manifest
 from mrcnn_jax.inference.tta import is_augmented
@@ -28,6 +28,7 @@ FORMATS = ("stablehlo", "onnx")
 def export(
     directory: str | os.PathLike, out: str | os.PathLike, *, format: Format = "stablehlo",
     batch_size: int = 1, settings: Mapping[str, Any] = MappingProxyType({}),
+    checkpoint: CheckpointChoice = "best",
 ) -> Path:  # fmt: skip
     """Exports a detector to a folder.
 
@@ -44,6 +45,7 @@ def export(
         format: "stablehlo" or "onnx".
         batch_size: images of a call, with StableHLO.
         settings: as for ``load``; they become part of the program.
+        checkpoint: as for ``load``.
 
     Returns:
         The folder.
@@ -54,7 +56,7 @@ def export(
     """
     out = Path(out)
     _check_arguments(directory, out, format, batch_size)
-    detector = load(directory, settings)
+    detector = load(directory, settings, checkpoint=checkpoint)
     experiment = without_paths(detector.experiment)
     if is_augmented(experiment):
         print_warning("test-time augmentation is not exported: the detector sees each image once")
