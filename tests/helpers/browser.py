@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ class Browser:
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]
+
+    def open(self, url: str) -> None:
+        """Opens an address and waits until its scripts have run."""
+        self.send("Page.navigate", url=url)
+        while self.run("return location.href + document.readyState") != f"{url}complete":
+            time.sleep(0.02)
 
     def run(self, script: str) -> Any:
         """Evaluates a script, which may await, and returns its value."""

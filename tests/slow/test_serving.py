@@ -127,7 +127,7 @@ def test_a_client_sees_why_its_upload_is_too_large(server):
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (MRCNN_CHROMIUM)")
 def test_the_page_draws_what_is_found(server, photos, tmp_path):
     with Browser(tmp_path / "profile") as browser:
-        browser.send("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+        browser.open(f"http://127.0.0.1:{server.port}/")
         browser.run("while (!model.categories.length) await new Promise(done => setTimeout(done, 20));")
         browser.give("#file", photos[3])
         browser.run("while (!shown) await new Promise(done => setTimeout(done, 20));")
