@@ -9,11 +9,12 @@ import pytest
 from asgi import BOUNDARY, FORM, form, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from stub_pipeline import INFO, StubPipeline
 
 from mrcnn_jax.serving.app import Service, make_app
 from mrcnn_jax.serving.batching import Batcher
-from mrcnn_jax.serving.uploads import Limits, decode_upload
+from mrcnn_jax.serving.uploads import DEFAULT_LIMITS, Limits, decode_upload, read_upload
 
 LIMITS = Limits(megabytes=0.05, megapixels=0.05, requests=4, seconds=5)
 SUFFIXES = (".png", ".jpg", ".webp", ".tiff", ".bmp")
@@ -117,3 +118,20 @@ def test_image_bombs_are_refused_before_they_are_decoded(send, side, monkeypatch
     for data in (bytes(png), start + bytes(bomb) + rest, start + bytes(bomb) + given + rest):
         answer = send(data, "image/any")
         assert answer.status == 413 and f"{side}x{side} pixels" in answer.json["error"]
+
+
+def test_large_forms_stay_in_memory(monkeypatch):
+    """Starlette would write files of more than a megabyte to disk."""
+
+    def refuse(self):
+        raise AssertionError("a file is written")
+
+    async def receive():
+        return {"type": "http.request", "body": form(data)}
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", refuse)
+    data = image(".bmp", 800, 700)
+    assert len(data) > 2**20
+    headers = [(b"content-type", FORM["Content-Type"].encode())]
+    upload = asyncio.run(read_upload(Request({"type": "http", "headers": headers}, receive), DEFAULT_LIMITS))
+    assert upload == ("photo.png", data)
