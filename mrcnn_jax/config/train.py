@@ -83,7 +83,7 @@ class TrainConfig:
     log_every: PositiveInt = 20
     """Steps between log entries."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Where metrics and pictures are logged beside history.jsonl and metrics.csv: tensorboard/ of the run,
+    """Loggers of metrics and pictures, beside history.jsonl and metrics.csv: tensorboard/ of the run,
     Weights & Biases (extra mrcnn_jax[wandb]), MLflow (extra mrcnn_jax[mlflow])."""
     checkpoint_every: PositiveInt = 2000
     """Steps between checkpoints."""

@@ -1,4 +1,4 @@
-"""How often images are drawn: repeat factors, weights of data sets, empty images; merged classes."""
+"""Frequencies at which images are drawn: repeat factors, weights of data sets, empty images; merged classes."""
 
 import hashlib
 from collections import Counter
