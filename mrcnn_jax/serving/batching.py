@@ -70,11 +70,11 @@ class Batcher:
             first = self._waiting.get()
             taken: deque[Future[Answer]] = deque()
             sources = self._until_idle(first, taken)
-            alone = self._waiting.empty() and not self._tile
+            pipeline = self._batched
+            if self._waiting.empty() and not self._tile:
+                pipeline, sources = self._single, islice(sources, 1)
             try:
-                results = self._stream(self._single, islice(sources, 1)) if alone else self._stream(
-                    self._batched, sources)  # fmt: skip
-                for result in results:
+                for result in self._stream(pipeline, sources):
                     future = taken.popleft()
                     if result.error is not None:
                         future.set_exception(result.error)
