@@ -1,4 +1,4 @@
-"""Frequencies at which images are drawn: repeat factors, weights of data sets, empty images; merged classes."""
+"""Frequencies at which images are drawn: repeat factors, weights of data sets, empty images; classes."""
 
 import hashlib
 from collections import Counter
