@@ -1,0 +1,1 @@
+"""Exported detectors against the live one: detections, sizes of files, speed."""
