@@ -153,9 +153,10 @@ def test_a_name_is_fine_tuned_and_a_backbone_trained_from(server):
     assert run == "mask_rcnn_R_18_FPN_3x_tuned"
     assert experiment.train.init_from == NAME and experiment.model.num_classes == 0
     assert presets.stored_run(NAME) is None
-    with pytest.raises(InputError, match=f"{BACKBONE} holds a backbone without a detector"):
-        presets.resolve(BACKBONE)
-    assert read_weights(BACKBONE).experiment.model.tasks == ()
+    assert read_weights(BACKBONE).experiment.model.tasks == ()  # no detector, so new heads are trained
+    experiment, _ = presets.resolve(BACKBONE)
+    assert experiment.train.init_from == BACKBONE and experiment.model.tasks == ("boxes", "masks")
+    assert experiment.model.backbone.name == "resnet18" and experiment.train.optimizer == "adamw"
     with pytest.raises(InputError, match="there is no experiment 'smal'"):
         presets.resolve("smal")
 
