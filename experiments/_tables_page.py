@@ -20,7 +20,7 @@ from experiments._results import (
     paper_difference,
 )
 from experiments.rows import TABLES, Row, Table, all_systems
-from experiments.scales import NARROW, SCALES, SINGLE_MAP, STAND_INS, Scale
+from experiments.scales import FCIS, NARROW, SCALES, SINGLE_MAP, STAND_INS, Scale
 
 PEAK_SHARE = 0.2
 INTRODUCTION = """\
@@ -36,7 +36,7 @@ SMALL_SCALES = """\
 A small scale changes all rows of a table alike: image size, and with it anchors, proposals and sampled
 RoIs; narrow networks with fewer layers, and group norm in place of frozen batch norm; batch size,
 optimizer and schedule. Nothing is pretrained, so a detector's backbone starts from that of its RPN.
-Backbones: {stand_ins}. Fields: {narrow}; with C4 and C5 also {single_map}."""
+Backbones: {stand_ins}. Fields: {narrow}; with C4 and C5 also {single_map}; with FCIS {fcis} instead."""
 COSTS_TEXT = """\
 `python -m experiments.costs` compiles the training step of each system, in bfloat16, for {slices}, on a
 machine without a TPU. Memory is the compiler's account. "At least" is the time of convolutions and matrix
@@ -114,7 +114,8 @@ def _scales() -> Iterator[str]:
         lines.append(f"- `{scale.name}`: {scale.description}{_schedule(scale) if scale.is_small else ''}")
     yield "\n".join(lines)
     stand_ins = ", ".join(f"{_network(used)} for {name}" for name, used in STAND_INS.items())
-    yield SMALL_SCALES.format(stand_ins=stand_ins, narrow=_fields(NARROW), single_map=_fields(SINGLE_MAP))
+    fields = {"narrow": _fields(NARROW), "single_map": _fields(SINGLE_MAP), "fcis": _fields(FCIS)}
+    yield SMALL_SCALES.format(stand_ins=stand_ins, **fields)
 
 
 def _schedule(scale: Scale) -> str:
