@@ -190,7 +190,7 @@ class Training(_Program):
     def _make_state(self, variables: Any) -> TrainState:
         config = self.experiment.train
         optimizer = make_optimizer(config, self.experiment.model, config.images_per_device)
-        return self._place(create_state(variables, optimizer), REPLICATED)
+        return self._place(create_state(variables, optimizer, bool(config.ema_decay)), REPLICATED)
 
     def make_stages(self) -> Callable[[], dict[str, float]]:
         """Compiles losses, gradient and update on their own; returns a function that returns their seconds.

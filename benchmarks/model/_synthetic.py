@@ -38,7 +38,8 @@ def make_step(
     images = config.images_per_device * len(devices or jax.devices())
     optimizer = make_optimizer(config, experiment.model, images)
     step = make_train_step(model, optimizer, experiment, devices=devices)
-    return step, lambda: create_state(init_variables(model, jax.random.key(0)), optimizer)
+    average = bool(config.ema_decay)
+    return step, lambda: create_state(init_variables(model, jax.random.key(0)), optimizer, average)
 
 
 def synthetic_batch(

@@ -1,15 +1,11 @@
 """Every preset's training step traces at full size."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from benchmarks.model._synthetic import standalone, synthetic_batch
+from benchmarks.model._synthetic import make_step, standalone, synthetic_batch
 from experiments.recipes import FACTS
 from mrcnn_jax import presets
-from mrcnn_jax.models.systems import init_variables, make_model
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.step import create_state, make_train_step
 
 FAST = ("keypoint_rcnn_r50_fpn", "mask_rcnn_r50_c4")
 """Presets with different structures; the others are traced in the slow tier."""
@@ -29,10 +25,8 @@ def shapes_and_dtypes(tree):
 )
 def test_training_step_traces_at_full_size(name):
     experiment = standalone(presets.get(name))
-    model = make_model(experiment.model, jnp.dtype(experiment.train.dtype))
-    optimizer = make_optimizer(experiment.train, experiment.model, experiment.train.images_per_device)
-    state = jax.eval_shape(lambda key: create_state(init_variables(model, key), optimizer), jax.random.key(0))
-    step = make_train_step(model, optimizer, experiment, jax.devices()[:1])
+    step, make_state = make_step(experiment, jax.devices()[:1])
+    state = jax.eval_shape(make_state)
     after, metrics = jax.eval_shape(step, state, synthetic_batch(experiment, devices=1, objects=2))
     assert shapes_and_dtypes(after) == shapes_and_dtypes(state)
     assert {metric.shape for metric in metrics.values()} == {()}
