@@ -1,7 +1,10 @@
 """Exported detectors: how detections are compared, and the page on them."""
 
+import json
+
 import numpy as np
 
+from benchmarks._program import RESULTS
 from benchmarks.export import measure
 from mrcnn_jax.detections import Detections
 
@@ -35,3 +38,12 @@ def test_the_page_has_a_row_for_each_preset_and_format():
     assert "| mine | stablehlo | 99 of 100 | 0.002 | 1e-05 | 1e-06 |  |" in page
     assert "| mine | 1.00 | 1.00 | 1.00 | 1.25 | 1.25 | 1.25 |" in page
     assert "| mine | onnx | x.onnx 177.5 | 178 |" in page
+
+
+def test_the_page_is_of_the_committed_results():
+    """Both formats find every detection; the guide says how closely."""
+    result = json.loads((RESULTS / "export.json").read_text())
+    assert (RESULTS / "EXPORT.md").read_text() == measure.make_page(result)
+    for formats in result["models"].values():
+        assert all(formats[name]["same"] == formats[name]["detections"] for name in ("stablehlo", "onnx"))
+        assert formats["stablehlo"]["pixels"] == 0 and round(formats["onnx"]["pixels"], 2) <= 0.01
