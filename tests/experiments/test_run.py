@@ -222,15 +222,10 @@ def test_recipes_are_compiled_once_a_model_for_the_chips_of_their_batch(compiled
     assert text.count("not compiled yet") == len(FACTS) - 5  # 1x and 3x; 100, 200 and 400 epochs
 
 
-NOT_COMPILED = ("mnc_r101_c4", "fcis_r101", "fcis_plus_r101")
-"""Systems whose step has not been compiled at full size yet."""
-
-
 def test_published_costs_are_of_todays_systems():
     rows, systems = json.loads(COSTS.read_text())["rows"], all_systems(of_paper=True)
     trained = [name for name, system in systems.items() if not system.evaluates]
-    compiled = [name for name in trained if name not in NOT_COMPILED]
-    assert [row["system"] for row in rows] == compiled  # each training step was compiled at full size
+    assert [row["system"] for row in rows] == trained  # each training step was compiled at full size
     for row in rows:
         experiment = experiment_of(systems[row["system"]], SCALES["paper"])
         assert settings_of(row["settings"]) == settings_of(to_dict(experiment))
