@@ -124,6 +124,11 @@ def paper_difference(table: Table, comparison: Comparison) -> float:
     return better - other
 
 
+def has_result(file: Path, experiment: Experiment) -> bool:
+    """Returns whether a result file exists and belongs to an experiment (``same_settings``)."""
+    return file.exists() and same_settings(json.loads(file.read_text()), experiment)
+
+
 def same_settings(content: Mapping[str, Any], experiment: Experiment) -> bool:
     """Returns whether a result belongs to an experiment, on whatever number of devices it was run."""
     found, wanted = content["experiment_of_one_device"], to_dict(experiment)

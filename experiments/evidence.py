@@ -6,7 +6,6 @@ train. A row whose result file exists, with the same settings, is skipped; an in
 """
 
 import gc
-import json
 import shlex
 import sys
 import time
@@ -19,7 +18,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments._results import EVIDENCE, same_settings
+from experiments._results import EVIDENCE, has_result
 from experiments.export_result import result_of
 from mrcnn_jax import presets
 from mrcnn_jax.atomic_io import write_json
@@ -115,7 +114,7 @@ class Job(NamedTuple):
     @property
     def is_done(self) -> bool:
         """Returns whether a result with the same settings exists."""
-        return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
+        return has_result(self.file, self.experiment)
 
 
 def experiment_of(task: str, row: str, backbone: str = "weights/resnet50") -> Experiment:

@@ -6,7 +6,6 @@ A row whose result file exists, with the same settings, is skipped; an interrupt
 """
 
 import gc
-import json
 import shutil
 import sys
 import time
@@ -18,7 +17,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments._results import TABLES_FOLDER, load_rows, result_file, same_settings
+from experiments._results import TABLES_FOLDER, has_result, load_rows, result_file
 from experiments._tables_page import agreement, shown_scales
 from experiments.export_result import result_of
 from experiments.rows import TABLES
@@ -76,7 +75,7 @@ class Job(NamedTuple):
     @property
     def is_done(self) -> bool:
         """Returns whether a result with the same settings exists."""
-        return self.file.exists() and same_settings(json.loads(self.file.read_text()), self.experiment)
+        return has_result(self.file, self.experiment)
 
 
 def requested_jobs(options: Options) -> list[Job]:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable, progress_bar, refuse_experiment
+from mrcnn_jax.cli.terminal import parse, printable, progress_bar, refuse_experiment, wide_console
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,7 @@ def main(arguments: list[str]) -> int:
             options.models, images=options.images, sizes=options.sizes, batch_sizes=options.batch_sizes,
             rounds=options.rounds, progress=progress,
         )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width
-        console.width = max(console.width, 160)
-    console.print(timing_table(timings))
+    wide_console().print(timing_table(timings))
     if options.json:
         numbers = [timing._asdict() for timing in timings]
         write_json(options.json, {"timings": numbers, "versions": current_versions()})

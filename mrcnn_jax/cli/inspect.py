@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable, progress_bar
+from mrcnn_jax.cli.terminal import parse, printable, progress_bar, wide_console
 from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
 from mrcnn_jax.errors import InputError
 
@@ -53,10 +52,7 @@ def main(arguments: list[str]) -> int:
             options.path, options.experiment, near=options.near_duplicates,
             pictures=options.pictures if options.out else 0, progress=progress,
         )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width
-        console.width = max(console.width, 160)
-    console.print(render(report))
+    wide_console().print(render(report))
     if options.out:
         write_page(report, options.out)
         print(f"The page is {printable(options.out)}.")

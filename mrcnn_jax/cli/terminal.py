@@ -27,7 +27,7 @@ from mrcnn_jax.errors import InputError, printable
 
 __all__ = [
     "PROGRAM", "TolerantStream", "TrainedDirectory", "folder_name", "parse", "parse_known", "printable",
-    "progress_bar", "refuse_experiment",
+    "progress_bar", "refuse_experiment", "wide_console",
 ]  # fmt: skip
 
 _SECONDS_BETWEEN_LINES = 30
@@ -200,6 +200,14 @@ class TolerantStream:
         os.dup2(nowhere, self._stream.fileno())  # also for what is still in its buffer
         os.close(nowhere)
         return 0
+
+
+def wide_console() -> Console:
+    """Returns a console for tables; a pipe or a file, which has no width, gets 160 columns."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console
 
 
 @contextmanager
