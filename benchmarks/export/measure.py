@@ -1,7 +1,7 @@
 """python -m benchmarks.export.measure: exported detectors against the live one, on one photo.
 
-Weights are random, with class scores far enough apart to be ranked. A call measures some of the detectors and
-keeps the results of the others.
+Weights of presets are random, with class scores far enough apart to be ranked. A call measures some of the
+detectors and keeps the results of the others.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from benchmarks._program import RESULTS, check, processor, rounded, versions, wr
 from benchmarks.model._synthetic import make_photos, standalone
 from mrcnn_jax import export, load, presets
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.data.image_io import save_image
+from mrcnn_jax.data.image_io import read_image, save_image
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.inference.benchmark import Timing, benchmark
+from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights.folder import Weights, write_model_folder
@@ -40,6 +42,10 @@ class Options:
 
     models: tuple[str, ...] = ("mask_rcnn_r50_fpn", "keypoint_rcnn_r50_fpn", "mask_rcnn_r50_c4")
     """Presets that are measured."""
+    imported: tuple[Path, ...] = ()
+    """Folders of imported weights, whose detections are compared on --images."""
+    images: tuple[Path, ...] = ()
+    """Images for --imported."""
     height: int = 800
     """Height of the photo."""
     width: int = 1333
@@ -85,6 +91,47 @@ def compare(found: Detections, expected: Detections) -> dict[str, Any]:
     return result
 
 
+def in_float64(folder: Path) -> Callable[[Path], Detections]:
+    """Returns the live detector in float64, from which float32 differs by its own rounding alone."""
+    live = load(folder)
+    experiment = replace(live.experiment, train=replace(live.experiment.train, dtype="float64"))
+    detector = Detector(experiment, live.info, live.variables)
+
+    def detect(image: Path) -> Detections:
+        with jax.enable_x64(True):
+            return detector(image)
+
+    return detect
+
+
+def compare_formats(folders: dict[str, Path], images: Sequence[Path]) -> dict[str, Any]:
+    """Compares exported detectors with the live one, and all of them with float64.
+
+    Returns:
+        By format, and "live", the sums of counts and the largest differences over the images.
+    """
+    exact, detectors = in_float64(folders["live"]), {kind: load(folder) for kind, folder in folders.items()}
+    result: dict[str, Any] = {kind: {} for kind in folders}
+    for image in images:
+        expected, found = exact(image), {kind: detector(image) for kind, detector in detectors.items()}
+        for kind, own in found.items():
+            compared = {"float64_pixels": compare(own, expected)["pixels"]}
+            compared |= {} if kind == "live" else compare(own, found["live"])
+            for name, value in compared.items():
+                before = result[kind].get(name, 0)
+                result[kind][name] = before + value if isinstance(value, int) else max(before, value)
+    return result
+
+
+def compare_imported(folder: Path, images: Sequence[Path]) -> dict[str, Any]:
+    """Exports imported weights in all formats and compares their detections."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {"live": folder} | {kind: Path(temporary, kind) for kind in FORMATS}
+        for kind in FORMATS:
+            export(folder, folders[kind], format=kind)
+        return compare_formats(folders, images)
+
+
 def measure(name: str, options: Options) -> dict[str, Any]:
     """Exports a preset in all formats and measures them beside the live detector."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,9 +148,8 @@ def measure(name: str, options: Options) -> dict[str, Any]:
                 "megabytes": {file.name: rounded(file.stat().st_size / 1e6)
                               for file in sorted(folders[kind].iterdir()) if file.stat().st_size > 10_000},
             }  # fmt: skip
-        expected = load(folders["live"])(photo)
-        for kind in FORMATS:
-            result[kind] |= compare(load(folders[kind])(photo), expected)
+        for kind, compared in compare_formats(folders, [photo]).items():
+            result[kind] = result.get(kind, {}) | compared
         timings = benchmark(list(folders.values()), images=photo, rounds=options.rounds)
     return result | {"seconds": {timing.format: _seconds(timing) for timing in timings}}
 
@@ -124,34 +170,50 @@ def run(options: Options) -> list[Path]:
     for name in options.models:
         result["models"][name] = measure(name, options)
         write_json(options.out, result)
+    for folder in options.imported:
+        result.setdefault("imported", {})[folder.name] = compare_imported(folder, options.images)
+        sizes = [list(read_image(image).shape[:2]) for image in options.images]
+        result |= {"imported_sizes": sizes}
+        write_json(options.out, result)
     return [options.out, *write_page(options.out.with_name(PAGE), make_page(result))]
 
 
 def make_page(result: dict[str, Any]) -> str:
     """Returns the page of the results."""
-    agreement, files, speed = [], [], []
+    files, speed = [], []
     for name, one in result["models"].items():
         for kind in FORMATS:
             own = one[kind]
-            masks, keypoints = own.get("mask_pixels"), own.get("keypoint_pixels")
-            agreement.append([
-                name, kind, f"{own['same']} of {own['detections']}", f"{own['pixels']:.2g}",
-                f"{own['score']:.2g}", "" if masks is None else f"{masks:.2g}",
-                "" if keypoints is None else f"{keypoints:.2g}",
-            ])  # fmt: skip
             sizes = ", ".join(f"{file} {size:.1f}" for file, size in own["megabytes"].items())
             files.append([name, kind, sizes, f"{sum(own['megabytes'].values()):.0f}"])
         cells = [f"{one['seconds'][kind][part]:.2f}" for part in ("network", "whole")
                  for kind in ("live", *FORMATS)]  # fmt: skip
         speed.append([name, *cells])
-    heads = ("preset", "format", "same detections", "largest difference of boxes, pixels", "of scores",
-             "share of mask pixels that differ", "keypoints, pixels (99th percentile)")  # fmt: skip
     columns = [f"{part}, {kind}" for part in ("network", "whole") for kind in ("live", *FORMATS)]
     return fill(
-        PAGE, agreement=table(heads, agreement), speed=table(("preset", *columns), speed),
+        PAGE, agreement=_agreement(result["models"]), imported=_agreement(result["imported"]),
+        sizes=", ".join(f"{height} x {width}" for height, width in result["imported_sizes"]),
+        speed=table(("preset", *columns), speed),
         files=table(("preset", "format", "files, MB", "together"), files),
-        **{key: value for key, value in result.items() if key != "models"},
+        **{key: result[key] for key in ("command", "machine", "versions", "image")},
     )  # fmt: skip
+
+
+def _agreement(models: dict[str, Any]) -> str:
+    """Returns the table of how detections agree."""
+    heads = ("model", "format", "same detections", "largest difference of boxes, pixels", "of scores",
+             "share of mask pixels that differ", "keypoints, pixels (99th percentile)",
+             "boxes from float64, pixels", "live boxes from float64, pixels")  # fmt: skip
+    names = "pixels", "score", "mask_pixels", "keypoint_pixels", "float64_pixels"
+    rows = [
+        [
+            model, kind, f"{one[kind]['same']} of {one[kind]['detections']}",
+            *(f"{one[kind][name]:.2g}" if name in one[kind] else "" for name in names),
+            f"{one['live']['float64_pixels']:.2g}",
+        ]
+        for model, one in models.items() for kind in FORMATS
+    ]  # fmt: skip
+    return table(heads, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
