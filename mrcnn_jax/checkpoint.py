@@ -15,20 +15,10 @@ from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import disk_error
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.contents import Contents
-from mrcnn_jax.errors import InputError, TrainingError
+from mrcnn_jax.errors import InputError, TrainingError, first_line
 from mrcnn_jax.paths import require_place
-from mrcnn_jax.run_description import (
-    Description,
-    current_versions,
-    edited_experiment,
-    parse_description,
-)
+from mrcnn_jax.run_description import Description, current_versions, parse_description
 from mrcnn_jax.structures import DatasetInfo
-
-__all__ = [
-    "BEST", "DAMAGED", "Checkpoint", "CheckpointStore", "CheckpointWriteError", "DamagedCheckpointError",
-    "edited_experiment", "run_directory",
-]  # fmt: skip
 
 BEST = "best"
 """Directory beside ``checkpoints`` of the best one (train.keep_best)."""
@@ -136,19 +126,15 @@ class CheckpointStore:
         Raises:
             InputError: all checkpoints are damaged.
         """
-        damaged, found = {}, None
-        for step in reversed(self.steps):
-            try:
-                found = self.restore(step)
-                break
-            except DamagedCheckpointError as error:
-                damaged[str(step)] = str(error)
-        # processes must agree, though one may be able to read what another cannot
-        views = distributed.all_gather_object({"step": found.step if found else -1, "damaged": damaged})
+        unreadable, found, views, agreed = {}, None, [], max(self.steps, default=-1)
+        while not views or any(view["step"] != agreed for view in views):
+            if found is None or found.step > agreed:
+                found = self._newest_readable(agreed, unreadable)
+            # processes must agree, though one may be able to read what another cannot
+            own = {"step": found.step if found else -1, "damaged": unreadable}
+            views = distributed.all_gather_object(own)
+            agreed = min(view["step"] for view in views)
         damaged = {step: message for view in views for step, message in view["damaged"].items()}
-        agreed = min(view["step"] for view in views)
-        if found and found.step != agreed:
-            found = self.restore(agreed) if agreed >= 0 else None
         for message in damaged.values():
             warn(f"{message}; {f'using step {found.step:,}' if found else 'there is no earlier one'}")
         if damaged and not found:
@@ -157,6 +143,15 @@ class CheckpointStore:
         if damaged and not self.read_only:
             self._move_aside(damaged)
         return found
+
+    def _newest_readable(self, last: int, damaged: dict[str, str]) -> Checkpoint | None:
+        """Restores the newest intact checkpoint up to a step; adds to ``damaged`` those that are not."""
+        for step in sorted((step for step in self.steps if step <= last), reverse=True):
+            try:
+                return self.restore(step)
+            except DamagedCheckpointError as error:
+                damaged[str(step)] = str(error)
+        return None
 
     def restore(self, step: int) -> Checkpoint:
         """Restores a checkpoint and verifies its digests; raises DamagedCheckpointError where they differ."""
@@ -169,7 +164,7 @@ class CheckpointStore:
             about, arrays = restored["about"], _leaves_by_name(restored["state"])
             described = parse_description(about, "its description")
         except Exception as error:  # Orbax raises various types for missing or truncated files
-            message = f"checkpoint {path} cannot be read ({_first_line(error)})"
+            message = f"checkpoint {path} cannot be read ({_reason(error)})"
             raise DamagedCheckpointError(message) from error
         digests, found = described.digests, {name: _digest(array) for name, array in arrays.items()}
         differing = [name for name in digests.keys() | found.keys() if digests.get(name) != found.get(name)]
@@ -191,7 +186,7 @@ class CheckpointStore:
             tree = self._manager.item_metadata(step)["state"].tree
             return {name: tuple(leaf.shape) for name, leaf in _leaves_by_name(tree).items()}
         except Exception as error:  # Orbax raises various types for missing or truncated files
-            message = f"checkpoint {self.directory / str(step)} cannot be read ({_first_line(error)})"
+            message = f"checkpoint {self.directory / str(step)} cannot be read ({_reason(error)})"
             raise DamagedCheckpointError(message) from error
 
     def wait(self) -> None:
@@ -215,7 +210,7 @@ class CheckpointStore:
             write()
         except Exception as error:
             raise CheckpointWriteError(
-                f"a checkpoint cannot be written to {self.directory} ({_first_line(error)}): free space or "
+                f"a checkpoint cannot be written to {self.directory} ({_reason(error)}): free space or "
                 "fix the cause, then repeat the command; the run resumes from its last complete checkpoint"
             ) from error
 
@@ -244,8 +239,8 @@ def _digest(leaf):
     return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
 
 
-def _first_line(error):
-    return disk_error(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _reason(error):
+    return disk_error(error) or first_line(error)[:300]
 
 
 def _leaves_by_name(tree):

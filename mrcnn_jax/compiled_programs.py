@@ -27,7 +27,7 @@ class StoredFunction:
     Tracing is most of a warm start, and the compilation cache does not avoid it. A stored program is reused
     for the same source files of this package, versions of JAX and its libraries, flags, devices, ``key`` and
     types of arguments. Functions that are replaced at run time go unnoticed, so it is for the command line.
-    Threads may call it at once; one compiles while the others wait.
+    Threads may call it at once; a program that is stored compiles once, while the others wait.
     A program that cannot be stored or read is compiled as if none were kept.
 
     Args:
@@ -73,19 +73,19 @@ class StoredFunction:
         with _without_compilation_cache():  # a program that comes from it cannot be serialized
             program = self._make_function().lower(*arguments).compile()
         ids = [device.id for device in program.runtime_executable().local_devices()]
-        _write(file, (ids, serialize(program)))
+        _write(file, lambda: (ids, serialize(program)))
         return program
 
 
 def stored(directory: Any, key: str, compute: Callable[[], Value]) -> Value:
-    """Returns ``compute()``, or what it returned to an earlier process that equals this one.
+    """Returns ``compute()``, or its result as stored by an earlier process with the same environment.
 
     It is reused under the same conditions as a program of ``StoredFunction``.
 
     Args:
         directory: of stored programs; None stores nothing.
         key: text of all that the value depends on besides the source files.
-        compute: returns the value, which pickle must know.
+        compute: returns the value, which must be picklable.
     """
     if directory is None:
         return compute()
@@ -93,7 +93,8 @@ def stored(directory: Any, key: str, compute: Callable[[], Value]) -> Value:
     try:
         return pickle.loads(file.read_bytes())
     except Exception:  # absent or truncated
-        _write(file, value := compute())
+        value = compute()
+        _write(file, lambda: value)
         return value
 
 
@@ -101,11 +102,12 @@ def _file(directory: Any, key: str) -> Any:
     return directory / hashlib.sha256(f"{_environment()}{key}".encode()).hexdigest()
 
 
-def _write(file: Any, value: object) -> None:
+def _write(file: Any, value: Callable[[], object]) -> None:
     try:
+        content = pickle.dumps(value())
         with replacing(file) as temporary:
-            temporary.write_bytes(pickle.dumps(value))
-    except OSError:  # a full disk, or a home that cannot be written
+            temporary.write_bytes(content)
+    except Exception:  # a full disk, an unwritable home, or a device whose programs JAX cannot serialize
         pass
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mrcnn_jax.errors import InputError, Interrupted
+from mrcnn_jax.errors import InputError, Interrupted, first_line
 
 DEVICE_AXIS = "devices"
 """Name of the mapped axis over all devices of all processes."""
@@ -49,8 +49,8 @@ def initialize(
         jax.distributed.initialize(coordinator, processes, process)
         barrier()  # connects the devices now, before some processes compile longer than others wait
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise Interrupted(f"the processes of the run cannot reach each other: {reason}") from error
+        reason = f"the processes of the run cannot reach each other: {first_line(error)}"
+        raise Interrupted(reason) from error
 
 
 def _launched_as_one_of_many() -> bool:
@@ -78,8 +78,7 @@ def spans_processes(leaf: Any) -> bool:
 def barrier() -> None:
     """Blocks until all processes have called this."""
     if jax.process_count() > 1:
-        ones = np.ones(jax.local_device_count())
-        jax.pmap(lambda x: jax.lax.psum(x, "all"), axis_name="all")(ones).block_until_ready()
+        multihost_utils.sync_global_devices("mrcnn_jax")
 
 
 def all_gather_object(value: Any) -> list[Any]:

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Invalid input: a file, a field or an id. The message names it and says what is allowed."""
 
 
+class TooManyUnreadableError(InputError):
+    """More training images are unreadable than allowed."""
+
+
 class TrainingError(RuntimeError):
     """A run that would fail again if restarted. The message says why and what to change."""
 
@@ -19,6 +23,11 @@ class KeyboardInterrupted(Interrupted):
 
 class HostLostError(Interrupted):
     """Another process of the run no longer responds."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def printable(text: object) -> str:

@@ -188,6 +188,17 @@ def test_digests_detect_what_the_storage_does_not(checkpoints, monkeypatch):
         checkpoints.restore(6)
 
 
+def exchange_with(other):
+    """Exchanges views with a made-up process, which goes back to the step agreed on."""
+
+    def exchange(view):
+        views = [view, dict(other)]
+        other["step"] = min(one["step"] for one in views)
+        return views
+
+    return exchange
+
+
 @ignore_unawaited_reads
 @pytest.mark.parametrize("mine, theirs", [(True, False), (False, True), (True, True)])
 def test_processes_agree_on_a_checkpoint_that_all_can_read(checkpoints, tmp_path, monkeypatch, mine, theirs):
@@ -199,11 +210,25 @@ def test_processes_agree_on_a_checkpoint_that_all_can_read(checkpoints, tmp_path
     other = {"step": 6, "damaged": {}}
     if theirs:
         other = {"step": 3, "damaged": {"6": "checkpoint 6 is damaged over there"}}
-    monkeypatch.setattr(checkpoint.distributed, "all_gather_object", lambda view: [view, other])
+    monkeypatch.setattr(checkpoint.distributed, "all_gather_object", exchange_with(other))
     warnings = []
     saved = checkpoints.restore_latest(warnings.append)
     tiny.assert_same(saved.restore_state(state_of(FROZEN)), state_of(FROZEN, seed=3))
     assert len(warnings) == 1 and (tmp_path / DAMAGED / "6").is_dir() and checkpoints.steps == [3]
+
+
+@ignore_unawaited_reads
+def test_a_step_that_only_others_can_read_is_not_agreed_on(tmp_path, monkeypatch):
+    """The other process can read the first two checkpoints, this one the first and the last."""
+    with CheckpointStore(tmp_path / "checkpoints", keep=3) as checkpoints:
+        for step in (3, 6, 9):
+            save(checkpoints, step)
+        flip(tmp_path / "checkpoints" / "6")
+        other = {"step": 6, "damaged": {"9": "checkpoint 9 is damaged over there"}}
+        monkeypatch.setattr(checkpoint.distributed, "all_gather_object", exchange_with(other))
+        warnings = []
+        assert checkpoints.restore_latest(warnings.append).step == 3
+        assert len(warnings) == 2 and checkpoints.steps == [3]
 
 
 @ignore_unawaited_reads

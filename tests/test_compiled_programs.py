@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mrcnn_jax import compiled_programs
 from mrcnn_jax.compiled_programs import StoredFunction, stored
 
 
@@ -95,6 +96,15 @@ def test_stored_value_is_computed_once_for_each_key(tmp_path):
         file.write_bytes(file.read_bytes()[:20])
     assert shapes("one") == {"kernel": jax.ShapeDtypeStruct((3, 3), jnp.float32)} and len(calls) == 3
     assert stored(None, "one", lambda: 5) == 5
+
+
+def test_programs_that_cannot_be_serialized_are_compiled(tmp_path, monkeypatch):
+    def serialize(program):
+        raise ValueError("Compilation does not support serialization")
+
+    monkeypatch.setattr(compiled_programs, "serialize", serialize)
+    function = StoredFunction(lambda: jax.jit(lambda x: x + 2), tmp_path, "as they are on some devices")
+    assert function(jnp.ones(3)).sum() == 9 and not list(tmp_path.iterdir())
 
 
 def test_unwritable_directory_stores_nothing(tmp_path):

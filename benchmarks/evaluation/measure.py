@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks._program import RESULTS, check, command_line, processor, rounded, versions, write_files
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.errors import InputError
 
 PROGRAM = "python -m benchmarks.evaluation.measure"
 
@@ -41,7 +42,9 @@ def run_stage(checkout: Path, *words: object) -> dict[str, Any]:
     script = Path(__file__).with_name("_stages.py")
     environment = os.environ | {"PYTHONPATH": str(checkout), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(script), *map(str, words)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise InputError(f"{script.name} {' '.join(command[2:])} fails:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout)
 
 

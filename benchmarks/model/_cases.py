@@ -15,6 +15,7 @@ from benchmarks.model._programs import Inference, Timed, Training
 from benchmarks.model._synthetic import make_objects, make_photos, standalone
 from mrcnn_jax import presets
 from mrcnn_jax.config import Experiment
+from mrcnn_jax.errors import first_line
 from mrcnn_jax.inference.detector import load
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.weights.import_export import import_weights
@@ -127,7 +128,7 @@ def measure(
         ours, peak = _compile(case, models, arrays), MatrixProduct(case.dtype)
         ours(), peak()  # warms up
     except RuntimeError as error:  # such as too little memory
-        row["unavailable"] = str(error).strip().splitlines()[0][:200]
+        row["unavailable"] = first_line(error)[:200]
         return
     if "flops" not in row:
         row |= ours.facts() | {"objects": ours.objects, "peak_flops": peak.flops}

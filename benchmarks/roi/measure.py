@@ -35,7 +35,7 @@ from benchmarks.roi._rows import TORCHVISION
 from benchmarks.roi._workloads import BY_NAME
 from mrcnn_jax import ops
 from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, first_line
 
 PROGRAM = "python -m benchmarks.roi.measure"
 EFFORT, QUICK_EFFORT = (7, 0.7), (3, 0.35)  # rounds of a program at most, of at least 3, and their seconds
@@ -168,7 +168,7 @@ def measure(group: Group, rounds: int, seconds: float) -> list[dict[str, Any]]:
             first = call()
             number = 1 if first > SLOW else int(np.clip(seconds / call(), min(3, rounds), rounds))
         except (RuntimeError, ValueError) as error:  # unsupported dtype or platform, or out of memory
-            row["unavailable"] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            row["unavailable"] = first_line(error)[:200]
             continue
         timed.append((row, fields, call, number, []))
     for turn in range(max((number for *_, number, _ in timed), default=0)):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Server(NamedTuple):
                 connection.request("POST", "/predict?score_threshold=0", photo)
                 response = connection.getresponse()
                 answer = json.loads(response.read())
-        except OSError:
+        except (OSError, HTTPException):
             return None
         whole = response.status == 200 and len(answer["images"]) == 1
         return time.perf_counter() - begin if whole else None

@@ -12,7 +12,14 @@ from importlib import import_module
 from mrcnn_jax import __version__, signals
 from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import FAILED, INVALID_INPUT, KEYBOARD_INTERRUPT, OK, RETRY, exit_status
-from mrcnn_jax.errors import HostLostError, InputError, Interrupted, TrainingError, printable
+from mrcnn_jax.errors import (
+    HostLostError,
+    InputError,
+    Interrupted,
+    TrainingError,
+    first_line,
+    printable,
+)
 from mrcnn_jax.runtime import check_xla_flags, fewer_collections
 
 COMMANDS = {
@@ -84,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _platform_problem(error: Exception) -> str | None:
     """Returns a sentence if JAX can use no device or does not understand the environment."""
     if re.search(r"value .* for environment '?JAX_", str(error)):
-        return str(error).splitlines()[0]
+        return first_line(error)
     jax, chosen = sys.modules.get("jax"), os.environ.get("JAX_PLATFORMS")
     try:
         return jax and jax.devices() and None

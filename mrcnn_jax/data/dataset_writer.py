@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def write_dataset(
     progress: bool = False,
     overwrite: bool = False,
     images_per_shard: int = IMAGES_PER_SHARD,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes a prepared data set, completely or not at all: the directory appears when it is complete.
 
@@ -52,9 +54,11 @@ def write_dataset(
         progress: show a progress bar on stderr.
         overwrite: replace a prepared set of that name; anything else of that name is never touched.
         images_per_shard: maximum number of images in one file.
+        files: further text files of the directory, by their names.
 
     Raises:
-        InputError: the directory exists, or a split has no images.
+        InputError: the directory exists, also if another process wrote it meanwhile, or a split has no
+            images.
     """
     directory = Path(directory).absolute()
     check_destination(directory, overwrite)
@@ -63,11 +67,25 @@ def write_dataset(
     try:
         with naming(directory):
             written = _write(temporary, info, splits, progress, images_per_shard)
-        if directory.exists():
-            directory.rename(temporary / "replaced")
-        written.rename(directory)
+            for name, text in files.items():
+                (written / name).write_text(text)
+        _move_into_place(written, directory, temporary / "replaced", overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_into_place(written: Path, directory: Path, replaced: Path, overwrite: bool) -> None:
+    """Moves a complete set to its directory; if that fails, the set to be replaced is put back."""
+    if overwrite and directory.exists():
+        directory.rename(replaced)
+    try:
+        written.rename(directory)  # fails on anything but an empty directory
+    except BaseException as error:
+        if replaced.exists():
+            replaced.rename(directory)
+        if isinstance(error, OSError) and directory.exists():
+            raise InputError(f"{directory} exists already: another process has written it") from error
+        raise
 
 
 def check_destination(directory: Path, overwrite: bool = False) -> None:

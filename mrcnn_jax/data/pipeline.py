@@ -14,7 +14,7 @@ from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.data.sampling import draw_counts, sampling_weights
 from mrcnn_jax.data.transforms import is_portrait
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, TooManyUnreadableError
 from mrcnn_jax.structures import Batch, BatchInfo, Example
 
 
@@ -90,13 +90,14 @@ class UnreadableImages:
         self._reported, self._lock = 0, threading.Lock()
 
     def add(self, record: int, error: InputError) -> None:
-        """Adds an image; raises InputError beyond the limit, which ends the iteration over batches."""
+        """Adds an image; raises TooManyUnreadableError beyond the limit, which ends the iteration."""
         with self._lock:
             self.messages.setdefault(record, str(error))
             count = len(self.messages)
         if count > self.limit:
             found = f"{count} training images are unreadable"
-            raise InputError(f"{error}; {found}, but data.max_unreadable_images is {self.limit}") from error
+            limit = f"data.max_unreadable_images is {self.limit}"
+            raise TooManyUnreadableError(f"{error}; {found}, but {limit}") from error
 
     def new_messages(self) -> list[str]:
         """Returns the messages that no call has returned yet."""
@@ -145,6 +146,8 @@ def training_batches(
                 example = training_example(
                     record, source.info, config, random, masks, conventions, draw_other
                 )
+            except TooManyUnreadableError:  # an image whose objects were to be pasted was one too many
+                raise
             except InputError as error:
                 last = error
                 unreadable.add(candidate, error)

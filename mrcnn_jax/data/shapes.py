@@ -153,6 +153,7 @@ def prepare(directory: str | Path, config: ShapesConfig, *, progress: bool = Fal
     """Writes both splits to ``directory`` unless it holds this very set already; returns whether it wrote.
 
     A set of another configuration, drawing version or description is replaced, because it can be drawn again.
+    Several processes may call this at once: each draws the set, and the first to finish writes it.
 
     Raises:
         InputError: the directory holds anything else.
@@ -161,10 +162,18 @@ def prepare(directory: str | Path, config: ShapesConfig, *, progress: bool = Fal
     marker = directory / "shapes.json"
     content = {"drawing": VERSION, **dataclasses.asdict(config), "info": config.info._asdict()}
     wanted = json.dumps(content, indent=1)
-    ours = marker.exists()
-    if ours and marker.read_text() == wanted:
+    if _has_text(marker, wanted):
         return False
-    splits = {split: generate(config, split) for split in SPLITS}
-    write_dataset(directory, config.info, splits, progress=progress, overwrite=ours)
-    marker.write_text(wanted)
+    splits, files = {split: generate(config, split) for split in SPLITS}, {marker.name: wanted}
+    overwrite = marker.exists()
+    try:
+        write_dataset(directory, config.info, splits, progress=progress, overwrite=overwrite, files=files)
+    except InputError:
+        if not _has_text(marker, wanted):
+            raise
+        return False
     return True
+
+
+def _has_text(file: Path, text: str) -> bool:
+    return file.exists() and file.read_text() == text

@@ -17,6 +17,7 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import Detector, load
 from mrcnn_jax.inference.image_inputs import to_rgb
 from mrcnn_jax.inference.stream import Pipeline
+from mrcnn_jax.inference.tta import is_augmented
 
 Size = tuple[int, int]
 """Height and width of an image."""
@@ -77,8 +78,8 @@ def benchmark(
 
     Args:
         models: that ``load`` accepts.
-        images: a file, or a folder whose first image is taken; None makes images of noise, in which a
-            detector finds what it happens to find.
+        images: a file, or a folder whose first image is taken; None makes images of noise, in which
+            detections are arbitrary.
         sizes: heights and widths of images of noise; by default that which the first detector pads to.
         batch_sizes: images that are computed at once.
         rounds: measurements, after one that compiles.
@@ -97,7 +98,7 @@ def benchmark(
         require_whole("the side of an image", side, 1, _LARGEST_SIDE)
     detectors = [(str(model), load(model)) for model in models]
     for name, detector in detectors:
-        if detector.experiment.evaluation.tta_scales or detector.experiment.evaluation.tta_flip:
+        if is_augmented(detector.experiment):
             raise InputError(f"{name} has test-time augmentation, which is not measured")
     pictures = _pictures(images, sizes or [padded_size(detectors[0][1].experiment.data, False)])
     cases = [_Case(name, detector, [picture] * batch_size) for picture in pictures

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mrcnn_jax.checkpoint import BEST, CheckpointStore, edited_experiment, run_directory
+from mrcnn_jax.checkpoint import BEST, CheckpointStore, run_directory
 from mrcnn_jax.compiled_programs import stored
 from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
@@ -24,7 +24,7 @@ from mrcnn_jax.inference.settings import full_names, with_settings
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
 from mrcnn_jax.inference.tiles import require_tiles, stream_tiles
 from mrcnn_jax.models.systems import init_variables, make_model
-from mrcnn_jax.run_description import newest_description
+from mrcnn_jax.run_description import edited_experiment, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.structures import DatasetInfo, Predictions
 from mrcnn_jax.weights.folder import EXPORTED, Weights, is_model_folder, read_model_folder

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mrcnn_jax.compiled_programs import StoredFunction
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, first_line
 from mrcnn_jax.models.systems import make_model
 from mrcnn_jax.models.two_stage import TwoStage
 
@@ -71,7 +71,7 @@ def explaining_exhaustion() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if "RESOURCE_EXHAUSTED" not in reason:
             raise
         advice = "lower --data.short-edge-test and --data.long-edge, or --evaluation.images-per-device"

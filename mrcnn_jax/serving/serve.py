@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
@@ -46,20 +47,21 @@ def serve(
     """
     if tile:
         require_tiles(tile, tile_overlap)
-    bound, begin = server.bind(host, port), time.perf_counter()
-    detector = load(directory, settings, checkpoint=checkpoint, store_programs=True)
-    batch_size = batch_size or (1 if jax.default_backend() == "cpu" else ACCELERATOR_BATCH)
-    report(f"Compiling for batches of {' and '.join(map(str, sorted({1, batch_size})))} ...")
-    for size in sorted({1, batch_size}):
-        detector.warm_up(size)
-    report(f"Ready after {time.perf_counter() - begin:.1f} s.")
-    if divisor := detector.experiment.data.padding_divisor:
-        report(f"As this model's settings ask, each size of images, in steps of {divisor} pixels, compiles a "
-               "program of its own; --data.padding-divisor 0 compiles two for all.")  # fmt: skip
-    batcher = Batcher(
-        detector, lambda upload: decode_upload(upload, limits), batch_size, tile, tile_overlap
-    )
-    name = os.path.basename(os.path.normpath(directory)) if os.path.isdir(directory) else directory
-    service = Service(batcher, detector.info, name, score_threshold, limits)
-    address = server.url(bound)
-    server.run(make_app(service), bound, batcher.close, lambda: started(address))
+    begin = time.perf_counter()
+    with closing(server.bind(host, port)) as bound:
+        detector = load(directory, settings, checkpoint=checkpoint, store_programs=True)
+        batch_size = batch_size or (1 if jax.default_backend() == "cpu" else ACCELERATOR_BATCH)
+        report(f"Compiling for batches of {' and '.join(map(str, sorted({1, batch_size})))} ...")
+        for size in sorted({1, batch_size}):
+            detector.warm_up(size)
+        report(f"Ready after {time.perf_counter() - begin:.1f} s.")
+        if divisor := detector.experiment.data.padding_divisor:
+            report(f"data.padding_divisor is {divisor}: each new padded size compiles another program; 0 "
+                   "compiles two in all.")  # fmt: skip
+        batcher = Batcher(
+            detector, lambda upload: decode_upload(upload, limits), batch_size, tile, tile_overlap
+        )
+        name = os.path.basename(os.path.normpath(directory)) if os.path.isdir(directory) else directory
+        service = Service(batcher, detector.info, name, score_threshold, limits)
+        address = server.url(bound)
+        server.run(make_app(service), bound, batcher.close, lambda: started(address))

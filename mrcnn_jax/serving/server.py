@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import uvicorn
@@ -52,7 +51,7 @@ def run(app: Any, bound: socket.socket, close: Callable[[], None], started: Call
 
     Args:
         app: an ASGI application.
-        bound: from ``bind``.
+        bound: from ``bind``; its caller closes it.
         close: called at the end.
         started: called when the server listens.
     """
@@ -70,7 +69,7 @@ def run(app: Any, bound: socket.socket, close: Callable[[], None], started: Call
         server.should_exit = True
 
     # in a thread, where uvicorn leaves the handlers of signals alone
-    with ThreadPoolExecutor(1) as executor, signals.receiving(receive), closing(bound):
+    with ThreadPoolExecutor(1) as executor, signals.receiving(receive):
         executor.submit(server.run, [bound]).result()
         close()
 

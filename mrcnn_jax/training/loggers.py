@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, first_line
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.training.run_lock import by_primary
 
@@ -45,13 +45,26 @@ class Logger:
         """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs losses and speed ("loss", "loss_mask", ...), or an evaluation ("segm/AP", ...)."""
+        """Logs losses and speed, or an evaluation.
+
+        Args:
+            step: number of steps done.
+            metrics: losses by name ("loss", "loss_mask", ...), the gradient's norm, the learning rate, images
+                per second and shares of waiting time from 0 to 1; or COCO metrics in percent ("segm/AP", ...)
+                and validation losses.
+        """
 
     def log_image(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Logs a picture, such as "predictions"."""
+        """Logs a picture.
+
+        Args:
+            step: number of steps done.
+            name: of the picture, such as "predictions".
+            image: RGB, not written to afterwards, so that it may be kept.
+        """
 
     def close(self) -> None:
-        """Ends, when training is finished or stops to be resumed later."""
+        """Ends, when training is finished, is interrupted or fails."""
 
 
 class TensorBoardLogger(Logger):
@@ -94,7 +107,7 @@ class WandbLogger(Logger):
             )  # fmt: skip
         except (wandb.errors.Error, OSError) as error:
             raise InputError(
-                f"train.loggers wandb: Weights & Biases cannot start ({_first_line(error)}): `wandb login` "
+                f"train.loggers wandb: Weights & Biases cannot start ({first_line(error)}): `wandb login` "
                 "logs in, and WANDB_MODE=offline needs no network"
             ) from error
         self._image = wandb.Image
@@ -135,7 +148,7 @@ class MlflowLogger(Logger):
         except (mlflow.exceptions.MlflowException, OSError) as error:
             store = os.environ.get("MLFLOW_TRACKING_URI", "the default store")
             raise InputError(
-                f"train.loggers mlflow: MLflow cannot use {store} ({_first_line(error)}): "
+                f"train.loggers mlflow: MLflow cannot use {store} ({first_line(error)}): "
                 "MLFLOW_TRACKING_URI names another"
             ) from error
 
@@ -213,7 +226,3 @@ def _run_ids(directory: epath.Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return ids if isinstance(ids, dict) else {}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

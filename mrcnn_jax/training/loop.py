@@ -13,7 +13,7 @@ from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.checkpoint import CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.errors import HostLostError, TrainingError
+from mrcnn_jax.errors import HostLostError, TrainingError, first_line
 from mrcnn_jax.evaluation.coco import metrics_table
 from mrcnn_jax.runtime import fewer_collections
 from mrcnn_jax.training.best import has_ended
@@ -26,6 +26,9 @@ from mrcnn_jax.training.run_evaluation import RunEvaluation
 from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory
 from mrcnn_jax.training.run_setup import Run, open_sources, open_splits, require_origins, start_run
 from mrcnn_jax.training.skipped_steps import SkippedSteps
+
+_DETERMINISTIC = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""Kinds of XLA's errors that come again with the same command, unlike the loss of another process."""
 
 
 def train(
@@ -70,13 +73,13 @@ def train(
             resources.enter_context(preemption := PreemptionHandler(own_process, run / "checkpoints"))
             return _train(experiment, run, console, resources, preemption, loggers, store_programs)
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if "RESOURCE_EXHAUSTED" in reason:
             raise TrainingError(
                 "out of device memory: lower train.images_per_device, raise train.accumulate or set "
                 f"train.remat ({reason})"
             ) from error
-        if jax.process_count() > 1:
+        if jax.process_count() > 1 and not reason.startswith(_DETERMINISTIC):
             raise HostLostError(
                 f"the connection to another process is lost ({reason}): repeat the command in all processes"
             ) from error
@@ -111,6 +114,7 @@ def _train(
     loggers = start_loggers(experiment, directory, sources.step, loggers)
     run = start_run(sources, directory, console, store_programs)
     history = MetricLogger(directory, sources.step, distributed.is_primary(), warning, loggers)
+    resources.callback(history.close)  # however training ends
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
@@ -119,7 +123,6 @@ def _train(
     if distributed.is_primary():
         write_json(file, evaluation.metrics)  # first: nothing that is only drawn or printed can lose it
         loop.evaluation.log_pictures(loop.step, evaluation, directory / "predictions.png")
-        history.close()
     title = f"{experiment.name}: {len(sources.validation)} images"
     console.print(metrics_table(evaluation.metrics, title=title))
     console.print(f"Metrics, curves and pictures are in {directory}.", highlight=False, markup=False)
@@ -169,7 +172,6 @@ class _Loop:
                 self._save()
             if stop and not last:
                 self._wait_for_checkpoint()
-                self.history.close()
                 done = f" and saved at step {self.step:,} of {config.steps:,}; repeat the command to resume"
                 raise self.preemption.interruption(done)
             if self.evaluation.is_due(self.step):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
-from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore, edited_experiment
+from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
 from mrcnn_jax.compiled_programs import StoredFunction, stored
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
 from mrcnn_jax.config.schedule import with_epochs
@@ -27,7 +27,7 @@ from mrcnn_jax.data.sampling import epoch_images
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
 from mrcnn_jax.models.systems import init_variables, jitted_init, make_model
-from mrcnn_jax.run_description import differing_fields, newest_description
+from mrcnn_jax.run_description import differing_fields, edited_experiment, newest_description
 from mrcnn_jax.runtime import enable_compilation_cache
 from mrcnn_jax.training.data_checks import data_warnings, split_statistics
 from mrcnn_jax.training.data_identity import compare_data, contents_of, same_place

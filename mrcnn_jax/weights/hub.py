@@ -12,7 +12,7 @@ import jax
 from etils import epath
 
 from mrcnn_jax.atomic_io import require_writable, write_text
-from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.errors import InputError, first_line, printable
 from mrcnn_jax.evaluation.coco_values import is_finite
 from mrcnn_jax.inference.detector import Detector, load, require_weights
 from mrcnn_jax.weights import folder
@@ -60,7 +60,7 @@ def _explaining(model: str) -> Iterator[Any]:
     try:
         yield library
     except (OSError, ValueError) as error:  # among them its own, and those of the network
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{model}: {printable(reason)}") from error
 
 

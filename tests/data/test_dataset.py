@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -171,6 +172,33 @@ def test_only_prepared_sets_are_overwritten_and_only_on_request(tmp_path):
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="not a prepared data set, so it is not overwritten"):
         write_dataset(tmp_path / "home", INFO, {"train": [make_record(0, 1)]}, overwrite=True)
+
+
+def test_a_set_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    target, rename = tmp_path / "set", Path.rename
+    write_dataset(target, INFO, {"train": [make_record(0, 1)]})
+
+    def fail(source, destination):
+        if source.name == "new":
+            raise KeyboardInterrupt
+        return rename(source, destination)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(target, INFO, {"train": [make_record(1, 1)]}, overwrite=True)
+    assert [one.image_id for one in open_dataset(target, "train")] == [make_record(0, 1).image_id]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_directory_that_appears_meanwhile_is_not_touched(tmp_path):
+    def records():
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "notes.txt").write_text("mine")
+        yield make_record(0, 1)
+
+    with pytest.raises(InputError, match="set exists already: another process has written it"):
+        write_dataset(tmp_path / "set", INFO, {"train": records()})
+    assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
 

@@ -284,6 +284,21 @@ def test_prepare_replaces_a_set_of_another_description(tmp_path):
     assert shapes.prepare(tmp_path / "set", config) is False
 
 
+def test_prepare_at_once_in_two_processes_writes_one_whole_set(tmp_path, monkeypatch):
+    """The other process finishes while this one draws."""
+    config, write = ShapesConfig(train_images=2, validation_images=1), shapes.write_dataset
+
+    def after_the_other(*arguments, **options):
+        monkeypatch.setattr(shapes, "write_dataset", write)
+        assert shapes.prepare(tmp_path / "set", config) is True
+        write(*arguments, **options)
+
+    monkeypatch.setattr(shapes, "write_dataset", after_the_other)
+    assert shapes.prepare(tmp_path / "set", config) is False
+    assert len(open_dataset(tmp_path / "set", "train")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_prepare_leaves_other_directories_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already"):

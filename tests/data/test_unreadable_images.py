@@ -85,6 +85,19 @@ def test_more_unreadable_images_than_allowed_end_the_iteration(limit):
     assert str(error.value) == f"{last}; {counted}"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_to_paste_from_that_is_one_too_many_is_the_one_named(seed):
+    """Copy-paste reads a second image; the first one, which is readable, is not to blame."""
+    augment = dataclasses.replace(CONFIG.augment, copy_paste=1.0)
+    config = dataclasses.replace(CONFIG, augment=augment, threads=1)
+    given, unreadable = with_broken(1, 2, given=source(*[LANDSCAPE] * 3)), UnreadableImages(0)
+    with pytest.raises(InputError) as error:
+        batches(given, config, steps=100, seed=seed, unreadable=unreadable)
+    (message,) = unreadable.messages.values()
+    counted = "1 training images are unreadable, but data.max_unreadable_images is 0"
+    assert str(error.value) == f"{message}; {counted}"
+
+
 def test_orientation_without_a_readable_image_ends_the_iteration():
     portrait = [i for i, record in enumerate(MIXED) if record.height > record.width]
     expected = "^cannot read image .*; no other training image of its orientation is readable either"

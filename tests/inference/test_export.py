@@ -109,6 +109,7 @@ def test_settings_outside_of_the_program_can_be_changed(live, detectors, format_
     assert 0 < len(found(PICTURES[0])) <= 2 < len(whole)
     np.testing.assert_array_equal(found(PICTURES[0]).boxes, whole.boxes[:2])
     assert expected.experiment.model == found.experiment.model
+    assert len(found.with_settings(max_detections=6)(PICTURES[0])) == sum(whole.scores > 0.3)  # as exported
     for settings, fault in (
         ({"score_threshold": 0.05}, "model.box.score_threshold below 0.1 is part of an exported program"),
         ({"max_detections": 99}, "model.box.max_detections beyond 6 is part of an exported program"),

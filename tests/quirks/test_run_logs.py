@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from quirks import quirk
 from saved_runs import INFO, METRICS, Started, saved_run, write
 
-from mrcnn_jax.checkpoint import DAMAGED, CheckpointStore, edited_experiment
+from mrcnn_jax.checkpoint import DAMAGED, CheckpointStore
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.run_description import Description, parse_description
+from mrcnn_jax.run_description import Description, edited_experiment, parse_description
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.history import read_history, read_metrics
 from mrcnn_jax.training.loggers import start_loggers

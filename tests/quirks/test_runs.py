@@ -14,10 +14,10 @@ from etils import epath
 from quirks import quirk
 from saved_runs import INFO, image, repeat, saved_run, write
 
-from mrcnn_jax.checkpoint import edited_experiment
 from mrcnn_jax.config import to_dict
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.presets import get
+from mrcnn_jax.run_description import edited_experiment
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.run_lock import claimed_directory, require_run_directory

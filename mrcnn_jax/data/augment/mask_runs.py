@@ -48,7 +48,8 @@ class MaskRuns:
         (rows, columns), pixels = RunLengthMasks([self._rle], self._height, self._width).crop(0)
         top, left, bottom, right = self._window
         first, last = max(top, rows.start), max(left, columns.start)
-        part = pixels[first - rows.start : bottom - rows.start, last - columns.start : right - columns.start]
+        height, width = max(0, bottom - rows.start), max(0, right - columns.start)
+        part = pixels[first - rows.start : height, last - columns.start : width]
         return (first, last), np.ascontiguousarray(part, np.uint8)
 
     def segments(self) -> tuple[Int[np.ndarray, "R 3"], float]:

@@ -37,11 +37,12 @@ class ExportedDetector(Detector):
     One device computes; images beyond the programs' batch are computed one batch after the other.
 
     Args:
-        experiment: of the detector as it was exported, with other settings.
+        experiment: of the detector as it was exported.
         info: its classes.
         variables: weights that the programs take, if they do.
         manifest: of the folder.
         read: returns the program, of (variables, images, sizes), of images of a padded size.
+        settings: by full names, that replace those of the experiment.
     """
 
     single_device = True
@@ -49,9 +50,10 @@ class ExportedDetector(Detector):
     def __init__(
         self, experiment: Experiment, info: DatasetInfo, variables: dict[str, Any], manifest: Manifest,
         read: Callable[[tuple[int, int]], Callable[..., dict[str, Any]]],
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ):  # fmt: skip
-        super().__init__(experiment, info, variables)
-        self.manifest, self._read = manifest, read
+        super().__init__(_with_settings(experiment, settings, manifest), info, variables)
+        self.manifest, self._exported, self._read, self._settings = manifest, experiment, read, settings
 
     def program(self, all_devices: bool = False) -> Callable[..., Predictions]:
         """Returns the programs as one function: (variables, images, sizes) -> Predictions."""
@@ -73,8 +75,10 @@ class ExportedDetector(Detector):
 
     def with_settings(self, **settings: Any) -> "ExportedDetector":
         """Returns this detector with other settings, which the programs do not fix."""
-        experiment = _with_settings(self.experiment, full_names(settings), self.manifest)
-        return ExportedDetector(experiment, self.info, self.variables, self.manifest, self._read)
+        changed = {**self._settings, **full_names(settings)}
+        return ExportedDetector(
+            self._exported, self.info, self.variables, self.manifest, self._read, changed
+        )
 
 
 def _complete(array: np.ndarray, size: int) -> np.ndarray:
@@ -123,4 +127,4 @@ def load_exported(
         written_by = manifest.versions.get("jax", "?")
         variables = jax.device_put(weights)
         read = {size: stablehlo.read(file, written_by) for size, file in files.items()}.__getitem__
-    return ExportedDetector(_with_settings(experiment, settings, manifest), info, variables, manifest, read)
+    return ExportedDetector(experiment, info, variables, manifest, read, settings)

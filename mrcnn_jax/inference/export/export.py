@@ -73,11 +73,17 @@ def export(
         partial.mkdir(parents=True)
         weights = Weights(experiment, detector.info, jax.device_get(detector.variables))
         _write(partial, format, weights, batch_size)
-        shutil.rmtree(out, ignore_errors=True)  # it is empty
-        partial.rename(out)
+        _move_into_place(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    try:
+        partial.rename(out)  # also onto an empty folder, but not onto what was put there since
+    except OSError as error:
+        raise InputError(f"{out} is not an empty folder any more: choose another one") from error
 
 
 def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) -> None:
