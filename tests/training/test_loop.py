@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from jax.errors import JaxRuntimeError
 
 from mrcnn_jax.config import Experiment, read_experiment
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.pipeline import training_batches
-from mrcnn_jax.errors import InputError
-from mrcnn_jax.training import run_setup
+from mrcnn_jax.errors import HostLostError, InputError
+from mrcnn_jax.training import loop, run_setup
+from mrcnn_jax.training.loggers import Logger
 from mrcnn_jax.training.logging import SPEED_METRICS
 from mrcnn_jax.training.loop import train
 from mrcnn_jax.training.skipped_steps import DivergedError
@@ -136,6 +138,28 @@ def test_finished_run_is_reported_and_left_unchanged(run, data):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
+class ClosedLogger(Logger):
+    """Notes that it is closed."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("message, error", [
+    ("UNAVAILABLE: connection reset by peer", HostLostError), ("INVALID_ARGUMENT: shapes", JaxRuntimeError),
+])  # fmt: skip
+def test_errors_that_come_again_are_not_those_of_a_lost_process(monkeypatch, tmp_path, message, error):
+    def fail(*_):
+        raise JaxRuntimeError(message)
+
+    monkeypatch.setattr(loop, "_train", fail)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(error, match=message):
+        train(tiny.experiment(), tmp_path)
+
+
 def test_diverged_run_names_images_and_resumes_before_the_skipped_step(run, data, tmp_path, monkeypatch):
     """A weight becomes infinite before step 5; flags are checked every fourth step and at the end."""
     make = run_setup.make_train_step
@@ -161,8 +185,9 @@ def test_diverged_run_names_images_and_resumes_before_the_skipped_step(run, data
     with monkeypatch.context() as patch:
         patch.setattr(run_setup, "make_train_step", with_infinite_weight)
         with pytest.raises(DivergedError, match=message):
-            train(tiny_run.run_experiment(data, log_every=4), tmp_path, tiny_run.recording_console())
-    assert not (tmp_path / "metrics.json").exists()
+            changed = tiny_run.run_experiment(data, log_every=4)
+            train(changed, tmp_path, tiny_run.recording_console(), loggers=[logger := ClosedLogger()])
+    assert logger.closed and not (tmp_path / "metrics.json").exists()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
     train(experiment, tmp_path, tiny_run.recording_console())
     tiny.assert_same(tiny_run.saved_state(tmp_path, 6)[0], tiny_run.saved_state(run, 6)[0])
