@@ -50,7 +50,7 @@ class StoredFunction:
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
-        signature = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        signature = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         with self._lock:
             if signature not in self._programs:
                 if self._limit and len(self._programs) >= self._limit:
