@@ -98,7 +98,7 @@ class Detector:
     ) -> Iterator[StreamResult]:  # fmt: skip
         """Detects objects in many images; those that cannot be read do not stop the others.
 
-        The next images are decoded while the device computes.
+        The next images are decoded while the device computes; large ones with ``tile`` one at a time.
 
         Args:
             images: a folder, a pattern or an iterable, as for a call.

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_signals_end_a_run_with_the_right_status_and_lose_nothing(tmp_path):
-    task = Task(tmp_path / "shapes", tmp_path / "compiled", 400, 10, 50, devices=1, portrait=False)
+    task = Task(tmp_path / "shapes", tmp_path / "compiled", 120, 10, 40, devices=1, portrait=False)
     task.prepare()
     result = random_signals.measure(task, tmp_path, random_signals.plan(2, seed=1))
     assert result["failures"] == [] and result["signals"] == 2

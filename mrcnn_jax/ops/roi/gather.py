@@ -39,16 +39,16 @@ def pool_bin_rows(spec: PoolSpec, features: Float[Array, "F C"], rows: BinRows) 
         cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size)
 
         def read(i):
-            return weighted(features, cells[..., i], weights[..., i])
+            return weighted(features, cells[i], weights[i])
 
         def add(i, total):
             if spec.reduction == "average":
                 return total + read(i)
             if spec.reduction == "cells":
-                return maximum_first_wins(total, take(features, cells[..., i]))
+                return maximum_first_wins(total, take(features, cells[i]))
             return maximum_first_wins(total, sum(read(4 * i + j) for j in range(4)))
 
-        return fold(cells.shape[-1] // (4 if spec.reduction == "max" else 1), add, total)
+        return fold(cells.shape[0] // (4 if spec.reduction == "max" else 1), add, total)
 
     total = repeat_blocks(spec, y.num_blocks(size) * across, visit, start)
     return jnp.where(empty_bins(y, x), 0, total).astype(features.dtype)
@@ -131,11 +131,14 @@ def empty_bins(y: Bins, x: Bins) -> Bool[Array, "n q 1"]:
 
 
 def block_reads(
-    spec: PoolSpec, rows: BinRows, y: Bins, x: Bins, ky: Int[Array, "n"], kx: Int[Array, "n"], size: int
-) -> tuple[Int[Array, "n q r"], Float[Array, "n q r"] | None]:
+    spec: PoolSpec, rows: BinRows, y: Bins, x: Bins, ky: Int[Array, "n"], kx: Int[Array, "n"], size: int,
+    unrolled: bool = True,
+) -> tuple[Int[Array, "r n q"], Float[Array, "r n q"] | None]:
     """Returns the flat cells that block (ky, kx) of size x size samples or cells reads, and their weights.
 
     A sample reads four cells. Past the end of a bin its last read repeats, with weight 0 in an average.
+    ``unrolled`` reads are computed one by one, to be fused into their gathers; otherwise all at once, as XLA
+    compiles a kernel for each that it cannot fuse.
     """
     if spec.reduction == "cells":
         ys, xs = (axis.cells(k, size)[..., None] for axis, k in ((y, ky), (x, kx)))
@@ -164,11 +167,21 @@ def block_reads(
         ys = ys * spec.groups**2 + own_row[:, None, None, None] * spec.groups
         xs = xs * spec.groups**2 + own_column[None, :, None, None]
     ys, y_weights, xs, x_weights = jax.lax.optimization_barrier((ys, y_weights, xs, x_weights))
-    each = list(product(range(size), range(size), range(ys.shape[-1]), range(xs.shape[-1])))
-    cells = jnp.stack([ys[:, :, v, t] + xs[:, :, u, s] for v, u, t, s in each], axis=-1)
-    if y_weights is None:
-        return cells, None
-    return cells, jnp.stack([y_weights[:, :, v, t] * x_weights[:, :, u, s] for v, u, t, s in each], axis=-1)
+    outer = _outer_unrolled if unrolled else _outer
+    weights = None if y_weights is None else outer(jnp.multiply, y_weights, x_weights)
+    return outer(jnp.add, ys, xs), weights
+
+
+def _outer(combine, y, x):
+    """Combines [n, p, sample, read of the sample] of both axes to [reads of the block, n, p]."""
+    y, x = (jnp.moveaxis(axis, (2, 3), (0, 1)) for axis in (y, x))
+    both = combine(y[:, None, :, None], x[None, :, None])
+    return both.reshape(-1, *both.shape[4:])
+
+
+def _outer_unrolled(combine, y, x):
+    each = product(range(y.shape[2]), range(x.shape[2]), range(y.shape[3]), range(x.shape[3]))
+    return jnp.stack([combine(y[:, :, v, t], x[:, :, u, s]) for v, u, t, s in each])
 
 
 def take(features: Float[Array, "F C"], cell: Int[Array, "n q"]) -> Float[Array, "n q C"]:

@@ -56,12 +56,12 @@ def _add_averages(spec, total, rows, y, x, gradient):
     across = x.num_blocks(size)
 
     def visit(k, total):
-        cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size)
+        cells, weights = block_reads(spec, rows, y, x, *split_block(k, across), size, unrolled=False)
 
         def add(i, total):
-            return _add_rows(total, cells[..., i], gradient * weights[..., i, None].astype(total.dtype))
+            return _add_rows(total, cells[i], gradient * weights[i][..., None].astype(total.dtype))
 
-        return jax.lax.fori_loop(0, cells.shape[-1], add, total)
+        return jax.lax.fori_loop(0, cells.shape[0], add, total)
 
     return repeat_blocks(spec, y.num_blocks(size) * across, visit, total)
 
@@ -78,35 +78,35 @@ def _add_maximal_samples(spec, total, features, rows, y, x, gradient, by_element
     def compare(k, found):
         best, chosen = found
         cells, weights = sample(k)
-        value = sum(weighted(features, cells[..., j], weights[..., j]) for j in range(4))
+        value = sum(weighted(features, cells[j], weights[j]) for j in range(4))
         better = (k == 0) | (value > best) | jnp.isnan(value)  # NaN stays visible
         if by_element:
-            candidate = cells[:, :, None], weights[:, :, None]
+            candidate = cells[..., None], weights[..., None]
         else:
             candidate = (jnp.full((1, 1, 1, 1), k),)
         chosen = tuple(
-            jnp.where(better[..., None], new, old) for new, old in zip(candidate, chosen, strict=True)
+            jnp.where(better, new, old) for new, old in zip(candidate, chosen, strict=True)
         )
         return jnp.where(better, value, best), chosen
 
     dtypes, reads = ((jnp.int32, total.dtype), 4) if by_element else ((jnp.int32,), 1)
-    none = tuple(jnp.zeros_like(gradient, dtype, (*gradient.shape, reads)) for dtype in dtypes)
+    none = tuple(jnp.zeros_like(gradient, dtype, (reads, *gradient.shape)) for dtype in dtypes)
     start = jnp.zeros_like(gradient, accumulation_dtype(features.dtype)), none
     _, chosen = jax.lax.fori_loop(0, number, compare, start)
     if by_element:
         cells, weights = chosen
         def add_elements(j, total):
-            return _add_elements(total, cells[..., j], gradient * weights[..., j])
+            return _add_elements(total, cells[j], gradient * weights[j])
 
         return jax.lax.fori_loop(0, 4, add_elements, total)
-    winner = chosen[0][..., 0]
+    winner = chosen[0][0]
 
     def add_sample(k, total):
         cells, weights = sample(k)
         part = jnp.where(winner == k, gradient, 0)
 
         def add_rows(j, total):
-            return _add_rows(total, cells[..., j], part * weights[..., j, None])
+            return _add_rows(total, cells[j], part * weights[j][..., None])
 
         return jax.lax.fori_loop(0, 4, add_rows, total)
 
@@ -123,11 +123,11 @@ def _add_maximal_cells(spec, total, features, rows, y, x, pooled, gradient, by_e
         cells, _ = block_reads(spec, rows, y, x, *split_block(k, across), size)
 
         def earliest(i, first):
-            value = take(features, cells[..., i])
+            value = take(features, cells[i])
             is_maximum = (value == pooled) | jnp.isnan(value)
-            return jnp.where(is_maximum, jnp.minimum(first, cells[..., i, None]), first)
+            return jnp.where(is_maximum, jnp.minimum(first, cells[i][..., None]), first)
 
-        return fold(cells.shape[-1], earliest, first)
+        return fold(cells.shape[0], earliest, first)
 
     num_blocks = jnp.max(y.num_blocks(size) * across, initial=0)
     first = jax.lax.fori_loop(0, num_blocks, find, jnp.full_like(gradient, none, jnp.int32))
@@ -139,7 +139,7 @@ def _add_maximal_cells(spec, total, features, rows, y, x, pooled, gradient, by_e
 
     def add(k, total):
         ky, kx = split_block(k, across)
-        cell = block_reads(spec, rows, y, x, ky, kx, 1)[0][..., 0]
+        cell = block_reads(spec, rows, y, x, ky, kx, 1)[0][0]
         once = (ky[:, None] < y.end - y.begin) & (kx[:, None] < x.end - x.begin)
         return _add_rows(total, cell, jnp.where(once[..., None] & (first == cell[..., None]), gradient, 0))
 
