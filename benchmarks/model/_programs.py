@@ -20,7 +20,7 @@ from mrcnn_jax.detections import Detections
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.inference.postprocess import to_detections
 from mrcnn_jax.inference.program import compiled
-from mrcnn_jax.models.detection import select_detections
+from mrcnn_jax.models.detection import select_candidates, suppress
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Predictions, TrainState
 from mrcnn_jax.training.losses import batch_losses
@@ -130,7 +130,8 @@ class Inference(_Program):
             return model.mask_probabilities(model.mask_logits(features), classes)
 
         def detect(model, logits, deltas, proposals):
-            return select_detections(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
+            found = select_candidates(logits, deltas, proposals, sizes, config.box, config.max_box_scale)
+            return suppress(found, config.box)
 
         def pool(branch):
             return lambda model, pyramid, boxes: model.roi_features(pyramid, boxes, config.pool_of(branch))

@@ -28,32 +28,6 @@ class Candidates(NamedTuple):
     voters: Voters | None = None  # of systems whose masks are voted on
 
 
-def select_detections(
-    logits: Float[Array, "B P K1"],
-    deltas: Float[Array, "B P K 4"],
-    proposals: Proposals,
-    sizes: Int[Array, "B 2"],
-    config: BoxHeadConfig,
-    max_box_scale: float = 1000 / 16,
-) -> Predictions:
-    """Selects the best boxes of each image: ``suppress`` of ``select_candidates``.
-
-    The result is exact if ``max_detections`` of the candidates survive NMS.
-
-    Args:
-        logits: of the K classes and background, K1 = K + 1.
-        deltas: of each class.
-        proposals: the boxes to which logits and deltas belong.
-        sizes: height and width of the images, to which boxes are clipped.
-        config: thresholds and numbers.
-        max_box_scale: maximum factor by which deltas enlarge a proposal.
-
-    Returns:
-        As ``suppress``.
-    """
-    return suppress(select_candidates(logits, deltas, proposals, sizes, config, max_box_scale), config)
-
-
 def select_candidates(
     logits: Float[Array, "B P K1"],
     deltas: Float[Array, "B P K 4"],
@@ -62,9 +36,15 @@ def select_candidates(
     config: BoxHeadConfig,
     max_box_scale: float = 1000 / 16,
 ) -> Predictions:
-    """Selects what NMS is to see: the ``max_candidates`` best (box, class) pairs above the score threshold.
+    """Selects the NMS candidates: the ``max_candidates`` best (box, class) pairs above the score threshold.
 
-    Args: as for ``select_detections``.
+    Args:
+        logits: of the K classes and background, K1 = K + 1.
+        deltas: of each class.
+        proposals: the boxes to which logits and deltas belong.
+        sizes: height and width of the images, to which boxes are clipped.
+        config: thresholds and numbers.
+        max_box_scale: maximum factor by which deltas enlarge a proposal.
 
     Returns:
         Boxes, scores and classes, best first; one slot for each pair if there are fewer pairs.
@@ -85,6 +65,8 @@ def select_candidates(
 def suppress(candidates: Predictions, config: BoxHeadConfig) -> Predictions:
     """Applies NMS or Soft-NMS to the candidates of each image, in any order.
 
+    The result equals that of NMS over all boxes if ``max_detections`` of the candidates survive.
+
     Returns:
         Boxes, scores and classes, best first, in ``max_detections`` slots, or in one for each candidate if
         these are fewer; all zero where not valid.
@@ -93,7 +75,7 @@ def suppress(candidates: Predictions, config: BoxHeadConfig) -> Predictions:
 
 
 def voting_candidates(voters: Voters, config: BoxHeadConfig) -> Candidates:
-    """Selects what NMS is to see, as ``select_candidates``, among instances whose boxes are their RoIs."""
+    """Selects the NMS candidates: as ``select_candidates``, of instances whose boxes are their RoIs."""
 
     def image(boxes, scores):
         return _best_pairs(scores, lambda roi, classes: boxes[roi], config)

@@ -9,12 +9,22 @@ import pytest
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import BoxHeadConfig, MaskHeadConfig, ModelConfig
-from mrcnn_jax.models.detection import Voters, select_detections, vote_detections, voting_candidates
+from mrcnn_jax.models.detection import (
+    Voters,
+    select_candidates,
+    suppress,
+    vote_detections,
+    voting_candidates,
+)
 from mrcnn_jax.models.rpn import select_proposals
 from mrcnn_jax.structures import Proposals
 
 TORCHVISION = {"proposals": 1e-3, "detections": 1e-2}
 """Its minimum sides in pixels; Detectron2 only drops boxes without area."""
+
+
+def select_detections(logits, deltas, proposals, sizes, config):
+    return suppress(select_candidates(logits, deltas, proposals, sizes, config), config)
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ class Detection:
         return graph("Clip", graph("Floor", level), *(np.float32(edge) for edge in roi.levels))
 
     def _select(self, logits: str, deltas: str, proposals: str) -> tuple[str, str, str]:
-        """Adds boxes, scores and classes of the detections, best first, as ``select_detections``."""
+        """Adds boxes, scores and classes of the detections, best first, as ``models.detection``."""
         graph, config, classes = self.graph, self.config.box, self.config.num_classes
         scores = graph.columns(graph("Softmax", logits, axis=1), 0, classes)
         scores = graph("Squeeze", graph("Flatten", scores, axis=0), [0])
