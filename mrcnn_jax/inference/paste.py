@@ -59,18 +59,8 @@ def paste_masks(
     """
     pasted = np.zeros((len(masks), height, width), bool)
     keep = comparison(convention)
-    for index, window, probabilities in _samples(masks, boxes, height, width, convention):
+    for index, window, probabilities in samples(masks, boxes, height, width, convention):
         keep(probabilities, threshold, out=pasted[index][window])
-    return pasted
-
-
-def paste_probabilities(
-    masks: Masks, boxes: Boxes, height: int, width: int, convention: Convention = "exact"
-) -> Float[np.ndarray, "N {height} {width}"]:
-    """Pastes masks like ``paste_masks``, as float32 probabilities, which are zero away from the box."""
-    pasted = np.zeros((len(masks), height, width), np.float32)
-    for index, window, probabilities in _samples(masks, boxes, height, width, convention):
-        pasted[index][window] = probabilities
     return pasted
 
 
@@ -122,6 +112,17 @@ def sample_columns(
     return framed
 
 
+def samples(
+    masks: Masks, boxes: Boxes, height: int, width: int, convention: str
+) -> Iterator[tuple[int, Window, Float[np.ndarray, "h w"]]]:
+    """Yields each object's index, its window in the image, and the probabilities there."""
+    masks = np.asarray(masks, np.float32)
+    where = place(boxes, masks.shape[-1], height, width, convention)
+    for index, ((x1, y1), (x2, y2)) in enumerate(zip(where.first, where.last, strict=True)):
+        window = slice(y1, y2), slice(x1, x2)
+        yield index, window, sample_columns(masks[index], where, index, np.arange(x1, x2))
+
+
 def _stretched_boxes(boxes: Boxes, cells: int, convention: str) -> Boxes:
     """Returns the real-valued boxes that the M x M masks are stretched over."""
     comparison(convention)
@@ -134,14 +135,3 @@ def _stretched_boxes(boxes: Boxes, cells: int, convention: str) -> Boxes:
     # holds zeros, so nothing else distinguishes the two conventions.
     rim = (last + 1 - first) / np.float32(cells + 2)
     return np.concatenate([first + rim, last + 1 - rim], axis=1)
-
-
-def _samples(
-    masks: Masks, boxes: Boxes, height: int, width: int, convention: str
-) -> Iterator[tuple[int, Window, Float[np.ndarray, "h w"]]]:
-    """Yields each object's index, its window in the image, and the probabilities there."""
-    masks = np.asarray(masks, np.float32)
-    where = place(boxes, masks.shape[-1], height, width, convention)
-    for index, ((x1, y1), (x2, y2)) in enumerate(zip(where.first, where.last, strict=True)):
-        window = slice(y1, y2), slice(x1, x2)
-        yield index, window, sample_columns(masks[index], where, index, np.arange(x1, x2))

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import GOLDEN
 from pycocotools import mask as coco_mask
+from soft_masks import paste_probabilities
 
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.inference.paste import paste_masks, paste_probabilities
+from mrcnn_jax.inference.paste import paste_masks
 from mrcnn_jax.inference.paste_rles import paste_rles
 from mrcnn_jax.run_length_masks import encode_masks
 
@@ -198,7 +199,7 @@ def test_run_lengths_of_large_boxes_equal_those_of_the_pasted_masks(convention):
     assert not found[2].any()  # a value that is not finite leaves nothing
 
 
-@pytest.mark.parametrize("paste", [paste_masks, paste_probabilities, paste_rles])
+@pytest.mark.parametrize("paste", [paste_masks, paste_rles])
 def test_unknown_conventions_are_refused(paste):
     with pytest.raises(InputError, match='"nearest": it must be "exact" or "integer"'):
         paste(np.ones((1, 2, 2)), np.float32([[0, 0, 4, 4]]), 8, 8, convention="nearest")
