@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.roi.bins import clip_coordinates
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
 from mrcnn_jax.ops.roi.implementations import pool_one_map
-from mrcnn_jax.ops.roi.sampling import clip_coordinates
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi import tuning
-from mrcnn_jax.ops.roi.sampling import BinRows, Bins, bins_of_rows
+from mrcnn_jax.ops.roi.bins import BinRows, Bins, bins_of_rows
 from mrcnn_jax.ops.roi.spec import PoolSpec
 from mrcnn_jax.runtime import target_platform
 from mrcnn_jax.typing import Array, Bool, Float, Int

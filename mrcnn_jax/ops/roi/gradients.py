@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi import tuning
+from mrcnn_jax.ops.roi.bins import BinRows, bins_of_rows
 from mrcnn_jax.ops.roi.gather import (
     accumulation_dtype,
     block_reads,
@@ -15,7 +16,6 @@ from mrcnn_jax.ops.roi.gather import (
     take,
     weighted,
 )
-from mrcnn_jax.ops.roi.sampling import BinRows, bins_of_rows
 from mrcnn_jax.ops.roi.spec import PoolSpec
 from mrcnn_jax.typing import Array, Float
 

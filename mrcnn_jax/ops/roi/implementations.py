@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.manual_axes import vary_alike
 from mrcnn_jax.ops.roi import matmul, tuning
+from mrcnn_jax.ops.roi.bins import round_to_cells
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
-from mrcnn_jax.ops.roi.sampling import round_to_cells
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.ops.roi.tiles import (
     Maps,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi import tuning
+from mrcnn_jax.ops.roi.bins import bins_of_rois
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
-from mrcnn_jax.ops.roi.sampling import bins_of_rois
 from mrcnn_jax.ops.roi.spec import PoolSpec
 from mrcnn_jax.ops.roi.tiles import Maps, Rois, make_tiles
 from mrcnn_jax.typing import Array, Float

@@ -5,8 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.roi.bins import belongs, cell_ranges, clip_coordinates
 from mrcnn_jax.ops.roi.implementations import pool_one_map
-from mrcnn_jax.ops.roi.sampling import cell_ranges, clip_coordinates, round_half_away
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 
@@ -16,22 +16,21 @@ def pool_by_definition(
 ) -> Float[Array, "N PH PW C"]:
     """Computes RoIPool of boxes in cells: the largest of all cells that belong to a bin."""
     height, width, channels = features.shape
-    x1, y1, x2, y2 = round_half_away(clip_coordinates(boxes)).astype(jnp.int32).T
-    rows = _membership(y1, y2, height, spec.output_size[0])[:, :, None, :, None]
-    columns = _membership(x1, x2, width, spec.output_size[1])[:, None, :, None, :]
-    belongs = (rows & columns).reshape(len(boxes), *spec.output_size, height * width, 1)
+    x1, y1, x2, y2 = jax.lax.round(clip_coordinates(boxes)).astype(jnp.int32).T
+    rows = _members(y1, y2, height, spec.output_size[0])[:, :, None, :, None]
+    columns = _members(x1, x2, width, spec.output_size[1])[:, None, :, None, :]
+    members = (rows & columns).reshape(len(boxes), *spec.output_size, height * width, 1)
 
     cells = features.reshape(height * width, channels)
-    first = jnp.where(belongs, cells[None, None, None], -jnp.inf).argmax(axis=3)  # of equal cells the first
+    first = jnp.where(members, cells[None, None, None], -jnp.inf).argmax(axis=3)  # of equal cells the first
     pooled = cells[first, jnp.arange(channels)[None, None, None]]
-    return jnp.where(belongs.any(axis=3), pooled, 0)  # a bin without cells on the map is 0
+    return jnp.where(members.any(axis=3), pooled, 0)  # a bin without cells on the map is 0
 
 
-def _membership(first, last, limit, bins):
-    """Returns whether each cell along an axis belongs to each bin, [N, bins, limit]."""
-    begin, end = cell_ranges(first, last, jnp.full_like(first, limit), jnp.arange(bins)[None], bins)
-    cell = jnp.arange(limit)[None, None]
-    return (cell >= begin[..., None]) & (cell < end[..., None])
+def _members(first, last, cells, bins):
+    """Returns whether each cell along an axis belongs to each bin, [N, bins, cells]."""
+    begin, end = cell_ranges(first, last, jnp.full_like(first, cells), jnp.arange(bins)[None], bins)
+    return belongs(begin, end, cells)
 
 
 @partial(jax.jit, static_argnames=("output_size", "spatial_scale", "implementation"))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.roi.align import align_by_definition
+from mrcnn_jax.ops.roi.bins import belongs, clip_coordinates, touched_cells
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
 from mrcnn_jax.ops.roi.implementations import pool_one_map
-from mrcnn_jax.ops.roi.sampling import clip_coordinates, round_half_away, touched_cells
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 
@@ -28,8 +28,8 @@ def ps_pool_by_definition(
     """Averages the cells that each bin of a box, in cells, touches; a bin without cells is 0."""
     x1, y1, x2, y2 = clip_coordinates(boxes).T
     height, width, _ = features.shape
-    rows = _membership(y1, y2, height, height - spec.unread_cells, spec.output_size[0])
-    columns = _membership(x1, x2, width, width - spec.unread_cells, spec.output_size[1])
+    rows = _weights(y1, y2, height, height - spec.unread_cells, spec.output_size[0])
+    columns = _weights(x1, x2, width, width - spec.unread_cells, spec.output_size[1])
     cells = features.astype(accumulation_dtype(features.dtype))
     total = jnp.einsum("nph,nqw,hwc->npqc", rows, columns, cells, precision=jax.lax.Precision.HIGHEST)
     number = rows.sum(axis=2)[:, :, None, None] * columns.sum(axis=2)[:, None, :, None]
@@ -45,13 +45,12 @@ def _own_parts(pooled, groups):
     return pooled[:, p, q, p * groups // bins, q * groups // columns]
 
 
-def _membership(start, end, cells, limit, bins):
+def _weights(start, end, cells, limit, bins):
     """1 for the cells along an axis that each bin touches, [N, bins, cells]."""
     begin, end = touched_cells(
         start, end, jnp.full_like(start, limit, jnp.int32), jnp.arange(bins)[None], bins
     )
-    cell = jnp.arange(cells)[None, None]
-    return ((cell >= begin[..., None]) & (cell < end[..., None])).astype(start.dtype)
+    return belongs(begin, end, cells).astype(start.dtype)
 
 
 @partial(jax.jit, static_argnames=("output_size", "spatial_scale", "rounding", "implementation"))
@@ -100,9 +99,9 @@ def ps_roi_pool(
     images, corners = boxes[:, :-4], clip_coordinates(boxes[:, -4:] * spatial_scale) / spatial_scale
     if rounding == "pixels":
         ends = jnp.array([[0, 0, 1, 1]], corners.dtype)
-        corners, shortest = (round_half_away(corners) + ends) * spatial_scale, 0.1
+        corners, shortest = (jax.lax.round(corners) + ends) * spatial_scale, 0.1
     else:
-        corners, shortest = round_half_away(corners * spatial_scale), 1.0
+        corners, shortest = jax.lax.round(corners * spatial_scale), 1.0
     start, end = corners[:, :2], jnp.maximum(corners[:, 2:], corners[:, :2] + shortest)
     spec = make_spec("align", "average", 0, False, output_size)
     spec = spec._replace(whole_cells=True, unread_cells=int(rounding == "cells"))
@@ -138,6 +137,10 @@ def ps_roi_align(
 
     Raises:
         ValueError: for a shape, sampling ratio or implementation that is not allowed.
+
+    References:
+        He et al., "Mask R-CNN", 2017, section 3 (RoIAlign); Dai et al., "R-FCN", 2016, section 2 (maps of
+        parts).
     """
     spec = make_spec("align", "average", sampling_ratio, True, output_size)
     return _pool_parts(spec, ps_align_by_definition, implementation, features, boxes, spatial_scale)

@@ -12,7 +12,8 @@ class PoolSpec(NamedTuple):
         reduction: "average" of samples, "max" of samples, or "cells": the maximum of whole cells.
         output_size: bins along y and x.
         sampling_ratio: samples of a bin along each axis; 0 takes as many as the RoI needs. Unused for cells.
-        half_pixel: whether the value of cell i lies at i + 0.5, see ``roi_align``. Unused for cells.
+        half_pixel: the value of cell i lies at i + 0.5; otherwise at i, and RoIs are at least one cell
+            wide (see ``roi_align``). Unused for cells.
         round_boxes: whether boxes are first rounded to whole cells, as by RoIWarp.
         box_gradient: whether the gradient of rounded boxes passes straight through the rounding.
         groups: position-sensitive maps along each side: bin p of P reads map p * groups // P.

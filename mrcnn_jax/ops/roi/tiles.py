@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi import tuning
+from mrcnn_jax.ops.roi.bins import BinRows, bins_of_rois
 from mrcnn_jax.ops.roi.gather import accumulation_dtype, as_bits, from_bits, max_reads, pool_bin_rows
 from mrcnn_jax.ops.roi.gradients import add_gradient
-from mrcnn_jax.ops.roi.sampling import BinRows, bins_of_rois
 from mrcnn_jax.ops.roi.spec import PoolSpec
 from mrcnn_jax.typing import Array, Float, Int
 

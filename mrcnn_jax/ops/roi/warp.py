@@ -5,8 +5,8 @@ from functools import partial
 import jax
 
 from mrcnn_jax.ops.roi.align import align_by_definition
+from mrcnn_jax.ops.roi.bins import round_to_cells
 from mrcnn_jax.ops.roi.implementations import pool_one_map
-from mrcnn_jax.ops.roi.sampling import round_to_cells
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
 from mrcnn_jax.typing import Array, Float
 

@@ -8,7 +8,7 @@ import pytest
 from rois import BOXES, GRID, HUGE, IMAGE, assert_equals_golden
 
 from mrcnn_jax.ops import roi_pool
-from mrcnn_jax.ops.roi.sampling import round_half_away
+from mrcnn_jax.ops.roi.bins import round_to_cells
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -32,7 +32,7 @@ def test_halves_are_rounded_away_from_zero():
         [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999997, -0.49999997, 8388607.5, -7.2, 3.6, np.inf]
     )
     expected = [-3, -2, -1, 1, 2, 3, 0, 0, 8388608, -7, 4, np.inf]
-    np.testing.assert_array_equal(round_half_away(jnp.asarray(values)), expected)
+    np.testing.assert_array_equal(round_to_cells(jnp.asarray(values)), expected)
 
 
 @pytest.mark.parametrize("output_size, scale", [((1, 1), 0.5), ((3, 5), 0.25)])

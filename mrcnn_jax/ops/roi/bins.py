@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.ops.roi.spec import PoolSpec
-from mrcnn_jax.typing import Array, Float, Int
+from mrcnn_jax.typing import Array, Bool, Float, Int
 
 MAX_COORDINATE = 2.0**20  # cells; still exact in float32 and far from the end of int32
 
@@ -148,8 +148,8 @@ class AveragedCells(CellBins):
 
     def weight_matrix(self, limit: int, sampling_ratio: int) -> Float[Array, "n p limit"]:
         """Weight of every cell of the axis in each bin."""
-        cell, begin, end = jnp.arange(limit)[None, None], self.begin[..., None], self.end[..., None]
-        return jnp.where((cell >= begin) & (cell < end), 1 / jnp.maximum(end - begin, 1), 0.0)
+        count = (self.end - self.begin)[..., None]
+        return jnp.where(belongs(self.begin, self.end, limit), 1 / jnp.maximum(count, 1), 0.0)
 
 
 Bins = SampledBins | CellBins
@@ -172,16 +172,9 @@ def clip_coordinates(boxes: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.clip(jnp.nan_to_num(boxes), -MAX_COORDINATE, MAX_COORDINATE)
 
 
-def round_half_away(values: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Rounds to the nearest whole number and halves away from 0, as C's ``round`` does."""
-    size = jnp.abs(values)
-    whole = jnp.floor(size)
-    return jnp.sign(values) * (whole + (size - whole >= 0.5).astype(values.dtype))
-
-
 def round_to_cells(boxes: Float[Array, "*n 4"], gradient: bool = False) -> Float[Array, "*n 4"]:
     """Rounds boxes in cells to whole cells, halves away from 0; a ``gradient`` passes straight through."""
-    rounded = jax.lax.stop_gradient(round_half_away(boxes))
+    rounded = jax.lax.stop_gradient(jax.lax.round(boxes))
     if not gradient:
         return rounded
     finite = clip_coordinates(boxes)
@@ -192,7 +185,7 @@ def _bins(spec, boxes, height, width, rows):
     boxes = clip_coordinates(boxes)
     columns = jnp.arange(spec.output_size[1])[None]
     if spec.reduction == "cells":
-        x1, y1, x2, y2 = round_half_away(boxes).astype(jnp.int32).T
+        x1, y1, x2, y2 = jax.lax.round(boxes).astype(jnp.int32).T
         y = cell_ranges(y1, y2, height, rows, spec.output_size[0])
         return CellBins(*y), CellBins(*cell_ranges(x1, x2, width, columns, spec.output_size[1]))
     if spec.whole_cells:
@@ -205,6 +198,12 @@ def _bins(spec, boxes, height, width, rows):
     size = size if spec.half_pixel else jnp.maximum(size, 1.0)
     y = _sampled_bins(spec, boxes[:, 1], size[:, 1], height, rows, spec.output_size[0])
     return y, _sampled_bins(spec, boxes[:, 0], size[:, 0], width, columns, spec.output_size[1])
+
+
+def belongs(begin: Int[Array, "n p"], end: Int[Array, "n p"], cells: int) -> Bool[Array, "n p {cells}"]:
+    """Returns whether each cell of an axis belongs to each bin, from ``begin`` up to, excluding, ``end``."""
+    cell = jnp.arange(cells)[None, None]
+    return (cell >= begin[..., None]) & (cell < end[..., None])
 
 
 def cell_ranges(
@@ -242,8 +241,7 @@ def _sampled_bins(spec, start, size, limit, index, num_bins):
     start, size, limit = (array[:, None, None] for array in (start, size, limit))
     number = jnp.full_like(size, spec.sampling_ratio)
     if not spec.is_fixed:
-        # ceil(size / bins), but k also where the division gives a little more than k for exactly k cells a
-        # bin
+        # ceil(size / bins), but k also where the division of exactly k cells a bin gives a little more than k
         number = jnp.floor(jax.lax.stop_gradient(size) / num_bins)
         number = jnp.maximum(number + (number * num_bins < size).astype(size.dtype), 0.0)
     zero, index = jnp.zeros_like(size), index[..., None].astype(size.dtype)
