@@ -1,5 +1,6 @@
 """Locks of directories, each of which one process at a time writes to."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ def locked(directory: str | os.PathLike, use: str) -> Iterator[None]:
     """Makes a directory and holds its lock, which the system releases however the process ends.
 
     Directories that are made and are empty in the end are removed. There is no lock in buckets, and on file
-    systems and platforms without ``flock``.
+    systems without ``flock``.
 
     Args:
         directory: perhaps in a bucket.
@@ -44,11 +45,7 @@ def locked(directory: str | os.PathLike, use: str) -> Iterator[None]:
 
 
 def _lock(file: Path, use: str) -> int | None:
-    """Returns a descriptor that holds the lock; None on file systems and platforms without locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
+    """Returns a descriptor that holds the lock; None on file systems without locks."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 
 from mrcnn_jax.errors import Interrupted, KeyboardInterrupted
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-if hasattr(signal, "SIGHUP"):  # the terminal or the connection was closed
-    NAMES[signal.SIGHUP] = "SIGHUP"
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 """Signals that ask to end, with their names in messages."""
 _SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 

@@ -183,7 +183,7 @@ class Interruption:
         self.received: signal.Signals | None = None
 
     def receive(self, kind: signal.Signals) -> None:
-        if kind == getattr(signal, "SIGHUP", None):
+        if kind == signal.SIGHUP:
             signals.detach_terminal()
         again, self.received = self.received is not None, kind
         if self._ends_at_once or again:

@@ -1,5 +1,6 @@
 """The server: address, start, and an end that completes what has begun."""
 
+import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def run(app: Any, bound: socket.socket, close: Callable[[], None], started: Call
     server = _Server(config, started)
 
     def receive(kind: int) -> None:
-        if kind == getattr(signals.signal, "SIGHUP", None):
+        if kind == signal.SIGHUP:
             signals.detach_terminal()
         if server.should_exit:
             signals.end_process(kind, f"stopped by {signals.NAMES[kind]}")

@@ -55,7 +55,7 @@ class PreemptionHandler:
             raise self.interruption("; repeat the command to resume")
 
     def _receive(self, kind: signal.Signals) -> None:
-        if kind == getattr(signal, "SIGHUP", None):
+        if kind == signal.SIGHUP:
             signals.detach_terminal()
         if self._several and self._received is None:
             self._received = kind

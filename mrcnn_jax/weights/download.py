@@ -1,5 +1,6 @@
 """Downloads files once: with a progress bar, resumed after a cut, checked, and shared by processes."""
 
+import fcntl
 import hashlib
 import http.client
 import os
@@ -52,13 +53,11 @@ def mirrored(url: str) -> str:
 def exclusive(file: Path) -> Iterator[None]:
     """Waits until no other process holds the lock of a file, and holds it; the system releases it on a kill.
 
-    There is no lock on platforms and file systems without ``flock``.
+    There is no lock on file systems without ``flock``.
     """
     require_cache(file.parent)
     with file.open("a") as stream:
-        with suppress(ImportError, OSError):
-            import fcntl
-
+        with suppress(OSError):
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -146,7 +145,7 @@ def _size(file: Path) -> int:
 def _receive(url: str, part: Path, is_checked: bool, report: Callable[[int, int | None], None]) -> bool:
     """Receives over one connection; returns whether the file is complete.
 
-    A part is continued if a checksum or the server's validator tells that the file is still the same.
+    A part is continued if a checksum or the server's validator indicates that the file is still the same.
     """
     validator = part.with_name(f"{part.name}.validator")
     start, known = _size(part), validator.read_text() if validator.exists() else ""
