@@ -29,9 +29,9 @@ def test_bins_without_a_cell_are_zero():
 
 def test_halves_are_rounded_away_from_zero():
     values = np.float32(
-        [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49999997, -0.49999997, 8388607.5, -7.2, 3.6, np.inf]
+        [[-2.5, -1.5, -0.5, 0.5], [1.5, 2.5, 0.49999997, -0.49999997], [8388607.5, -7.2, 3.6, np.inf]]
     )
-    expected = [-3, -2, -1, 1, 2, 3, 0, 0, 8388608, -7, 4, np.inf]
+    expected = [[-3, -2, -1, 1], [2, 3, 0, 0], [8388608, -7, 4, np.inf]]
     np.testing.assert_array_equal(round_to_cells(jnp.asarray(values)), expected)
 
 
