@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable, progress_bar, refuse_experiment, wide_console
+from mrcnn_jax.cli.terminal import parse, progress_bar, refuse_experiment, wide_console
+from mrcnn_jax.errors import printable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable
+from mrcnn_jax.cli.terminal import parse
 from mrcnn_jax.config.validation import require_whole
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, printable
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from mrcnn_jax import presets
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable
+from mrcnn_jax.cli.terminal import parse
 from mrcnn_jax.config import AUGMENTATIONS, Augmentation
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, printable
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,9 @@ from rich.console import Console
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import (
-    TrainedDirectory,
-    folder_name,
-    printable,
-    progress_bar,
-    refuse_experiment,
-)
+from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, progress_bar, refuse_experiment
 from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
-from mrcnn_jax.errors import KeyboardInterrupted
+from mrcnn_jax.errors import KeyboardInterrupted, printable
 from mrcnn_jax.paths import require_place
 
 

@@ -8,8 +8,10 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import PROGRAM, TrainedDirectory, parse, printable, refuse_experiment
+from mrcnn_jax.cli.terminal import TrainedDirectory, parse, refuse_experiment
+from mrcnn_jax.errors import printable
 
 
 @dataclass(frozen=True)

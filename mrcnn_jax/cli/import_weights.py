@@ -8,8 +8,9 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import PROGRAM, folder_name, parse, parse_known
+from mrcnn_jax.cli.terminal import folder_name, parse, parse_known
 from mrcnn_jax.errors import InputError
 
 SOURCES = ("torchvision", "detectron2")

@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import parse, printable, progress_bar, wide_console
+from mrcnn_jax.cli.terminal import parse, progress_bar, wide_console
 from mrcnn_jax.config.validation import MOST_PICTURES, require_whole
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, printable
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,9 @@ import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
-from mrcnn_jax.cli.terminal import (
-    TrainedDirectory,
-    folder_name,
-    printable,
-    progress_bar,
-    refuse_experiment,
-)
+from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, progress_bar, refuse_experiment
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
-from mrcnn_jax.errors import InputError, KeyboardInterrupted
+from mrcnn_jax.errors import InputError, KeyboardInterrupted, printable
 from mrcnn_jax.inference.settings import SETTINGS
 
 SETTINGS_OF_PREDICTIONS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import tyro
 
 from mrcnn_jax.cli.exit_codes import OK
-from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, parse, printable, refuse_experiment
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.cli.terminal import TrainedDirectory, folder_name, parse, refuse_experiment
+from mrcnn_jax.errors import InputError, printable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from mrcnn_jax.cli.exit_codes import OK
 from mrcnn_jax.cli.inference_options import DetectorOptions, given_settings, parse_with_settings
 from mrcnn_jax.cli.predict import SETTINGS_OF_PREDICTIONS
-from mrcnn_jax.cli.terminal import TrainedDirectory, printable, refuse_experiment
+from mrcnn_jax.cli.terminal import TrainedDirectory, refuse_experiment
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, printable
 
 _PACKAGES = ("starlette", "uvicorn", "python_multipart")
 

@@ -25,11 +25,6 @@ from mrcnn_jax import presets, signals
 from mrcnn_jax.cli import PROGRAM, foreign_options
 from mrcnn_jax.errors import InputError, printable
 
-__all__ = [
-    "PROGRAM", "TolerantStream", "TrainedDirectory", "folder_name", "parse", "parse_known", "printable",
-    "progress_bar", "refuse_experiment", "wide_console",
-]  # fmt: skip
-
 _SECONDS_BETWEEN_LINES = 30
 Options = TypeVar("Options")
 TrainedDirectory = Annotated[

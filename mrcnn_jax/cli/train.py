@@ -11,9 +11,10 @@ import tyro
 from rich.console import Console
 
 from mrcnn_jax import presets
+from mrcnn_jax.cli import PROGRAM
 from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
 from mrcnn_jax.cli.first_options import first_options
-from mrcnn_jax.cli.terminal import PROGRAM, TolerantStream, parse
+from mrcnn_jax.cli.terminal import TolerantStream, parse
 from mrcnn_jax.config import AUGMENTATIONS, Augmentation, Experiment
 from mrcnn_jax.config.schedule import scale_schedule
 from mrcnn_jax.errors import InputError
