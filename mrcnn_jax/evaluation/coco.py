@@ -5,8 +5,6 @@ None stands for metrics that the ground truth does not define (COCO prints -1), 
 objects if there are none.
 """
 
-import codecs
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +14,8 @@ import numpy as np
 from pycocotools.cocoeval import Params
 from rich.table import Table
 
-from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.data.formats.coco_json import load_json
+from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.coco_checks import (
     GroundTruth,
     check_ground_truth,
@@ -28,7 +27,6 @@ from mrcnn_jax.evaluation.coco_matching import Curves, Found, Matching, Objects,
 from mrcnn_jax.evaluation.coco_overlaps import overlap_function
 from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS, Results, check_results
 from mrcnn_jax.evaluation.coco_values import Id, shown
-from mrcnn_jax.paths import read_bytes
 
 Kind = Literal["bbox", "segm", "keypoints", "proposals"]
 Metrics = dict[str, dict[str, Any]]
@@ -140,7 +138,7 @@ def evaluate_files(
     Raises:
         InputError: also if a file cannot be read.
     """
-    ground_truth, results = read_json(ground_truth_json), read_json(results_json)
+    ground_truth, results = load_json(ground_truth_json), load_json(results_json)
     if not isinstance(ground_truth, dict):
         raise InputError(f"{ground_truth_json} is not a COCO data set: it must hold a JSON object")
     if not isinstance(results, list):
@@ -245,15 +243,3 @@ def percent(values: np.ndarray) -> float | None:
     """Returns the mean of what is not -1, in percent; None if everything is."""
     defined = values[values > -1]
     return float(100 * defined.mean()) if defined.size else None
-
-
-def read_json(path: str | Path) -> Any:
-    """Returns the content of a JSON file; InputError if it cannot be read."""
-    try:
-        return json.loads(read_bytes(path).removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise InputError(f"{path} is not valid JSON of COCO: it is nested too deeply") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {printable(error)}") from error

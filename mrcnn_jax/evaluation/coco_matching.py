@@ -14,6 +14,7 @@ from mrcnn_jax.typing import Bool, Float, Int
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
+"""Recalls at which the precision is averaged."""
 Ranges = Sequence[tuple[float, float]]
 Overlaps = Callable[[Int[np.ndarray, "d"], Int[np.ndarray, "g"]], Float[np.ndarray, "d g"]]
 """Computes the overlap of some detections with some objects of one image, both by index."""

@@ -1,6 +1,7 @@
-"""Text of a COCO annotation file -> its three lists, or one sentence that says what the file is instead."""
+"""Parser of COCO annotation files, with diagnostics for other files."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load(path: Path) -> Listing:
     return Listing(path, *_lists(path, content), _warn_of_pages(content), [])
 
 
-def load_json(path: Path, kind: str = "COCO") -> Any:
+def load_json(path: str | os.PathLike, kind: str = "COCO") -> Any:
     """Reads a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
@@ -36,8 +37,6 @@ def load_json(path: Path, kind: str = "COCO") -> Any:
     """
     try:
         data = read_bytes(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such annotation file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     try:

@@ -2,10 +2,8 @@
 
 import numpy as np
 
+from mrcnn_jax.evaluation.coco_matching import RECALLS
 from mrcnn_jax.typing import Bool, Float, Int
-
-RECALLS = np.linspace(0, 1, 101)
-"""Recalls at which COCO averages the precision."""
 
 
 def average_precision(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrcnn_jax.data.dataset import is_prepared, open_dataset, split_names
+from mrcnn_jax.data.formats.coco_json import load_json
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.analysis.comparison import RESAMPLES, compare
 from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
-from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Kind, evaluate_coco, read_json
+from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Kind, evaluate_coco
 from mrcnn_jax.evaluation.report.files import ANALYSIS
 from mrcnn_jax.paths import require_local
 
@@ -75,11 +76,11 @@ def _open(path: str | os.PathLike) -> Results:
         file = next((file for file in files if file.exists()), None)
         if file is None:
             raise InputError(f"{given} holds no results.json: evaluate it first (mrcnn evaluate {given})")
-    entries = read_json(file)
+    entries = load_json(file)
     if not isinstance(entries, list):
         raise InputError(f"{file} is not a COCO results file: it must hold a JSON array of entries")
     beside = file.with_name(ANALYSIS)
-    analysis = read_json(beside) if given.is_dir() and beside.exists() else {}
+    analysis = load_json(beside) if given.is_dir() and beside.exists() else {}
     if not isinstance(analysis, dict):
         raise InputError(f"{beside} is not an analysis: evaluate again")
     return Results(file, entries, analysis)
@@ -105,7 +106,7 @@ def _open_truth(
     if not is_prepared(truth):
         if Path(truth).is_dir():
             raise InputError(f"{truth} is neither a prepared data set nor an annotation file")
-        ground_truth = read_json(truth)
+        ground_truth = load_json(truth)
         if not isinstance(ground_truth, dict):
             raise InputError(f"{truth} is not a COCO data set: it must hold a JSON object")
         return ground_truth, None

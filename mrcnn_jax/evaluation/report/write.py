@@ -32,7 +32,8 @@ def write_report(
         analyses: from ``analyze``, of one or more kinds.
     """
     folder = epath.Path(out)
-    write_analysis(folder, split, analyses)
+    origin = {"dataset": str(split.directory), "split": split.split}  # on which the evaluation was
+    write_json(folder / ANALYSIS, origin | {"kinds": analyses}, indent=None)
     sections = [_metrics_table({kind: metrics[kind] for kind in analyses})]
     for kind, analysis in analyses.items():
         figures = draw_figures(analysis)
@@ -46,14 +47,6 @@ def write_report(
     counts = f"{len(split):,} images, {analyses[kind]['objects']:,} objects, {len(results):,} detections"
     subtitle = f"{Path(split.directory).name}/{split.split}: {counts}. Errors are judged at IoU 0.5."
     write_text(folder / REPORT, page(title, subtitle, "".join(sections)))
-
-
-def write_analysis(
-    out: str | os.PathLike, split: DatasetSplit, analyses: Mapping[str, dict[str, Any]]
-) -> None:
-    """Writes analysis.json, which says also what was evaluated."""
-    origin = {"dataset": str(split.directory), "split": split.split}
-    write_json(epath.Path(out) / ANALYSIS, origin | {"kinds": analyses}, indent=None)
 
 
 def _metrics_table(metrics: Metrics) -> str:
