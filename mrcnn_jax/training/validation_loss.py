@@ -54,7 +54,8 @@ def validation_losses(
     found: list[tuple[list[int], Any]] = []
     for chunk, batch in _chunks(experiment, split, images[jax.process_index() :: jax.process_count()]):
         found.append((chunk[:, 0].tolist(), program(variables, batch, chunk)))
-        jax.block_until_ready(found[-2:][0][1] if len(found) > 1 else None)  # the last one is computed now
+        if len(found) > 1:
+            jax.block_until_ready(found[-2][1])  # while the last one is computed
         watch()
     sums = {image: {name: np.asarray(values)[row, 0] for name, values in each.items()}
             for chunk, each in found for row, image in enumerate(chunk)}  # fmt: skip
