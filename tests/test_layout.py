@@ -9,7 +9,7 @@ from paths import REPOSITORY
 
 LIBRARY = REPOSITORY / "mrcnn_jax"
 GROUND = (
-    "structures run_length_masks errors typing atomic_io directory_lock paths signals runtime "
+    "structures run_length_masks errors messages typing atomic_io directory_lock paths signals runtime "
     "compiled_programs distributed config ops"
 )
 FLOORS = [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.messages import listed
 from mrcnn_jax.structures import DatasetInfo
 
 
@@ -105,4 +106,4 @@ def _normalized(name: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return listed(names, 10, counted=True)

@@ -15,6 +15,7 @@ from mrcnn_jax.atomic_io import require_writable, write_text
 from mrcnn_jax.errors import InputError, first_line, printable
 from mrcnn_jax.evaluation.coco_values import is_finite
 from mrcnn_jax.inference.detector import Detector, load, require_weights
+from mrcnn_jax.messages import listed
 from mrcnn_jax.weights import folder
 from mrcnn_jax.weights.locate import HUB, is_local
 
@@ -138,7 +139,7 @@ def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence:
     pipeline = next((name for task, name in _PIPELINES.items() if task in experiment.model.tasks), "other")
     fields = [f"license: {licence}"] if licence else []
     fields += ["library_name: mrcnn_jax", f"pipeline_tag: {pipeline}", "tags:", "- mask-rcnn", "- jax"]
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = listed(names, 20, counted=True)
     size = experiment.data.short_edge_test, experiment.data.long_edge
     lines = [
         "---", *fields, "---", "", f"# {experiment.name}", "",

@@ -8,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.messages import listed
 
 Tensors = dict[str, np.ndarray]
 """Arrays of another library by their names there: a state dict."""
@@ -165,8 +166,7 @@ def _anchor_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(ascii(name[:120])[1:-1] for name in names[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return listed([ascii(name[:120])[1:-1] for name in names], 20, counted=True)
 
 
 def to_jax(tensors: Tensors, param_map: ParamMap) -> dict[str, Any]:

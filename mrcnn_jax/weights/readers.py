@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.messages import listed
 from mrcnn_jax.weights import torch_files
 from mrcnn_jax.weights.checkpoints import find_weights
 from mrcnn_jax.weights.formats import recognize_format
@@ -184,8 +185,7 @@ def _list(values: dict) -> str:
         is_object = isinstance(value, Stub) and not isinstance(value, LazyArray)
         return f"{shown} ({to_text(value.name.replace(' ', '.'))})" if is_object else shown
 
-    shown = [show(*item) for item in list(values.items())[:5]]
-    return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+    return listed([show(*item) for item in values.items()], 5, counted=True)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mrcnn_jax.data.coco_keypoints import PERSON_KEYPOINTS, PERSON_SIGMAS, flip_indices
 from mrcnn_jax.data.formats.coco_numbers import is_empty, parse_text, to_whole
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.messages import listed
 from mrcnn_jax.structures import DatasetInfo
 
 Edges = tuple[tuple[int, int], ...]
@@ -222,4 +223,4 @@ def _choose_keypoints(
 
 def some(names: Sequence[str]) -> str:
     """Returns the first names, quoted."""
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return listed(list(map(repr, names)), 5)

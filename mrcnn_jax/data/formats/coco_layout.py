@@ -11,6 +11,7 @@ from mrcnn_jax.data.formats.listing import Listing
 from mrcnn_jax.data.formats.split_names import SPLITS, split_of
 from mrcnn_jax.data.image_files import image_files_in, walk
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.messages import listed
 
 ADVICE = "name them with --train IMAGES ANNOTATIONS and --validation IMAGES ANNOTATIONS"
 _DEPTH = 3  # levels of folders that are searched for annotation files
@@ -176,5 +177,4 @@ def _ambiguity(folder: Path, found: list[Path]) -> str:
 
 
 def _names(folder: Path, paths) -> str:
-    names = sorted(str(path.relative_to(folder)) for path in paths)
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return listed(sorted(str(path.relative_to(folder)) for path in paths), 5)

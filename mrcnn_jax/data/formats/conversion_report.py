@@ -2,9 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from mrcnn_jax.errors import InputError, printable
+from mrcnn_jax.messages import listed
 
 Label = int | str
 """Id of an annotation, or its place in the file where it has none."""
@@ -15,7 +16,7 @@ class Report:
 
     Attributes:
         name: what the report calls the split.
-        source: format and path of the annotations; "" if that is not to be said.
+        source: format and path of the annotations; "" if omitted.
         images: number of images, used or not.
         annotations: number of annotations, used or not.
         left_out, mended: annotations by fault; sets, so that reading a record twice counts it once.
@@ -51,7 +52,7 @@ class Report:
             count = f"{len(bad)} of {self.images} images cannot be used"
             allowed = f"--max-bad {max_bad:g} allows {math.ceil(max_bad * self.images)}"
             allowed = allowed if len(bad) < self.images else "none is left"
-            raise InputError(printable(f"{path}: {count}, {allowed} ({_some(bad, 20, '; ')})"))
+            raise InputError(printable(f"{path}: {count}, {allowed} ({listed(bad, 20, '; ')})"))
 
     def require_an_object(self, path: object) -> None:
         """Raises InputError, which lists the reasons, if there are annotations but all are left out."""
@@ -92,19 +93,15 @@ class Report:
 
 
 def _image_lines(kinds: dict[str, list[str]]) -> list[str]:
-    return [f"{len(names):,} x image {kind} ({_some(names)})" for kind, names in sorted(kinds.items())]
+    return [f"{len(names):,} x image {kind} ({listed(names, 5)})" for kind, names in sorted(kinds.items())]
 
 
 def _annotation_lines(kinds: dict[str, set[Label]]) -> list[str]:
     return [
-        f"{len(labels):,} x {kind} (annotation {_some(_in_order(labels))})"
+        f"{len(labels):,} x {kind} (annotation {listed(_in_order(labels), 5)})"
         for kind, labels in sorted(kinds.items())
     ]
 
 
 def _in_order(labels: Iterable[Label]) -> list[Label]:
     return sorted(labels, key=lambda label: (isinstance(label, str), label))
-
-
-def _some(names: Collection[Label], count: int = 5, separator: str = ", ") -> str:
-    return separator.join([*map(str, list(names)[:count]), *["..."] * (len(names) > count)])
