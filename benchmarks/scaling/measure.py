@@ -25,9 +25,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from benchmarks._program import RESULTS, check, command_line, versions, write_files
+from benchmarks.scaling._processes import TINY_MODEL, device_environment, free_port
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.errors import InputError
-from tests.slow.training_process import TINY_MODEL, device_environment, free_port
 
 PROGRAM = "python -m benchmarks.scaling.measure"
 IMAGES = 8  # of the global batch whose updates are compared

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks._markdown import fill, read_result, table, write_page
 from benchmarks._program import RESULTS, render_files
+from benchmarks.scaling._processes import PHASES
 from benchmarks.scaling.measure import MAPPINGS
-from tests.slow.training_process import PHASES
 
 REPORT, PAGE = "python -m benchmarks.scaling.report", "ROBUSTNESS.md"
 PROGRAMS = {"faults": "python -m tests.slow.faults", "scaling": "python -m benchmarks.scaling.measure"}
@@ -89,7 +89,7 @@ def _damages_table(damages: Sequence[Result]) -> str:
 def _single_table(rows: Sequence[Result]) -> str:
     lines = [
         (row["fault"], ", ".join(map(str, row["status"])) or "-",
-         "<br>".join(map(_plain, row["said"])) or "-", f"{row['seconds']:g}" if "seconds" in row else "",
+         "<br>".join(map(_plain, row["messages"])) or "-", f"{row['seconds']:g}" if "seconds" in row else "",
          _plain("; ".join(row["failures"])) or "yes")
         for row in rows
     ]  # fmt: skip

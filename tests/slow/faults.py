@@ -26,7 +26,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from benchmarks._program import check, command_line, versions
+from benchmarks._program import RESULTS, check, command_line, versions
+from benchmarks.scaling._processes import PHASES
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli.exit_codes import OK, RETRY
 from mrcnn_jax.cli.main import silence_library_threads
@@ -34,9 +35,7 @@ from mrcnn_jax.errors import InputError
 from tests.slow import single_faults
 from tests.slow.training_process import (
     DAMAGES,
-    PHASES,
     POLL,
-    REPOSITORY,
     TIMEOUT,
     Task,
     Training,
@@ -47,7 +46,6 @@ from tests.slow.training_process import (
 )
 
 PROGRAM = "python -m tests.slow.faults"
-RESULTS = REPOSITORY / "benchmarks" / "results"
 SIGNALS = ("SIGKILL", "SIGTERM")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 Report = Callable[[str], None]

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
+from benchmarks.scaling._processes import PHASES
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli.exit_codes import KEYBOARD_INTERRUPT, OK, RETRY
-from tests.slow.training_process import PHASES, POLL, Task, Training, checkpoints, compare_runs
+from tests.slow.training_process import POLL, Task, Training, checkpoints, compare_runs
 
 PROGRAM = "python -m tests.slow.random_signals"
 STATUSES = {"SIGINT": KEYBOARD_INTERRUPT, "SIGTERM": RETRY, "SIGHUP": RETRY}

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.scaling._processes import free_port
 from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.cli.exit_codes import FAILED, INVALID_INPUT, KEYBOARD_INTERRUPT, OK, RETRY
 from mrcnn_jax.data import shapes
@@ -32,7 +33,6 @@ from tests.slow.training_process import (
     damage,
     differing,
     files_by_size,
-    free_port,
     logged,
     saved_arrays,
 )
@@ -63,8 +63,8 @@ def make_row(
     found += [f"{words!r} is missing in {output[-300:]!r}"] if words not in output else []
     found += ["a traceback was printed"] if any(training.traceback for training in ended) else []
     messages = [line.replace(str(each.directory), "RUN") for each in ended for line in each.messages]
-    said = list(dict.fromkeys(messages))
-    return {"fault": fault, "status": statuses, "said": said, "failures": [*found, *failures]}
+    messages = list(dict.fromkeys(messages))
+    return {"fault": fault, "status": statuses, "messages": messages, "failures": [*found, *failures]}
 
 
 def restart(task: Task, directory: Path, finished: Path) -> list[str]:
@@ -90,11 +90,11 @@ def started_again(task: Task, finished: Path, folder: Path) -> Row:
     failures = ["it changed files of the run"] if contents() != before else []
     row = make_row("a finished run is started again", [training], [OK], "is finished", failures)
     lines = training.stdout.replace(str(finished), "RUN").splitlines()
-    return row | {"said": [line for line in lines if "is finished" in line]}
+    return row | {"messages": [line for line in lines if "is finished" in line]}
 
 
 def damaged_checkpoints(task: Task, finished: Path, folder: Path) -> Row:
-    """A run all of whose checkpoints are damaged does not begin anew by itself."""
+    """A run all of whose checkpoints are damaged does not start over by itself."""
     directory = folder / "run"
     copy_unfinished(finished, directory)
     for step in checkpoints(directory):
@@ -121,8 +121,8 @@ def damaged_files(task: Task, finished: Path, folder: Path, limit: int | None = 
                 failures.append(f"{original.name} {how}: {outcome}")
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
     fault = f"every file of a checkpoint, one at a time: {', '.join(DAMAGES)}"
-    said = [f"{sum(counts.values())} damages: {outcomes}"]
-    return {"fault": fault, "status": [], "said": said, "failures": failures}
+    messages = [f"{sum(counts.values())} damages: {outcomes}"]
+    return {"fault": fault, "status": [], "messages": messages, "failures": failures}
 
 
 def _restore_outcome(directory, expected):
@@ -224,7 +224,7 @@ def unreadable_images(task: Task, finished: Path, folder: Path) -> list[Row]:
         failures = [] if complete else ["an unreadable image was not named"]
         fault = f"two images that cannot be read, where {allowed} may be left out"
         row = make_row(fault, [training], [status], failures=failures)
-        rows.append(row | {"said": row["said"] or reported})
+        rows.append(row | {"messages": row["messages"] or reported})
     return rows
 
 
@@ -336,9 +336,9 @@ def stopped_process(task: Task, finished: Path, folder: Path) -> Row:
     failures = [] if in_time else [f"it ended after {seconds} seconds"]
     failures += _restart_pair(task, folder / "run", finished)
     row = make_row("process 1 of two hangs (SIGSTOP)", pair, [status, -signal.SIGKILL], words, failures)
-    said = [line for line in pair[0].stderr.splitlines() if words in line]
-    said = [line[max(0, line.find("Terminating process")) :] for line in said]
-    return row | {"said": said, "seconds": seconds}
+    messages = [line for line in pair[0].stderr.splitlines() if words in line]
+    messages = [line[max(0, line.find("Terminating process")) :] for line in messages]
+    return row | {"messages": messages, "seconds": seconds}
 
 
 FAULTS: dict[str, Callable[[Task, Path, Path], Row | list[Row]]] = {
@@ -363,7 +363,7 @@ def measure(task: Task, finished: Path, folder: Path, report: Callable[[str], No
         try:
             result = fault(task, finished, folder / name)
         except TimeoutError as error:
-            result = {"fault": name, "status": [], "said": [], "failures": [str(error)]}
+            result = {"fault": name, "status": [], "messages": [], "failures": [str(error)]}
         for row in result if isinstance(result, list) else [result]:
             rows.append({"name": name, **row})
             report(f"{row['fault']}: exit {row['status']}; {'; '.join(row['failures']) or 'as expected'}")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling._processes import PHASES
 from mrcnn_jax.cli.exit_codes import OK
 from tests.slow import faults, single_faults
 from tests.slow.faults import Kill
 from tests.slow.training_process import (
-    PHASES,
     Task,
     Training,
     checkpoints,
@@ -77,7 +77,7 @@ def test_killed_and_damaged_run_ends_like_an_undisturbed_one(task, finished, tmp
 )
 def test_single_faults(task, finished, tmp_path, fault):
     row = fault(task, finished, tmp_path)
-    assert row["failures"] == [] and row["said"]
+    assert row["failures"] == [] and row["messages"]
 
 
 # ---- the harness itself ----

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling._processes import PHASES
 from tests.slow import random_signals
-from tests.slow.training_process import PHASES, Task
+from tests.slow.training_process import Task
 
 pytestmark = pytest.mark.slow
 
