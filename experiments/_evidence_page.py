@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _markdown
 from experiments._results import EVIDENCE, METRICS, hardware_of, load_runs
-from experiments._tables_page import markdown_table
 from experiments.evidence import PROGRAM, ROWS, TASKS, name_of
 from mrcnn_jax.visualize.plots import plot_comparison
 
@@ -64,4 +64,4 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
             row, *(f"{value:.1f}" for value in values), f"{result['steps']} x {result['images_per_step']}",
             f"{result['training_seconds'] / 60:.0f}", hardware_of(result),
         ])  # fmt: skip
-    return markdown_table(heads, lines)
+    return _markdown.table(heads, lines)

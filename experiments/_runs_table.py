@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from benchmarks import _markdown
 from experiments._results import (
     METRICS,
     RESULTS,
@@ -14,7 +15,6 @@ from experiments._results import (
     load_runs,
     load_seeds,
 )
-from experiments._tables_page import markdown_table
 from mrcnn_jax.errors import InputError
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -53,7 +53,7 @@ def runs_section(results: Path = RESULTS) -> list[str]:
             f"{result['steps']} x {result['images_per_step']}", f"{result['training_seconds'] / 60:.0f}",
             hardware_of(result), f"`{result['command']}`", result.get("note", ""),
         ])  # fmt: skip
-    return ["## Single runs", INTRODUCTION, markdown_table(heads, rows)]
+    return ["## Single runs", INTRODUCTION, _markdown.table(heads, rows)]
 
 
 def readme_table(results: Path = RESULTS) -> str:
@@ -61,7 +61,7 @@ def readme_table(results: Path = RESULTS) -> str:
     runs = load_runs(results)
     rows = [_highlight(each, runs[each.run]) for each in HIGHLIGHTS]
     rows.append(_roi_align_gain(results / TABLES_FOLDER.name))
-    return markdown_table(["", "data", "mask AP", "box AP", "training time", "hardware", "command"], rows)
+    return _markdown.table(["", "data", "mask AP", "box AP", "training time", "hardware", "command"], rows)
 
 
 def _highlight(highlight: Highlight, result: Mapping[str, Any]) -> list[str]:

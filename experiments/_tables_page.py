@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _markdown
 from benchmarks._program import option_words
 from experiments._results import (
     COSTS,
@@ -62,11 +63,6 @@ def tables_section(folder: Path = TABLES_FOLDER) -> Iterator[str]:
         yield from _costs(json.loads((folder / COSTS.name).read_text())["rows"])
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
-
-
 def heading(table: Table) -> str:
     """Returns the number and title of a table."""
     is_numbered = table.key.startswith("table")
@@ -105,7 +101,7 @@ def differences(table: Table, scales: Mapping[Scale, TableResults]) -> str:
             name, paper = f"{METRICS[each.metrics]} {each.figure}", f"{paper_difference(table, each):+.1f}"
             rows.append([each.better, each.other, name, paper, *cells])
     heads = ["row", "compared with", "gain in", "paper", *(f"`{scale.name}`" for scale in scales)]
-    return markdown_table(heads, rows)
+    return _markdown.table(heads, rows)
 
 
 def _scales() -> Iterator[str]:
@@ -179,7 +175,7 @@ def _figures(kind: str, rows: Sequence[Row], scales: Mapping[Scale, TableResults
             cells += [_cell(figures_of(results.get(row.name, {}), kind, name)) for name in names]
         seeds = [str(len(results[row.name])) if row.name in results else "-" for results in scales.values()]
         lines.append([row.name, *cells, *([", ".join(seeds)] if scales else []), _origin(row)])
-    return markdown_table([*heads, *(["seeds"] if scales else []), "system"], lines)
+    return _markdown.table([*heads, *(["seeds"] if scales else []), "system"], lines)
 
 
 def _cell(value: Any) -> str:
@@ -211,7 +207,7 @@ def _systems() -> Iterator[str]:
         words = [system.base, *(word for change in system.changes.items() for word in option_words(*change))]
         after = ", ".join(f"`{other.name}`" for other in system.prerequisites())
         rows.append([f"`{system.name}`", f"`{' '.join(words)}`", after or "-"])
-    yield markdown_table(["system", "preset and changed fields", "trained after"], rows)
+    yield _markdown.table(["system", "preset and changed fields", "trained after"], rows)
 
 
 def _costs(costs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -231,4 +227,4 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             row_end = [f"{row['least_ms']:.1f}", f"{row['steps']:,}", f"{hours:.0f}"]
             line += [*row_end, f"{hours / PEAK_SHARE:.0f}"]
         lines.append(line)
-    yield markdown_table(heads, lines)
+    yield _markdown.table(heads, lines)

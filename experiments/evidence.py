@@ -5,26 +5,22 @@ train. A row whose result file exists, with the same settings, is skipped; an in
 `python -m experiments.report` renders the results.
 """
 
-import gc
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
 import tyro
 from rich.console import Console
 
-from experiments._results import EVIDENCE, has_result
-from experiments.export_result import result_of
+from experiments._jobs import Job, result_content, run_jobs
+from experiments._results import EVIDENCE
 from mrcnn_jax import presets
-from mrcnn_jax.atomic_io import write_json
-from mrcnn_jax.cli.exit_codes import exit_status
+from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.config import AUGMENTATIONS, Experiment, to_dict, with_changes
-from mrcnn_jax.errors import InputError, Interrupted, TrainingError
+from mrcnn_jax.errors import InputError, Interrupted
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.evidence"
@@ -102,21 +98,6 @@ class Options:
     """Only list which results exist and which runs would be started."""
 
 
-class Job(NamedTuple):
-    """A row of a task."""
-
-    row: str
-    experiment: Experiment
-    directory: Path
-    file: Path
-    """Result file."""
-
-    @property
-    def is_done(self) -> bool:
-        """Returns whether a result with the same settings exists."""
-        return has_result(self.file, self.experiment)
-
-
 def experiment_of(task: str, row: str, backbone: str = "weights/resnet50") -> Experiment:
     """Returns the experiment of a row of a task."""
     changes = COMMON | {"train.init_from": backbone} | dict(TASKS[task].changes) | dict(ROWS[row])
@@ -130,57 +111,54 @@ def name_of(task: str, row: str) -> str:
     return f"{task}_{row.replace(' ', '_')}"
 
 
-def jobs(options: Options) -> Iterator[Job]:
+@dataclass(frozen=True)
+class TaskJob(Job):
+    """A row of a task."""
+
+    task: str
+
+    @property
+    def title(self) -> str:
+        """Name in messages."""
+        return f"{self.task}, {self.row}"
+
+
+def jobs(options: Options) -> Iterator[TaskJob]:
     """Yields the job of each row; InputError for rows that do not exist."""
     for row in options.rows:
         if row not in ROWS:
             raise InputError(f"--rows has {row!r}; choose from {', '.join(map(repr, ROWS))}")
         experiment = experiment_of(options.task, row, options.backbone)
         file = options.results / f"{experiment.name}.json"
-        yield Job(row, experiment, options.directory / experiment.name, file)
+        yield TaskJob(row, experiment, options.directory / experiment.name, file, options.task)
 
 
 def run(options: Options, console: Console) -> list[str]:
     """Runs the jobs without a result; returns a message for each that failed."""
-    failures = []
-    for job in list(jobs(options)):
-        if options.plan or job.is_done:
-            state = f"result in {job.file}" if job.is_done else "to be run"
-            console.print(f"{options.task}, {job.row}: {state}", highlight=False, soft_wrap=True)
-            continue
-        start, is_new = time.monotonic(), not job.directory.exists()
-        try:
-            train(job.experiment, job.directory, console, store_programs=True)
-        except TrainingError as error:  # other rows do not need this one
-            failures.append(f"{options.task}, {job.row}: {error}")
-            console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
-            continue
-        write_json(job.file, _result_of_job(options, job, time.monotonic() - start if is_new else None))
-        jax.clear_caches()  # other rows have other programs
-        gc.collect()
-    return failures
+    requested = list(jobs(options))
+    for job in requested:
+        state = f"result in {job.file}" if job.is_done else "to be run"
+        console.print(f"{job.title}: {state}", highlight=False, soft_wrap=True)
 
+    def execute(job: TaskJob) -> None:
+        train(job.experiment, job.directory, console, store_programs=True)
 
-def _result_of_job(options: Options, job: Job, seconds: float | None) -> dict[str, Any]:
-    """Returns the content of a result file; ``seconds`` include compilation and evaluations."""
-    content = {"task": options.task, "row": job.row}
-    content |= {} if seconds is None else {"seconds": round(seconds)}
-    content |= result_of(job.directory, f"{PROGRAM} {options.task} --rows {shlex.quote(job.row)}")
-    content |= {"experiment_of_one_device": to_dict(job.experiment)}
-    for experiment in (content["config"], content["experiment_of_one_device"]):
-        origin = experiment["train"]["init_from"]
-        experiment["train"]["init_from"] = Path(origin).name  # the folder is of no use elsewhere
-    return content
+    def result(job: TaskJob, seconds: int | None) -> dict[str, Any]:
+        command = f"{PROGRAM} {job.task} --rows {shlex.quote(job.row)}"
+        return result_content(job, {"task": job.task, "row": job.row}, seconds, command)
+
+    pending = [] if options.plan else [job for job in requested if not job.is_done]
+    return run_jobs(pending, execute, result, console)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the rows; returns the exit status."""
     options = tyro.cli(Options, prog=PROGRAM, args=arguments)
     try:
-        return 1 if run(options, Console()) else 0
+        return exit_codes.FAILED if run(options, Console()) else exit_codes.OK
     except (InputError, Interrupted) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return exit_status(error)
+        return exit_codes.exit_status(error)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _markdown
 from experiments._results import RECIPE_COSTS
-from experiments._tables_page import PEAK_SHARE, markdown_table
+from experiments._tables_page import PEAK_SHARE
 from mrcnn_jax import presets
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.weights import zoo
@@ -56,7 +57,7 @@ def recipes_section(costs: Path = RECIPE_COSTS) -> Iterator[str]:
             f"{entry.library}: {figures}, {settings}", f"{steps:,} x {images}",
             *_cost(found.get(_step(recipe)), steps),
         ])  # fmt: skip
-    yield markdown_table(heads, lines)
+    yield _markdown.table(heads, lines)
 
 
 def _cost(row: Mapping[str, Any] | None, steps: int) -> list[str]:

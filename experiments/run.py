@@ -5,29 +5,27 @@ A row whose result file exists, with the same settings, is skipped; an interrupt
 `python -m experiments.report` renders the results.
 """
 
-import gc
 import shutil
 import sys
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 from rich.console import Console
 
-from experiments._results import TABLES_FOLDER, has_result, load_rows, result_file
+from experiments._jobs import Job, result_content, run_jobs
+from experiments._results import TABLES_FOLDER, load_rows, result_file
 from experiments._tables_page import agreement, shown_scales
-from experiments.export_result import result_of
 from experiments.rows import TABLES
 from experiments.scales import SCALES, experiment_of, fit_to_devices
 from experiments.systems import RECIPE, System
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
-from mrcnn_jax.cli.exit_codes import exit_status
-from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.config import to_dict
 from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.errors import InputError, Interrupted, TrainingError
 from mrcnn_jax.inference.detector import load
@@ -59,26 +57,20 @@ class Options:
     """Only list which results exist and which runs would be started."""
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class SystemJob(Job):
     """A run of a system."""
 
-    row: str
-    """Row that it is for."""
     system: System
     seed: int
-    experiment: Experiment
-    """Experiment for a single device."""
-    directory: Path
-    file: Path
-    """Result file."""
 
     @property
-    def is_done(self) -> bool:
-        """Returns whether a result with the same settings exists."""
-        return has_result(self.file, self.experiment)
+    def title(self) -> str:
+        """Name in messages."""
+        return f"{self.system.name}, seed {self.seed}"
 
 
-def requested_jobs(options: Options) -> list[Job]:
+def requested_jobs(options: Options) -> list[SystemJob]:
     """Returns a job for each row and seed, seed by seed; InputError for rows that cannot be trained."""
     table, systems = TABLES[options.table], TABLES[options.table].systems()
     rows = {row.name: row for row in table.rows}
@@ -93,7 +85,7 @@ def requested_jobs(options: Options) -> list[Job]:
     return [_job(options, row, systems[row], seed) for seed in seeds for row in names]
 
 
-def _job(options: Options, row: str, system: System, seed: int) -> Job:
+def _job(options: Options, row: str, system: System, seed: int) -> SystemJob:
     folder = options.directory / options.scale
     runs = {other.name: str(folder / f"{other.name}_{seed}") for other in system.prerequisites()}
     experiment = experiment_of(system, SCALES[options.scale], seed, runs)
@@ -103,12 +95,12 @@ def _job(options: Options, row: str, system: System, seed: int) -> Job:
         train = replace(experiment.train, init_from=str(options.backbones / name))
         experiment = replace(experiment, train=train)
     file = result_file(options.scale, system.name, seed, options.results)
-    return Job(row, system, seed, experiment, folder / f"{system.name}_{seed}", file)
+    return SystemJob(row, experiment, folder / f"{system.name}_{seed}", file, system, seed)
 
 
-def pending_jobs(options: Options, requested: list[Job]) -> list[Job]:
+def pending_jobs(options: Options, requested: list[SystemJob]) -> list[SystemJob]:
     """Returns the requested jobs without a result, each after its prerequisites."""
-    found: dict[Path, Job] = {}
+    found: dict[Path, SystemJob] = {}
     for job in requested:
         if not job.is_done:
             for system in job.system.prerequisites():
@@ -121,36 +113,26 @@ def pending_jobs(options: Options, requested: list[Job]) -> list[Job]:
 def run(options: Options, console: Console) -> list[str]:
     """Runs the pending jobs; returns a message for each that failed."""
     requested = requested_jobs(options)
-    pending, failures, failed = pending_jobs(options, requested), [], set()
+    pending, finished = pending_jobs(options, requested), set()
     for job in requested:
         state = f"result in {job.file}" if job.is_done else "to be run"
         text = f"{options.table}, {job.row}, seed {job.seed}: {state}"
         console.print(text, highlight=False, soft_wrap=True)
-    for number, job in enumerate([] if options.plan else pending, start=1):
-        console.rule(f"{number} of {len(pending)}: {job.system.name}, seed {job.seed}, for {job.row}")
-        try:
-            for other in job.system.prerequisites():
-                if (other.name, job.seed) in failed:
-                    raise TrainingError(f"{other.name}, which must be trained before, failed")
-            start, is_new = time.monotonic(), not job.directory.exists()
-            if job.system.evaluates:
-                evaluate_trained(job, job.directory.with_name(f"{job.system.evaluates.name}_{job.seed}"))
-            else:
-                train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
-        except TrainingError as error:  # rows that do not need this run continue
-            failed.add((job.system.name, job.seed))
-            failures.append(f"{job.system.name}, seed {job.seed}: {error}")
-            console.print(failures[-1], style="red", highlight=False, soft_wrap=True)
-            continue
-        if distributed.is_primary() and not job.is_done:  # a mere prerequisite keeps the result it has
-            seconds = round(time.monotonic() - start) if is_new else None
-            write_json(job.file, result_of_job(options, job, seconds))
-        jax.clear_caches()  # other rows have other programs
-        gc.collect()
-    return failures
+
+    def execute(job: SystemJob) -> None:
+        for other in job.system.prerequisites():
+            if (other.name, job.seed) not in finished:
+                raise TrainingError(f"{other.name}, which must be trained before, failed")
+        if job.system.evaluates:
+            evaluate_trained(job, job.directory.with_name(f"{job.system.evaluates.name}_{job.seed}"))
+        else:
+            train(fit_to_devices(job.experiment, jax.device_count()), job.directory, console)
+        finished.add((job.system.name, job.seed))
+
+    return run_jobs([] if options.plan else pending, execute, partial(result_of_job, options), console)
 
 
-def evaluate_trained(job: Job, trained: Path) -> None:
+def evaluate_trained(job: SystemJob, trained: Path) -> None:
     """Evaluates a finished run with a job's test-time augmentation; writes the files of a run."""
     views = {name: getattr(job.experiment.evaluation, name) for name in ("tta_scales", "tta_flip")}
     detector = load(trained).with_settings(**views)
@@ -164,7 +146,7 @@ def evaluate_trained(job: Job, trained: Path) -> None:
         write_json(job.directory / "metrics.json", metrics)
 
 
-def result_of_job(options: Options, job: Job, seconds: int | None) -> dict[str, Any]:
+def result_of_job(options: Options, job: SystemJob, seconds: int | None) -> dict[str, Any]:
     """Returns the content of a job's result file.
 
     Args:
@@ -174,14 +156,8 @@ def result_of_job(options: Options, job: Job, seconds: int | None) -> dict[str, 
     """
     seeds = f" --seeds {options.seeds}" if options.seeds > 1 else ""
     command = f"{PROGRAM} {options.table} --scale {options.scale}{seeds}"
-    content = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": RECIPE}
-    content |= {} if seconds is None else {"seconds": seconds}
-    content |= result_of(job.directory, command) | {"experiment_of_one_device": to_dict(job.experiment)}
-    for experiment in (content["config"], content["experiment_of_one_device"]):
-        train, rpn = experiment["train"], experiment["model"]["rpn"]
-        train["init_from"] = Path(train["init_from"]).name  # the folder is of no use elsewhere
-        rpn["proposals_from"] = Path(rpn["proposals_from"]).name
-    return content
+    origin = {"system": job.system.name, "scale": options.scale, "seed": job.seed, "recipe": RECIPE}
+    return result_content(job, origin, seconds, command)
 
 
 def summarise(options: Options, console: Console) -> None:
@@ -204,8 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
         summarise(options, console)
     except (InputError, Interrupted) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return exit_status(error)
-    return exit_codes.FAILED if failures else 0
+        return exit_codes.exit_status(error)
+    return exit_codes.FAILED if failures else exit_codes.OK
 
 
 if __name__ == "__main__":
