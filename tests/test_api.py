@@ -35,6 +35,14 @@ def test_public_names_are_documented(name):
     assert name in mrcnn_jax.__doc__
 
 
+@pytest.mark.parametrize("name", mrcnn_jax.models.__all__)
+def test_names_of_models_are_documented(name):
+    assert inspect.getdoc(getattr(mrcnn_jax.models, name)) and name in dir(mrcnn_jax.models)
+    assert name in mrcnn_jax.models.__doc__
+    with pytest.raises(AttributeError, match="module 'mrcnn_jax.models' has no attribute 'MaskRCN'"):
+        mrcnn_jax.models.MaskRCN  # noqa: B018
+
+
 def test_unknown_names_are_rejected():
     with pytest.raises(AttributeError, match="module 'mrcnn_jax' has no attribute 'trian'"):
         mrcnn_jax.trian  # noqa: B018
@@ -50,7 +58,7 @@ def test_import_sets_the_flags_of_xla_and_loads_nothing():
     code = """
         import os, sys
         os.environ.pop("XLA_FLAGS", None)
-        import mrcnn_jax
+        import mrcnn_jax, mrcnn_jax.models
         print(os.environ.get("XLA_FLAGS"), {"jax", "numpy", "flax", "tyro"} & set(sys.modules))
     """
     assert run_python(inspect.cleandoc(code)) == "--xla_cpu_experimental_ynn_fusion_type= set()\n"

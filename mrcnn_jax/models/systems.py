@@ -19,12 +19,18 @@ SYSTEMS: dict[str, type[TwoStage]] = {"mask_rcnn": MaskRCNN, "fcis": FCIS, "mnc"
 
 
 def make_model(config: ModelConfig, dtype: Any = jnp.float32, remat: bool = False) -> TwoStage:
-    """Returns the module of a configuration; for the arguments see ``TwoStage``."""
+    """Returns the module of a configuration.
+
+    Args:
+        config: names the system, "mask_rcnn", "fcis" or "mnc".
+        dtype: see ``TwoStage``.
+        remat: likewise.
+    """
     return SYSTEMS[config.system](config, dtype, remat)
 
 
 def init_variables(model: TwoStage, key: PRNGKeyArray) -> dict[str, Any]:
-    """Returns new variables: "params" and, by the kind of normalisation, "frozen" or "batch_stats"."""
+    """Returns initial variables: "params" and, by the kind of normalisation, "frozen" or "batch_stats"."""
     return jitted_init(model)(key)
 
 
