@@ -185,6 +185,9 @@ def load(
         store_programs: keep the programs traced and compiled (``StoredFunction``), which makes later starts
             faster; not for processes that replace functions at run time.
 
+    Returns:
+        A detector with the settings; of an exported model an ``ExportedDetector``, which is called likewise.
+
     Raises:
         InputError: the directory holds no weights, or only a part of a model, such as a backbone; or a
             setting is not allowed.

@@ -100,6 +100,10 @@ def evaluate(
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
         checkpoint: as for ``load``.
 
+    Returns:
+        Metrics in percent by kind, the detections as entries of a COCO results file, and those of the contact
+        sheet.
+
     Raises:
         InputError: ``pictures`` or tiles are out of range, the detector knows none of the set's classes,
             something cannot be read, or ``out`` cannot be written.

@@ -96,6 +96,10 @@ def predict_files(
         store_programs: as for ``load``.
         checkpoint: likewise.
 
+    Returns:
+        The detections as entries of a COCO results file, the images, and a message for each file that cannot
+        be read.
+
     Raises:
         InputError: there is no such file or folder, no image in them, no detector in the directory; or
             ``out`` cannot be written, or another process is writing there.

@@ -22,6 +22,9 @@ def cell_anchors(
             size is the stride, from which those of other sizes are scaled (Detectron). Halves are rounded to
             even.
         stride: in pixels; only used for "sides".
+
+    References:
+        Ren et al., "Faster R-CNN", 2015, section 3.1.1.
     """
     size = np.repeat(np.asarray(sizes, np.float64), len(ratios))
     ratio = np.tile(np.asarray(ratios, np.float64), len(sizes))
@@ -72,6 +75,12 @@ def pyramid_anchors(
             was rounded up.
         rounding: see ``cell_anchors``.
         offset: see ``grid_anchors``.
+
+    Raises:
+        ValueError: for sizes, grids and strides of different numbers of levels.
+
+    References:
+        Lin et al., "Feature pyramid networks for object detection", 2017, section 4.1.
     """
     pairs = [tuple(np.broadcast_to(stride, 2).tolist()) for stride in strides]
     return [

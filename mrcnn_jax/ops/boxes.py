@@ -38,6 +38,13 @@ def iou(a: Shaped[Array, "N 4"], b: Shaped[Array, "M 4"]) -> Float[Array, "N M"]
     """Computes the intersection over union of all pairs, in at least float32.
 
     It is 0 without overlap, also of two empty boxes and of boxes with NaN.
+
+    Args:
+        a: N boxes.
+        b: M boxes.
+
+    Raises:
+        ValueError: for boxes of another shape.
     """
     overlap = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - overlap
@@ -76,6 +83,14 @@ def encode(
 
     A side below 1e-4 pixels counts as 1e-4, so an empty box gives large but finite deltas.
 
+    Args:
+        targets: boxes to reach.
+        anchors: boxes to start from, as many.
+        weights: factors of dx, dy, dw and dh.
+
+    Raises:
+        ValueError: for targets or anchors that are not boxes.
+
     References:
         Girshick et al., "Rich feature hierarchies" (R-CNN), 2014, appendix C.
     """
@@ -97,6 +112,18 @@ def decode(
 
     exp(dw) and exp(dh) are at most ``max_scale``, so that a wild delta cannot overflow; the default is
     Detectron's, a box of 1000 pixels over a stride of 16.
+
+    Args:
+        deltas: of each anchor.
+        anchors: boxes to start from.
+        weights: factors of dx, dy, dw and dh, as for ``encode``.
+        max_scale: maximum factor by which a side grows.
+
+    Raises:
+        ValueError: for deltas or anchors of another shape.
+
+    References:
+        Girshick et al., "Rich feature hierarchies" (R-CNN), 2014, appendix C.
     """
     check_shape("deltas", deltas, "...", 4)
     check_shape("anchors", anchors, "...", 4)
@@ -112,7 +139,16 @@ def clip(
     height: Float[Array, ""] | Int[Array, ""] | float,
     width: Float[Array, ""] | Int[Array, ""] | float,
 ) -> Float[Array, "*n 4"]:
-    """Clips boxes to an image of ``height`` x ``width`` pixels."""
+    """Clips boxes to an image.
+
+    Args:
+        boxes: in pixels of the image.
+        height: of the image, in pixels.
+        width: likewise.
+
+    Raises:
+        ValueError: for boxes of another shape.
+    """
     check_shape("boxes", boxes, "...", 4)
     limit = _row([jnp.asarray(side, boxes.dtype) for side in (width, height, width, height)], boxes)
     return jnp.clip(boxes, 0, limit)

@@ -57,6 +57,9 @@ def masks_to_boxes(masks: Shaped[Array, "*n H W"]) -> Float[Array, "*n 4"]:
     """Computes the smallest box around the non-zero pixels of each mask; (0, 0, 0, 0) if there are none.
 
     A box ends after its last pixel: x2 - x1 is the number of columns, one more than in torchvision.
+
+    Raises:
+        ValueError: for masks of fewer than two dimensions.
     """
     check_shape("masks", masks, "...", "H", "W")
     pixels = jnp.asarray(masks).astype(bool)
@@ -71,6 +74,9 @@ def mask_iou(a: Shaped[Array, "N H W"], b: Shaped[Array, "M H W"]) -> Float[Arra
     """Computes the intersection over union of the non-zero pixels of all pairs of masks; 0 for empty ones.
 
     Pixels are counted in float32, exactly up to 2**24.
+
+    Raises:
+        ValueError: for masks of other shapes, or of different sizes.
     """
     check_shape("a", a, "N", "H", "W")
     check_shape("b", b, "M", *a.shape[1:])

@@ -39,6 +39,9 @@ def match(
     Returns:
         Index of the best object (the first of equals, 0 where there is none) and label of each candidate.
 
+    Raises:
+        ValueError: for slots in more than one dimension.
+
     References:
         Ren et al., "Faster R-CNN", 2015, section 3.1.2 (low-quality matches).
     """
@@ -64,7 +67,11 @@ def match(
 
 
 def max_overlap(overlaps_of: OverlapsOf, num_candidates: int, valid: Bool[Array, "G"]) -> Float[Array, "N"]:
-    """Computes the greatest overlap of each candidate with a valid object; 0 where there is none."""
+    """Computes the greatest overlap of each candidate with a valid object; 0 where there is none.
+
+    Raises:
+        ValueError: for slots in more than one dimension.
+    """
     check_shape("valid", valid, "G")
     if valid.size == 0:
         return jnp.zeros(num_candidates)

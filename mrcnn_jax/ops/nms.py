@@ -48,6 +48,10 @@ def nms(
 
     Raises:
         ValueError: for boxes, scores, valid or groups of other shapes.
+
+    References:
+        Felzenszwalb et al., "Object detection with discriminatively trained part-based models", 2010; here
+        by IoU, as in Girshick et al., "Rich feature hierarchies" (R-CNN), 2014, section 2.2.
     """
     check_shape("boxes", boxes, "N", 4)
     for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):

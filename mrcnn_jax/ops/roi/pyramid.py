@@ -49,6 +49,10 @@ def pool_rois(
 
     Raises:
         ValueError: for a shape, operation, reduction, sampling ratio or implementation that is not allowed.
+
+    References:
+        Lin et al., "Feature pyramid networks for object detection", 2017, section 4.2; He et al., "Mask
+        R-CNN", 2017, section 3.
     """
     _check(pyramid, boxes, levels, strides)
     boxes, levels = jnp.asarray(boxes), jnp.asarray(levels)
