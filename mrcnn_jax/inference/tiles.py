@@ -9,8 +9,8 @@ import numpy as np
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.image_inputs import to_rgb
+from mrcnn_jax.inference.mask_tiles import Runs, clip_runs, encode_runs, run_iou, runs_in_image, unite_runs
 from mrcnn_jax.inference.stream import Pipeline, StreamResult, stream_results
-from mrcnn_jax.run_length_masks import RunLengthMasks, decode_counts, encode_counts
 from mrcnn_jax.typing import Float, Int
 
 Tile = tuple[int, int, int, int]
@@ -76,8 +76,8 @@ def join_tiles(
     keypoints = None if parts.keypoints is None else parts.keypoints[best]
     masks = None
     if parts.runs is not None:
-        unions = [_union(np.concatenate([parts.runs[one] for one in members], axis=1)) for members in groups]
-        masks = _encode(unions, height, width)
+        unions = [unite_runs([parts.runs[one] for one in members]) for members in groups]
+        masks = encode_runs(unions, height, width)
     return Detections(boxes, parts.scores[best], parts.classes[best], masks, keypoints, found[0].class_names)
 
 
@@ -108,10 +108,6 @@ def _detect_tiles(
     return StreamResult(source, image, join_tiles(found, tiles, height, width), None)
 
 
-Runs = Int[np.ndarray, "2 R"]
-"""First pixels and ends of runs of ones, each inside a column, numbered down the columns of the image."""
-
-
 class _Parts(NamedTuple):
     """Detections of all tiles, tile after tile, in pixels of the image."""
 
@@ -133,7 +129,10 @@ def _place(found: Sequence[Detections], tiles: Sequence[Tile], height: int) -> _
     runs = keypoints = None
     if all(one.masks is not None for one in found):
         placed = zip(found, tiles, strict=True)
-        runs = [_runs(one.masks, index, at, height) for one, at in placed for index in range(len(one))]
+        runs = [
+            runs_in_image(one.masks, index, at[:2], height)
+            for one, at in placed for index in range(len(one))
+        ]  # fmt: skip
     if all(one.keypoints is not None for one in found):
         keypoints = np.concatenate([one.keypoints for one in found])
         has_keypoints = keypoints.any(axis=(1, 2), keepdims=True)
@@ -153,8 +152,8 @@ def _group(parts: _Parts, tiles: Float[np.ndarray, "T 4"], height: int, iou: flo
         overlap = _iou(_intersect(parts.boxes[part], common), _intersect(parts.boxes[other], common))
         if parts.runs is not None:
             for at in np.flatnonzero(overlap):
-                one, two = (_clip(parts.runs[which], common[at], height) for which in (part, other[at]))
-                overlap[at] = _run_iou(one, two)
+                one, two = (clip_runs(parts.runs[each], common[at], height) for each in (part, other[at]))
+                overlap[at] = run_iou(one, two)
         members = [int(part)]  # and those of all groups that it connects, unless they share a tile
         for group in dict.fromkeys(group_of[other[overlap >= iou]].tolist()):
             if not set(parts.tile[groups[group]]) & set(parts.tile[members]):
@@ -176,51 +175,3 @@ def _iou(one: Float[np.ndarray, "n 4"], other: Float[np.ndarray, "n 4"]) -> Floa
     )
     union = first + second - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-
-
-# ---- masks, as runs of pixels ----
-
-
-def _runs(masks: RunLengthMasks, index: int, tile: Tile, height: int) -> Runs:
-    """Returns the runs of a tile's mask in the image."""
-    side, edges = masks.shape[1], np.cumsum(decode_counts(masks.counts[index]))
-    start, end = edges[: len(edges) // 2 * 2].reshape(-1, 2).T
-    start, end = start[start < end], end[start < end]
-    first, last = start // side, (end - 1) // side  # columns of the tile
-    run = np.repeat(np.arange(len(start)), last - first + 1)
-    column = np.arange(len(run)) - np.repeat(np.cumsum(last - first + 1) - (last + 1), last - first + 1)
-    start, end = np.maximum(start[run], column * side), np.minimum(end[run], (column + 1) * side)
-    return np.stack([start, end]) + (column + tile[0]) * height + tile[1] - column * side
-
-
-def _clip(runs: Runs, region: Float[np.ndarray, "4"], height: int) -> Runs:
-    """Returns the parts of runs inside a region, x1, y1, x2, y2."""
-    left, top, right, bottom = region.astype(int)
-    column = runs[0] // height
-    start, end = np.maximum(runs[0], column * height + top), np.minimum(runs[1], column * height + bottom)
-    return np.stack([start, end])[:, (start < end) & (column >= left) & (column < right)]
-
-
-def _run_iou(one: Runs, other: Runs) -> float:
-    first, second = (np.diff(runs, axis=0).sum() for runs in (one, other))
-    union = np.diff(_union(np.concatenate([one, other], axis=1)), axis=0).sum()
-    return (first + second - union) / union if union else 0.0
-
-
-def _union(runs: Runs) -> Int[np.ndarray, "2 U"]:
-    """Returns the union of runs; its runs may continue in the next column."""
-    start, end = np.sort(runs, axis=1)
-    gaps = np.flatnonzero(start[1:] > end[:-1])  # as many runs have ended as have begun
-    return np.stack([np.append(start[:1], start[1:][gaps]), np.append(end[:-1][gaps], end[-1:])])
-
-
-def _encode(masks: Sequence[Int[np.ndarray, "2 _u"]], height: int, width: int) -> RunLengthMasks:
-    lengths = []
-    for runs in masks:
-        edges = runs.T.ravel()
-        if len(edges) == 0 or edges[-1] < height * width:
-            edges = np.append(edges, height * width)
-        lengths.append(np.diff(edges, prepend=0))
-    runs = np.array([len(one) for one in lengths], int)
-    counts = encode_counts(np.concatenate([np.zeros(0, int), *lengths]), runs)
-    return RunLengthMasks(counts, height, width)
