@@ -16,7 +16,7 @@ from mrcnn_jax.cli.exit_codes import INVALID_INPUT, OK
 from mrcnn_jax.cli.first_options import first_options
 from mrcnn_jax.cli.terminal import TolerantStream, parse
 from mrcnn_jax.config import AUGMENTATIONS, Augmentation, Experiment
-from mrcnn_jax.config.schedule import scale_schedule
+from mrcnn_jax.config.rescale_schedule import scale_schedule
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import require_place
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import jax
 
 from mrcnn_jax.config import AUGMENTATIONS, AugmentationConfig, DataConfig, Experiment, TrainConfig
-from mrcnn_jax.config.schedule import with_epochs
+from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.sampling import epoch_images
 

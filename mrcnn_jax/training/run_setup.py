@@ -17,7 +17,7 @@ from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
 from mrcnn_jax.compiled_programs import StoredFunction, stored
 from mrcnn_jax.config import DataConfig, Experiment, to_dict
-from mrcnn_jax.config.schedule import with_epochs
+from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from mrcnn_jax.config import AUGMENTATIONS, DataConfig, Experiment, TrainConfig
-from mrcnn_jax.config.schedule import scale_schedule
+from mrcnn_jax.config.rescale_schedule import scale_schedule
 from mrcnn_jax.presets import fine_tuning
 
 COCO = Experiment(data=DataConfig(dataset="mine", padding_divisor=32))

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
-from mrcnn_jax.config.schedule import with_epochs
+from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 

@@ -1,4 +1,4 @@
-"""Schedules for another number of steps."""
+"""Rescaling of schedules to another number of steps."""
 
 from collections.abc import Set
 from dataclasses import replace
@@ -24,7 +24,7 @@ def scale_schedule(config: TrainConfig, steps_before: int, given: Set[str]) -> T
 
 
 def with_epochs(config: TrainConfig, images: int, images_per_step: int) -> TrainConfig:
-    """Returns the schedule with the number of steps that ``epochs`` asks for, if it asks for any.
+    """Converts ``epochs``, if set, to ``steps`` and rescales the schedule.
 
     Args:
         config: the schedule.
