@@ -1,1 +1,1 @@
-"""How fast the parts are, measured on the machine at hand."""
+"""Benchmarks of speed and memory on the local machine."""

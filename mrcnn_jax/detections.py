@@ -146,7 +146,7 @@ class Detections:
         Raises:
             InputError: the image is no array, or of another size than the masks, where there are any.
         """
-        from mrcnn_jax.visualize.draw import draw_detections  # OpenCV and Pillow, for who draws
+        from mrcnn_jax.visualize.draw import draw_detections  # lazy: needs OpenCV and Pillow
 
         self._require_image(image, "objects are drawn over")
         return draw_detections(image, self, **settings)

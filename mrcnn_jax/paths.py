@@ -1,4 +1,4 @@
-"""Places that users name: local files and folders, and addresses, told apart before any work."""
+"""Places that users name: local files and folders, and addresses, distinguished before any work."""
 
 import os
 import re

@@ -7,7 +7,7 @@ C      channels
 F      cells of all feature maps, flat
 PH PW  bins of a RoI along y and x
 L      pyramid levels
-G      object slots of an image (fixed; ``valid`` tells which hold an object)
+G      object slots of an image (fixed; ``valid`` marks those that hold one)
 A      anchors of an image, over all levels
 P      proposals of an image
 N      boxes or RoIs

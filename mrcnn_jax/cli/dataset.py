@@ -124,6 +124,6 @@ def _next_step(directory: Path, arguments: list[str] | None) -> str:
         command = shlex.join(["mrcnn", "dataset", *words, "--validation-images", count])
         return f"{lack}. This makes one:\n{command}"
     if not statistics["train"]["objects"]:
-        return "No object is in train, from which a training could learn: its images need annotations."
+        return "The training split has no annotated objects."
     command = shlex.join(["mrcnn", "train", presets.suggest(images), "--data.dataset", str(directory)])
     return f"Ready. This trains on it:\n{command}"

@@ -74,5 +74,5 @@ def main(arguments: list[str]) -> int:
     console.print(*evaluation.tables())
     print(f"Metrics, results and pictures are in {folder_name(out)}.")
     if (out / REPORT).exists():
-        print(f"What they mean: {printable(out / REPORT)}")
+        print(f"Report: {printable(out / REPORT)}")
     return OK

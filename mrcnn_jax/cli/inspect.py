@@ -1,4 +1,4 @@
-"""`mrcnn inspect`: shows what a data set, a run or weights hold."""
+"""`mrcnn inspect`: shows the contents of a data set, a run or weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from mrcnn_jax.errors import InputError, printable
 
 @dataclass(frozen=True)
 class Options:
-    """Show what a data set, a run or weights hold, and what looks wrong. Nothing is changed."""
+    """Show the contents of a data set, a run or weights, and likely mistakes in them. Nothing is changed."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH|NAME")]
     """Prepared data set; what `mrcnn dataset` prepares, which is done in a temporary directory; directory of

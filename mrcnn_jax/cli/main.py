@@ -29,7 +29,7 @@ COMMANDS = {
     "predict": "Detect objects in image files.",
     "serve": "Detect objects in a browser, or over HTTP.",
     "dataset": "Prepare a data set for training, or show what a prepared one holds.",
-    "inspect": "Show what a data set, a run or weights hold, and what looks wrong.",
+    "inspect": "Show the contents of a data set, a run or weights, and likely mistakes in them.",
     "zoo": "List published weights, which other commands take by name.",
     "export": "Export a detector to StableHLO or ONNX.",
     "benchmark": "Measure the speed of detectors, live and exported.",

@@ -1,10 +1,9 @@
 """Experiments as data: frozen dataclasses, validated where they are built.
 
 The defaults are Mask R-CNN with ResNet-50-FPN on COCO as the paper trains it (section 3.1 and the released
-code), with two deliberate
-deviations: RoIAlign samples features at half-pixel centres (``conventions.roi_half_pixel``), and proposals
-are selected per image rather than per batch. Every other published system is a small ``dataclasses.replace``
-of this one.
+code), with two deliberate deviations: RoIAlign samples features at half-pixel centres
+(``conventions.roi_half_pixel``), and proposals are selected per image rather than per batch. Every other
+published system is a small ``dataclasses.replace`` of this one.
 """
 
 from mrcnn_jax.config.augmentation import AUGMENTATIONS, Augmentation, AugmentationConfig

@@ -29,7 +29,7 @@ NON_NEGATIVE = Bound(0, float("inf"), True, "must not be negative")
 FRACTION = Bound(0, 1, True, "must lie between 0 and 1")
 BELOW_ONE = Bound(-float("inf"), 1 - 1e-9, True, "must be less than 1")
 LARGEST_BATCH, LARGEST_EDGE, MOST_BOXES, MOST_PICTURES = 4_096, 32_768, 100_000, 10_000
-"""Limits of sizes: what is beyond them cannot be meant, and would exhaust the memory after long work."""
+"""Upper limits of sizes; larger values are typing errors and would exhaust memory."""
 
 
 def at_most(largest: int) -> Bound:

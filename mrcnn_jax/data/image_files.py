@@ -87,8 +87,8 @@ def walk(folder: Path, levels: float = math.inf) -> Iterator[Path]:
     visited = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         place, depth = os.path.realpath(root), len(Path(root).relative_to(folder).parts)
-        goes_on = place not in visited and depth + 1 < levels
-        folders[:] = sorted(name for name in folders if not is_leftover(name)) if goes_on else []
+        descend = place not in visited and depth + 1 < levels
+        folders[:] = sorted(name for name in folders if not is_leftover(name)) if descend else []
         if place not in visited:
             yield from (Path(root, name) for name in sorted(files) if not is_leftover(name))
         visited.add(place)

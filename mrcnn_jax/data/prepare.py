@@ -54,17 +54,17 @@ def prepare(
             prepared set, which is left as it is and takes no other option.
         out: the directory to write; by default data/<name of the folder>.
         splits: image folder and COCO file of "train", "validation" and "test", if not found by name.
-        validation_images: number of images drawn for validation, every class if possible, where it has no
+        validation_images: number of images sampled for validation, every class if possible, where it has no
             annotations of its own.
-        split: in place of that number, the shares of images drawn for train, validation and perhaps test.
-        group: images that are drawn together; see ``holdout.group_of``.
-        seed: of the draw.
+        split: in place of that number, the shares of images sampled for train, validation and perhaps test.
+        group: images that stay together; see ``holdout.group_of``.
+        seed: of the sampling.
         keypoints: COCO: prefer person_keypoints_*.json to instances_*.json.
         name: of the data set; by default that of the folder.
         max_bad: largest share of a split's images, rounded up, that may be left out as unusable.
         strict: refuse every flaw that would be mended or left out.
         rotation: frame of the annotations of photos with an EXIF orientation: "stored" pixels, "upright", or
-            "auto", which tells it by the annotated size.
+            "auto": determined by the annotated size.
         progress: show a progress bar on stderr.
         overwrite: replace a prepared set at ``out``.
         notify: called at once, before the images are read, with a sentence on what is missing or not used.

@@ -19,14 +19,15 @@ _MIN_VISIBLE_PIXELS = 100
 _SUPERSAMPLING = 4  # subpixels a side when an outline is filled
 _EMPTY_IMAGES = 0.04  # share of images without objects
 
-# --- Outlines: contours in a frame of side 1 around (0, 0), x to the right, y down
-
 KEYPOINTS = ("head", "left_elbow", "right_elbow", "left_hand", "right_hand", "left_foot", "right_foot")
 _NO_KEYPOINTS = np.zeros((0, 2))
 
 
 class Outline(NamedTuple):
-    """The union of ``parts`` less the ``holes``; no keypoints for classes without."""
+    """The union of ``parts`` less the ``holes``, contours in a frame of side 1 around (0, 0), y down.
+
+    Classes without keypoints have none.
+    """
 
     parts: Sequence[Float[np.ndarray, "_ 2"]]
     holes: Sequence[Float[np.ndarray, "_ 2"]] = ()
@@ -121,9 +122,6 @@ KINDS = (
 )
 
 
-# --- Objects: outlines placed in an image
-
-
 class Scene(NamedTuple):
     """Parameters of the random objects in an image; sizes in pixels."""
 
@@ -197,9 +195,6 @@ def arrange(rng: Generator, scene: Scene, height: int, width: int) -> list[tuple
             arranged.append((sprite, shown))
             taken |= shown
     return arranged
-
-
-# --- Painting: backgrounds and objects alike, whatever the class
 
 
 def _texture(

@@ -36,8 +36,7 @@ def to_detections(
         keypoints = np.zeros((len(boxes), config.keypoint.num_keypoints, 3), np.float32)
         of_class = np.isin(classes, config.keypoint.classes)
         score = 3 if config.conventions.keypoint_score == "probability" else 2
-        # in pixels of the resized image, as in the libraries: a map is enlarged to the box it was predicted
-        # for
+        # in pixels of the resized image, as in the libraries: a map is enlarged to its predicted box
         found = decode_keypoints(predictions.keypoints[valid][of_class], predictions.boxes[valid][of_class])
         keypoints[of_class] = found[..., [0, 1, score]] * np.append(scale[:2], np.float32(1))
     return Detections(boxes, predictions.scores[valid], classes, pasted, keypoints, class_names)

@@ -29,7 +29,7 @@ def read_sources(
     """Yields the images of files, as their paths, and the frames of videos, with their sources.
 
     Args:
-        files: images and videos, told apart by their suffixes.
+        files: images and videos, distinguished by their suffixes.
         every: distance of the frames that are taken of a video.
         report_unreadable: called with the error of a video that cannot be read, or not to its end.
     """

@@ -31,7 +31,7 @@ class ScaledBatch(NamedTuple):
 
 
 def is_augmented(experiment: Experiment) -> bool:
-    """Tests whether images are seen otherwise than once, at ``data.short_edge_test``."""
+    """Returns whether test-time augmentation is on."""
     config, plain = experiment.evaluation, (experiment.data.short_edge_test,)
     return config.tta_flip or (config.tta_scales or plain) != plain
 

@@ -53,7 +53,7 @@ class Report:
 
 
 def render(report: Report) -> RenderableType:
-    """Returns a report for ``rich.print``: the findings last, where they are seen."""
+    """Returns a report for ``rich.print``: findings last, so that they stay visible in the terminal."""
     return Group(*_parts(report))
 
 

@@ -1,6 +1,6 @@
 """Heads over the pooled features of RoIs: class and box (Fast R-CNN), mask (figure 4), keypoints (section 5).
 
-N counts RoI slots; ``valid`` tells batch norm which hold a RoI, and None is all of them.
+N counts RoI slots; ``valid`` marks for batch norm those that hold a RoI; None is all of them.
 """
 
 from typing import Any

@@ -8,8 +8,8 @@ from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.masks import crop_masks, masks_to_boxes
 from mrcnn_jax.typing import Array, Bool, Float, Int
 
-AT_ONCE = 8
-"""Instances of a detection whose masks are stretched at once."""
+CHUNK = 8
+"""Instances of a detection whose masks are stretched together, in a fixed amount of memory."""
 
 
 def vote_masks(
@@ -62,7 +62,7 @@ def vote_masks(
         frame = jnp.concatenate([corner, corner + frame_size * cell])
 
         def votes_of(index):
-            frames = jnp.broadcast_to(frame, (AT_ONCE, 4))
+            frames = jnp.broadcast_to(frame, (CHUNK, 4))
             stretched = crop_masks(instance_masks[index], instance_boxes[index], frames, frame_size, 1)
             return (stretched >= threshold).astype(frame.dtype) if binarize else stretched
 
@@ -86,14 +86,14 @@ def _check(boxes, classes, valid, instance_boxes, instance_masks, instance_score
 def _weighted_sum(votes_of, weights, zero):
     """Sums the votes of all instances with a weight, a few at a time."""
     order, count = jnp.argsort(-weights), (weights > 0).sum()
-    order = jnp.pad(order, (0, -weights.size % AT_ONCE))  # what is repeated is not among those counted
+    order = jnp.pad(order, (0, -weights.size % CHUNK))  # padding is masked by ``counted``
 
     def add(block, total):
-        index = jax.lax.dynamic_slice(order, (block * AT_ONCE,), (AT_ONCE,))
-        counted = block * AT_ONCE + jnp.arange(AT_ONCE) < count
+        index = jax.lax.dynamic_slice(order, (block * CHUNK,), (CHUNK,))
+        counted = block * CHUNK + jnp.arange(CHUNK) < count
         return total + jnp.einsum("n,nhw->hw", jnp.where(counted, weights[index], 0), votes_of(index))
 
-    return jax.lax.fori_loop(jnp.zeros_like(count), -(-count // AT_ONCE), add, zero)
+    return jax.lax.fori_loop(jnp.zeros_like(count), -(-count // CHUNK), add, zero)
 
 
 def _frame(boxes, chosen, size):

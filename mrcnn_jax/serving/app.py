@@ -28,7 +28,7 @@ _PAGE_HEADERS = {
     "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'",
     "Cache-Control": "no-cache",
 }
-"""The page loads nothing from elsewhere, and browsers hold it to that."""
+"""Content-Security-Policy: nothing is loaded from other hosts."""
 
 
 class Service:

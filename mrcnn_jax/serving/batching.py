@@ -80,7 +80,7 @@ class Batcher:
                         future.set_exception(result.error)
                     else:
                         future.set_result(Answer(result.detections, result.image.shape[:2]))
-            except Exception as error:  # of the device; later requests may be luckier
+            except Exception as error:  # fail this batch only; keep serving
                 for future in taken:
                     future.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""Reading of a run's history.jsonl and metrics.json, whatever a crash, a disk or an editor left of it."""
+"""Reader of a run's history.jsonl and metrics.json; tolerates damaged lines."""
 
 import json
 from collections.abc import Callable, Sequence

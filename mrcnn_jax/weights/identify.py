@@ -30,9 +30,9 @@ class SourceModel:
     make_param_map: Callable[[ModelConfig], ParamMap]
     origin: str
     known: tuple[str, ...] = ()
-    """Parts of the experiment that are not assumed: a configuration file, or stored anchors, tell them."""
+    """Parts of the experiment that are not assumed: a configuration file or stored anchors specify them."""
     info: DatasetInfo | None = None
-    """Classes and keypoints, where the file tells them."""
+    """Classes and keypoints, if the file specifies them."""
 
     @property
     def is_backbone(self) -> bool:

@@ -59,7 +59,7 @@ def import_weights(
             published weights (`mrcnn zoo` lists them); or what ``export_weights("safetensors", ...)`` wrote.
             Nothing in it is executed.
         out: directory for experiment.json, with the source's conventions, a checkpoint, and import.json,
-            which says what was assumed.
+            which records what was assumed.
         source: "torchvision" or "detectron2" (also for the original Detectron and MSRA's backbones), to
             refuse files of another library; by default it is recognised.
         key: path of the weights in a checkpoint that holds several, such as "model_ema".
@@ -67,7 +67,7 @@ def import_weights(
         classes: names of the classes, if they are not COCO's.
         partial: initialise missing tensors randomly instead of refusing the file; training can start from the
             rest.
-        change: changes the experiment, for what a file does not tell.
+        change: changes the experiment, for what a file does not specify.
 
     Returns:
         Names of the missing tensors.

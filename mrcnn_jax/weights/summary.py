@@ -50,7 +50,7 @@ def describe_conventions(model: ModelConfig, data: DataConfig) -> list[str]:
 
 
 def describe_assumptions(source: SourceModel, experiment: Experiment) -> str | None:
-    """Returns a sentence on what the file does not tell, except for fields that ``experiment`` changes."""
+    """Returns a sentence on what the file does not specify, except for fields that ``experiment`` changes."""
     if source.is_backbone:
         return None
 
@@ -71,8 +71,8 @@ def describe_assumptions(source: SourceModel, experiment: Experiment) -> str | N
     if not assumed:
         return None
     return (
-        f"assumed, as the file does not tell: {', '.join(assumed.values())}; if it was trained with others, "
-        f"give {', '.join(assumed)}"
+        f"assumed, as the file does not specify: {', '.join(assumed.values())}; if it was trained with "
+        f"others, give {', '.join(assumed)}"
     )
 
 

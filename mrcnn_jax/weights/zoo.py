@@ -40,9 +40,9 @@ class Entry:
     trained_on: str = "COCO"
     """Data set that the weights were trained on; the published AP is that of the same."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Detectron2's settings that the tensors do not tell and that differ from its usual ones."""
+    """Settings that cannot be inferred from the tensors and differ from Detectron2's defaults."""
     inferred: bool = False
-    """The weights are someone's own: what they do not tell is assumed, and said."""
+    """User-supplied file: missing settings are assumed and reported."""
 
     @property
     def library(self) -> str:
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Returns the names of the classes where their number does not tell them, as it does COCO's."""
+        """Returns the class names, unless inferable from their number (COCO)."""
         if self.trained_on == "Cityscapes":
             from mrcnn_jax.data.formats.cityscapes import LABELS  # here, as it imports JAX
 

@@ -59,7 +59,7 @@ def test_dataset_overwrites_only_prepared_sets_with_the_option(mrcnn, rejected):
     status, out, _ = mrcnn("dataset", "pets", "--overwrite")
     assert status == 0 and table_rows(out)["objects"] == ["0"]
     status, out, _ = mrcnn("dataset", "pets", "--overwrite", "--validation-images", "1")
-    assert status == 0 and "Ready" not in out and "No object is in train" in out
+    assert status == 0 and "Ready" not in out and "The training split has no annotated objects." in out
     message = rejected("dataset", "pets", "--out", "pets/images", "--overwrite")
     assert "pets/images exists and is not a prepared data set, so it is not overwritten" in message
 

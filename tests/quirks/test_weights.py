@@ -142,7 +142,7 @@ def test_assumed_anchors():
     write_tensors("weights.npz", state())
     printed = run_import("weights.npz", "--model.rpn.aspect-ratios", 1, 2, 4)
     anchors = "anchors of 32 64 128 256 512 pixels, norm with epsilon 0"
-    assert f"Assumed, as the file does not tell: {anchors}" in printed
+    assert f"Assumed, as the file does not specify: {anchors}" in printed
     assert "give --model.rpn.anchor-sizes, --model.backbone.norm-epsilon, --data.short-edge-test." in printed
 
 

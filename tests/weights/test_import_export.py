@@ -84,7 +84,7 @@ def test_partial_imports_record_what_is_missing(tmp_path):
     assert not (tmp_path / "out").exists()
     assert save_imported(source, source.experiment, tmp_path / "out", partial=True) == missing
     record = json.loads((tmp_path / "out" / "import.json").read_text())
-    assert record.pop("note").startswith("assumed, as the file does not tell: anchors of 32 64 128 256 512 ")
+    assert record.pop("note").startswith("assumed, as the file does not specify: anchors of 32 64 128 256 ")
     assert record == {"file": "part.pkl", "tensors": len(some), "missing": missing}
     with pytest.raises(InputError, match="4 arrays differ, the first is params.box.classes.bias"):
         read_checkpoint(tmp_path / "out")

@@ -69,9 +69,12 @@ def prepare(
             contents[source.key] = Contents(source.listing or load(source.annotations))
     options = {"max_bad": max_bad, "strict": strict, "rotation": rotation}
     files = {
-        split: CocoFile(*source[:3], name=name, contents=contents[source.key], **options)
+        split: CocoFile(
+            source.images, source.annotations, source.part,
+            name=name, contents=contents[source.key], **options,
+        )
         for split, source in splits.items()
-    }
+    }  # fmt: skip
     classes = _unite(name, {split: file.contents for split, file in files.items()}, strict)
     for split, file in files.items():
         file.report.name, file.report.source = split, file.contents.source
@@ -133,9 +136,9 @@ class CocoFile:
         missing = [id_ for id_ in images_by_id if id_ not in self.paths]
         wanted = sum(part.counts(len(self.paths)).values()) if part else 0
         too_many = part and wanted >= len(self.paths)
-        part = None if too_many else part  # what the file lacks is to be said first
+        part = None if too_many else part  # missing images are reported before the error
         self._ids, first = self._choose(part), part is None or part.split == "train"
-        rest = missing if first else []  # what the file lacks is reported once
+        rest = missing if first else []  # once per file, not in each split of it
         listed = sum(len(self.contents.annotations[id_]) for id_ in (*self._ids, *rest))
         self.report = Report(self.path.name, len(self._ids) + len(rest), listed)
         self._start_report(set(self._ids) | set(rest), first)

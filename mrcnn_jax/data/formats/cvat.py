@@ -43,7 +43,7 @@ def recognises(folder: Path, files: dict[str, list[Path]]) -> bool:
 
 
 def read(folder: Path, files: dict[str, list[Path]]) -> dict[str, CocoSplit]:
-    """Reads the splits of a data set, told by the subsets of images, or else by the names of files.
+    """Reads the splits of a data set, determined by the subsets of images, or else by the names of files.
 
     Args:
         folder: its root.

@@ -53,7 +53,7 @@ def recognises(folder: Path, files: dict[str, list[Path]]) -> bool:
 
 
 def read(folder: Path, files: dict[str, list[Path]]) -> dict[str, CocoSplit]:
-    """Reads the splits of a data set, told by the names of folders.
+    """Reads the splits of a data set, determined by the names of folders.
 
     Args:
         folder: its root.
