@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".spli
 _LEFTOVERS = frozenset(["__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"])
 
 
-class Found(NamedTuple):
+class ImageListing(NamedTuple):
     """Image files, perhaps with videos, and the number of other files beside them by suffix."""
 
     files: list[Path]
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 def find_image_files(
     paths: str | os.PathLike | Iterable[str | os.PathLike], suffixes: Collection[str] = IMAGE_SUFFIXES
-) -> Found:
+) -> ImageListing:
     """Returns the given files, and the image files in and below given folders in alphabetical order.
 
     A path that does not exist and has ``*``, ``?`` or ``[`` in it is a pattern, which stands for the files
@@ -58,7 +58,7 @@ def find_image_files(
     if not files:
         named, taken = ", ".join(map(str, given)) or "the command line", ", ".join(sorted(suffixes))
         raise InputError(f"no image files in {named}: give image files, or folders that hold {taken}")
-    return Found(files, dict(Counter(file.suffix.lower() for file in others)))
+    return ImageListing(files, dict(Counter(file.suffix.lower() for file in others)))
 
 
 def is_pattern(path: str | os.PathLike) -> bool:

@@ -23,7 +23,15 @@ from mrcnn_jax.evaluation.coco_checks import (
     check_sigmas,
     complete_objects,
 )
-from mrcnn_jax.evaluation.coco_matching import Curves, Found, Matching, Objects, Overlaps, accumulate, match
+from mrcnn_jax.evaluation.coco_matching import (
+    Curves,
+    DetectionArrays,
+    Matching,
+    Objects,
+    Overlaps,
+    accumulate,
+    match,
+)
 from mrcnn_jax.evaluation.coco_overlaps import overlap_function
 from mrcnn_jax.evaluation.coco_result_checks import RESULT_FIELDS, Results, check_results
 from mrcnn_jax.evaluation.coco_values import Id, shown
@@ -39,7 +47,7 @@ AREA_RANGES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), 
 """Areas of the objects that count, in square pixels."""
 
 
-class Compared(NamedTuple):
+class EvaluationInput(NamedTuple):
     """Checked objects and detections of the classes that one kind of evaluation compares."""
 
     kind: str
@@ -53,10 +61,10 @@ class Compared(NamedTuple):
     without_mask: int
 
 
-class Evaluated(NamedTuple):
+class KindEvaluation(NamedTuple):
     """Matches and curves of one kind; images and classes are numbered from 0 in the order of their names."""
 
-    compared: Compared
+    input: EvaluationInput
     objects: Objects
     matching: Matching
     curves: Curves
@@ -67,7 +75,7 @@ def evaluate_coco(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], kinds: Iterable[Kind] = ("bbox", "segm"),
     max_detections: Sequence[int] = (1, 10, 100), per_class: bool = False,
     keypoint_sigmas: Sequence[float] | None = None, proposal_limits: Sequence[int] = (10, 100, 1000),
-    notices: list[str] | None = None, inspect: Callable[[str, Evaluated], Any] | None = None,
+    notices: list[str] | None = None, inspect: Callable[[str, KindEvaluation], Any] | None = None,
 ) -> Metrics:  # fmt: skip
     """Computes the COCO metrics of a list of results.
 
@@ -109,17 +117,17 @@ def evaluate_coco(
     truth, metrics = check_ground_truth(ground_truth), {}
     for kind in map(_check_kind, kinds):
         limits = sorted(set(proposal_limits if kind == "proposals" else max_detections))
-        compared = _check(truth, results, kind, [KEYPOINT_LIMIT] if kind == "keypoints" else limits, sigmas)
-        if compared.without_mask and notices is not None:
-            objects = f"{compared.without_mask} objects"
+        given = _check(truth, results, kind, [KEYPOINT_LIMIT] if kind == "keypoints" else limits, sigmas)
+        if given.without_mask and notices is not None:
+            objects = f"{given.without_mask} objects"
             notices.append(f"{objects} have no mask: segm ignores detections in their boxes")
-        evaluated = _evaluate(compared)
-        metrics[kind] = _metrics(kind, evaluated.curves, compared.limits)
+        evaluated = _evaluate(given)
+        metrics[kind] = _metrics(kind, evaluated.curves, given.limits)
         if kind != "proposals" and per_class:
             metrics[kind]["per_class"] = _class_metrics(evaluated)
         if kind != "proposals" and inspect is not None:
             inspect(kind, evaluated)
-        del compared, evaluated  # before the next kind needs memory
+        del given, evaluated  # before the next kind needs memory
     return metrics
 
 
@@ -161,7 +169,7 @@ def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
 
 def _check(
     truth: GroundTruth, results: list[dict], kind: str, limits: list[int], sigmas: Sequence[float]
-) -> Compared:
+) -> EvaluationInput:
     names, ranges = _class_names(truth), AREA_RANGES
     if kind == "proposals":
         truth = truth._replace(objects=[each | {"category_id": 1} for each in truth.objects])
@@ -174,7 +182,8 @@ def _check(
     objects, without_mask = complete_objects(truth, kind, len(sigmas), list(names))
     objects.sort(key=lambda each: (each["category_id"], each["image_id"]))
     found = check_results(truth, results, kind, len(sigmas), list(names))
-    return Compared(kind, list(truth.images), names, objects, found, limits, ranges, sigmas, without_mask)
+    images = list(truth.images)
+    return EvaluationInput(kind, images, names, objects, found, limits, ranges, sigmas, without_mask)
 
 
 def _class_names(truth: GroundTruth) -> dict[int, str]:
@@ -185,21 +194,21 @@ def _class_names(truth: GroundTruth) -> dict[int, str]:
     }
 
 
-def _evaluate(compared: Compared) -> Evaluated:
-    numbers, results, ranges = list(compared.class_names), compared.results, list(compared.ranges.values())
+def _evaluate(given: EvaluationInput) -> KindEvaluation:
+    numbers, results, ranges = list(given.class_names), given.results, list(given.ranges.values())
     images, classes, areas, crowd = (
-        np.array([each[key] for each in compared.objects], dtype)
+        np.array([each[key] for each in given.objects], dtype)
         for key, dtype in (("image_id", int), ("category_id", int), ("area", float), ("iscrowd", bool))
     )
-    ignored = crowd | np.array([each.get("num_keypoints") == 0 for each in compared.objects], bool)
+    ignored = crowd | np.array([each.get("num_keypoints") == 0 for each in given.objects], bool)
     objects = Objects(images - 1, np.searchsorted(numbers, classes), areas, crowd, ignored)
-    found = Found(
+    found = DetectionArrays(
         results.images - 1, np.searchsorted(numbers, results.categories), results.areas, results.scores
     )
-    overlaps = overlap_function(compared.kind, compared.objects, results.values, compared.sigmas)
-    matching = match(objects, found, overlaps, compared.limits[-1], ranges)
-    curves = accumulate(objects, matching, len(numbers), compared.limits, ranges)
-    return Evaluated(compared, objects, matching, curves, overlaps)
+    overlaps = overlap_function(given.kind, given.objects, results.values, given.sigmas)
+    matching = match(objects, found, overlaps, given.limits[-1], ranges)
+    curves = accumulate(objects, matching, len(numbers), given.limits, ranges)
+    return KindEvaluation(given, objects, matching, curves, overlaps)
 
 
 def _metrics(kind: str, curves: Curves, limits: Sequence[int]) -> dict[str, float | None]:
@@ -234,8 +243,8 @@ def _average_precisions(precision: np.ndarray) -> dict[str, float | None]:
     return {"AP": percent(precision), "AP50": percent(precision[0]), "AP75": percent(precision[5])}
 
 
-def _class_metrics(evaluated: Evaluated) -> dict[str, float | None]:
-    names = enumerate(evaluated.compared.class_names.values())
+def _class_metrics(evaluated: KindEvaluation) -> dict[str, float | None]:
+    names = enumerate(evaluated.input.class_names.values())
     return {name: percent(evaluated.curves.precision[:, :, index, 0]) for index, name in names}
 
 

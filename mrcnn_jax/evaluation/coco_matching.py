@@ -30,7 +30,7 @@ class Objects(NamedTuple):
     ignored: Bool[np.ndarray, "G"]  # neither found nor missed
 
 
-class Found(NamedTuple):
+class DetectionArrays(NamedTuple):
     """Detections in all images."""
 
     images: Int[np.ndarray, "D"]
@@ -46,7 +46,7 @@ class Matching(NamedTuple):
     """
 
     positions: Int[np.ndarray, "D"]  # among all detections
-    found: Found
+    found: DetectionArrays
     ranks: Int[np.ndarray, "D"]  # place among the detections of a class in an image
     true: Bool[np.ndarray, "D A T"]  # matched with an object that counts
     false: Bool[np.ndarray, "D A T"]  # matched with nothing
@@ -68,7 +68,9 @@ class Pairs(NamedTuple):
     overlaps: Float[np.ndarray, "P"]
 
 
-def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges: Ranges) -> Matching:
+def match(
+    objects: Objects, found: DetectionArrays, overlaps: Overlaps, limit: int, ranges: Ranges
+) -> Matching:
     """Matches the best detections of each class in each image: every one, best first, with the object that
     it overlaps most among those that are left, and with an ignored one only if there is no other.
 
@@ -84,7 +86,7 @@ def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges
     groups = (found.classes * images + found.images)[order]
     ranks = np.arange(len(groups)) - np.searchsorted(groups, groups)
     order, groups, ranks = order[ranks < limit], groups[ranks < limit], ranks[ranks < limit]
-    found = Found(*(values[order] for values in found))
+    found = DetectionArrays(*(values[order] for values in found))
 
     pairs = overlapping(
         groups, order, objects.classes * images + objects.images, overlaps, IOU_THRESHOLDS[0]
@@ -98,7 +100,7 @@ def match(objects: Objects, found: Found, overlaps: Overlaps, limit: int, ranges
     best = np.lexsort((-found.scores, found.classes))
     without_count, matched = without_count[best], matched[best]
     return Matching(
-        order[best], Found(*(values[best] for values in found)), ranks[best],
+        order[best], DetectionArrays(*(values[best] for values in found)), ranks[best],
         true=matched & ~without_count, false=~matched & ~without_count, objects=chosen[best],
     )  # fmt: skip
 

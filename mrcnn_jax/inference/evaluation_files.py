@@ -9,7 +9,7 @@ from etils import epath
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.distributed import is_primary
 from mrcnn_jax.evaluation.analysis.analyze import analyze
-from mrcnn_jax.evaluation.coco import Evaluated
+from mrcnn_jax.evaluation.coco import KindEvaluation
 from mrcnn_jax.evaluation.report.files import REPORT_FILES
 from mrcnn_jax.inference.detector import print_warning
 from mrcnn_jax.visualize.draw import ColorBy
@@ -29,7 +29,7 @@ def write_results(out: epath.Path, results: list[dict[str, Any]]) -> None:
     write_json(out / FILES[0], results, indent=None)
 
 
-def add_analysis(analyses: dict[str, dict[str, Any]], kind: str, evaluated: Evaluated) -> None:
+def add_analysis(analyses: dict[str, dict[str, Any]], kind: str, evaluated: KindEvaluation) -> None:
     """Adds the analysis of a kind; what fails is a warning."""
     with _warning("the evaluation cannot be analysed"):
         analyses[kind] = analyze(evaluated)

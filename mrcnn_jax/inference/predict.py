@@ -15,7 +15,7 @@ from etils import epath
 
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.config.validation import require_whole
-from mrcnn_jax.data.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Found, find_image_files
+from mrcnn_jax.data.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageListing, find_image_files
 from mrcnn_jax.directory_lock import locked
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import CheckpointChoice, Detector, load, print_warning
@@ -192,7 +192,7 @@ class _Run:
 def _find(
     images: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike | None, outputs: Outputs,
     every: int,
-) -> Found:  # fmt: skip
+) -> ImageListing:  # fmt: skip
     """Returns the files, and checks what was given before any work."""
     if not 0 <= outputs.score <= 1:
         raise InputError(f"the score of drawn detections must lie between 0 and 1, not {outputs.score:g}")

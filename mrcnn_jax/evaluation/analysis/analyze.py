@@ -17,7 +17,7 @@ from mrcnn_jax.evaluation.analysis.errors import ALL, DETECTION_ERRORS, ERRORS, 
 from mrcnn_jax.evaluation.analysis.images import suspected_annotations, worst_images
 from mrcnn_jax.evaluation.analysis.matches import IOU, Matches, read_matches
 from mrcnn_jax.evaluation.analysis.sizes import by_size
-from mrcnn_jax.evaluation.coco import Evaluated
+from mrcnn_jax.evaluation.coco import KindEvaluation
 
 DEFAULT_SCORE = 0.5
 """Minimum score where no F1 is largest, as nothing is correct."""
@@ -26,7 +26,7 @@ SCORES = np.linspace(0, 1, 101)
 """Minimum scores at which curves are stored."""
 
 
-def analyze(evaluated: Evaluated, min_score: float | None = None) -> dict[str, Any]:
+def analyze(evaluated: KindEvaluation, min_score: float | None = None) -> dict[str, Any]:
     """Analyses an evaluation of one kind at IoU 0.5 (keypoints: object keypoint similarity).
 
     Args:
@@ -48,7 +48,7 @@ def analyze(evaluated: Evaluated, min_score: float | None = None) -> dict[str, A
         "images": len(matches.image_ids),
         "objects": int((~matches.objects.ignored).sum()),
         "detections": len(matches.detections.scores),
-        "max_detections": [int(limit) for limit in evaluated.compared.limits],
+        "max_detections": [int(limit) for limit in evaluated.input.limits],
         "iou": IOU,
         "min_score": min_score,
         "best": best,

@@ -7,7 +7,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mrcnn_jax.evaluation.analysis.errors import DETECTION_ERRORS, Errors
-from mrcnn_jax.evaluation.analysis.matches import Annotated, Detections, Matches
+from mrcnn_jax.evaluation.analysis.matches import Detections, Matches, ObjectArrays
 
 
 def worst_images(matches: Matches, min_score: float, count: int) -> list[dict[str, Any]]:
@@ -71,24 +71,24 @@ def suspected_annotations(matches: Matches, errors: Errors, count: int) -> dict[
 
 
 def _detection(matches: Matches, index: int) -> dict[str, Any]:
-    detections, compared = matches.detections, matches.evaluated.compared
-    box = value = compared.results.values[detections.positions[index]]
-    if compared.kind == "segm":
+    detections, given = matches.detections, matches.evaluated.input
+    box = value = given.results.values[detections.positions[index]]
+    if given.kind == "segm":
         box = coco_mask.toBbox(value)
-    elif compared.kind == "keypoints":
+    elif given.kind == "keypoints":
         points = value[0::3], value[1::3]
         box = [*map(np.min, points), *map(np.ptp, points)]
     return _entry(matches, detections, index, box) | {"score": round(float(detections.scores[index]), 6)}
 
 
 def _object(matches: Matches, index: int) -> dict[str, Any]:
-    one = matches.evaluated.compared.objects[index]
+    one = matches.evaluated.input.objects[index]
     box = one["bbox"] if "bbox" in one else coco_mask.toBbox(one["segmentation"])
     return _entry(matches, matches.objects, index, box)
 
 
 def _entry(
-    matches: Matches, part: Detections | Annotated, index: int, box: Sequence[float]
+    matches: Matches, part: Detections | ObjectArrays, index: int, box: Sequence[float]
 ) -> dict[str, Any]:
     return {
         "image_id": matches.image_ids[part.images[index]],

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn_jax.evaluation.coco import Evaluated
+from mrcnn_jax.evaluation.coco import KindEvaluation
 from mrcnn_jax.evaluation.coco_matching import Pairs, overlapping
 from mrcnn_jax.evaluation.coco_values import Id
 from mrcnn_jax.typing import Bool, Float, Int
@@ -28,7 +28,7 @@ class Detections(NamedTuple):
     correct: Bool[np.ndarray, "T D"]  # on an object that counts
 
 
-class Annotated(NamedTuple):
+class ObjectArrays(NamedTuple):
     """G annotated objects, grouped by class; those of a class in the order of images."""
 
     images: Int[np.ndarray, "G"]
@@ -41,18 +41,18 @@ class Annotated(NamedTuple):
 class Matches(NamedTuple):
     """Detections, objects and their matches in an evaluation of one kind."""
 
-    evaluated: Evaluated
+    evaluated: KindEvaluation
     detections: Detections
-    objects: Annotated
+    objects: ObjectArrays
     pairs: Pairs  # of any classes, with objects that count, from MIN_OVERLAP up
 
     @property
     def class_names(self) -> list[str]:
-        return list(self.evaluated.compared.class_names.values())
+        return list(self.evaluated.input.class_names.values())
 
     @property
     def image_ids(self) -> list[Id]:
-        return self.evaluated.compared.image_ids
+        return self.evaluated.input.image_ids
 
     def objects_per_class(self) -> Int[np.ndarray, "K"]:
         """Counts the objects of each class, without those that do not count."""
@@ -60,12 +60,12 @@ class Matches(NamedTuple):
         return np.bincount(counted, minlength=len(self.class_names))
 
 
-def read_matches(evaluated: Evaluated) -> Matches:
+def read_matches(evaluated: KindEvaluation) -> Matches:
     """Reads the matches over all sizes of objects; IoU with objects of other classes is computed here.
 
     Keypoints are compared within a class alone.
     """
-    objects, matching, ranges = evaluated.objects, evaluated.matching, evaluated.compared.ranges
+    objects, matching, ranges = evaluated.objects, evaluated.matching, evaluated.input.ranges
     found, matches, (low, high) = matching.found, matching.objects.T, ranges["all"]
     correct, wrong = (np.ascontiguousarray(kind[:, 0].T) for kind in (matching.true, matching.false))
     detections = Detections(
@@ -76,15 +76,15 @@ def read_matches(evaluated: Evaluated) -> Matches:
     thresholds, places = np.nonzero(matches >= 0)
     on_objects[thresholds, matches[thresholds, places]] = True
     ignored = objects.ignored | (objects.areas < low) | (objects.areas > high)
-    annotated = Annotated(objects.images, objects.classes, objects.areas, ignored, on_objects)
+    annotated = ObjectArrays(objects.images, objects.classes, objects.areas, ignored, on_objects)
     return Matches(evaluated, detections, annotated, _compare(evaluated, detections, annotated))
 
 
-def _compare(evaluated: Evaluated, detections: Detections, objects: Annotated) -> Pairs:
+def _compare(evaluated: KindEvaluation, detections: Detections, objects: ObjectArrays) -> Pairs:
     """Compares detections with the objects in their images, keypoints with those of their class in them."""
     groups, object_groups = detections.images, objects.images
-    if evaluated.compared.kind == "keypoints":
-        classes = len(evaluated.compared.class_names)
+    if evaluated.input.kind == "keypoints":
+        classes = len(evaluated.input.class_names)
         groups = groups * classes + detections.classes
         object_groups = object_groups * classes + objects.classes
     order = np.argsort(groups, kind="stable")

@@ -23,7 +23,7 @@ def by_size(matches: Matches) -> list[dict[str, Any]]:
     areas, precision = matches.objects.areas[~matches.objects.ignored], matches.evaluated.curves.precision
     rows = [
         _row(matches, label, *bounds, percent(precision[..., index]), percent(precision[0, ..., index]))
-        for index, (label, bounds) in enumerate(matches.evaluated.compared.ranges.items())
+        for index, (label, bounds) in enumerate(matches.evaluated.input.ranges.items())
         if label != "all"
     ]
     if len(np.unique(areas)) < len(QUARTERS):
