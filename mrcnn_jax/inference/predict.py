@@ -26,7 +26,7 @@ from mrcnn_jax.inference.sources import Source, count_images, is_video, read_sou
 from mrcnn_jax.inference.stream import StreamResult
 from mrcnn_jax.visualize.draw import ColorBy
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 _RENDERERS = 2  # threads that draw and encode pictures while the next images are computed
 
 
@@ -67,7 +67,7 @@ def predict_files(
     detector: Detector | str | os.PathLike, images: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike | None = None, *, score_threshold: float = 0.5, color_by: ColorBy | None = None,
     masks: bool = False, crops: bool = False, every: int = 1,
-    progress: Callable[[int, int], None] | None = None, report: Report = lambda line: None,
+    progress: Callable[[int, int], None] | None = None, report: ReportLine = lambda line: None,
     settings: Mapping[str, Any] = MappingProxyType({}), batch_size: int = 1, tile: int = 0,
     tile_overlap: float = 0.25, store_programs: bool = False, checkpoint: CheckpointChoice = "best",
 ) -> FilePredictions:  # fmt: skip
@@ -127,7 +127,7 @@ class _Run:
 
     def __init__(
         self, writer: PredictionWriter, skipped: dict[str, int], total: int,
-        progress: Callable[[int, int], None] | None, report: Report,
+        progress: Callable[[int, int], None] | None, report: ReportLine,
     ):  # fmt: skip
         self.found = FilePredictions(writer.results, writer.images, [], skipped)
         self._writer, self._total, self._report = writer, total, report

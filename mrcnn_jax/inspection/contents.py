@@ -26,7 +26,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Contents:
+class DatasetContents:
     """A data set."""
 
     info: DatasetInfo
@@ -36,7 +36,7 @@ class Contents:
 
 
 @contextmanager
-def open_contents(path: Path, progress: Progress | None = None) -> Iterator[Contents]:
+def open_contents(path: Path, progress: Progress | None = None) -> Iterator[DatasetContents]:
     """Opens a data set. A folder in another format is prepared in a temporary directory first.
 
     Records are read one by one only if the set is older than the tables of objects.
@@ -56,10 +56,10 @@ def open_contents(path: Path, progress: Progress | None = None) -> Iterator[Cont
         found = prepare(path, Path(folder, "set"), name=name, progress=progress is not None)
         notes = [line for report in found.reports.values() for line in str(report).splitlines()]
         opened = _open(found.directory, lambda done, total: None)
-        yield Contents(opened.info, opened.splits, notes, prepared=False)
+        yield DatasetContents(opened.info, opened.splits, notes, prepared=False)
 
 
-def _open(path: Path, progress: Progress) -> Contents:
+def _open(path: Path, progress: Progress) -> DatasetContents:
     info, statistics = read_metadata(path)
     splits = {name: open_dataset(path, name) for name in statistics}
     stored = {name: read_table(path, name, len(split)) for name, split in splits.items()}
@@ -76,4 +76,4 @@ def _open(path: Path, progress: Progress) -> Contents:
         name: Split(split, statistics[name], stored[name] or build_table(counted(split)))
         for name, split in splits.items()
     }
-    return Contents(info, found)
+    return DatasetContents(info, found)

@@ -11,7 +11,7 @@ from mrcnn_jax.config import Experiment
 from mrcnn_jax.config.model import STRIDES
 from mrcnn_jax.data.object_table import ObjectTable
 from mrcnn_jax.data.statistics import overview
-from mrcnn_jax.inspection.contents import Contents, Split
+from mrcnn_jax.inspection.contents import DatasetContents, Split
 from mrcnn_jax.inspection.dataset_pictures import draw_distributions, draw_pairs, draw_samples
 from mrcnn_jax.inspection.duplicates import (
     Pair,
@@ -20,7 +20,7 @@ from mrcnn_jax.inspection.duplicates import (
     repeated_files,
     same_files,
 )
-from mrcnn_jax.inspection.report import Report, Section
+from mrcnn_jax.inspection.report import InspectionReport, Section
 from mrcnn_jax.training.anchor_coverage import POOR, Resized, coverage, resize_boxes
 from mrcnn_jax.training.data_checks import data_warnings
 
@@ -32,8 +32,8 @@ _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
 def report_dataset(
-    path: Path, contents: Contents, experiment: Experiment, *, near: int = 0, pictures: int = 0
-) -> Report:
+    path: Path, contents: DatasetContents, experiment: Experiment, *, near: int = 0, pictures: int = 0
+) -> InspectionReport:
     """Makes the report of a data set.
 
     Args:
@@ -77,7 +77,7 @@ def report_dataset(
     kind = "prepared data set" if contents.prepared else "not prepared yet"
     counts = ", ".join(f"{name}: {len(table.counts):,} images" for name, table in tables.items())
     subtitle = f"{path}: {kind}; {counts}; compared with the experiment {experiment.name}."
-    return Report(f"Data set {info.name}", subtitle, findings, sections, {"dataset": data})
+    return InspectionReport(f"Data set {info.name}", subtitle, findings, sections, {"dataset": data})
 
 
 def _describe(split: Split, resized: Resized, experiment: Experiment) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _quantiles(values: np.ndarray) -> list[float] | None:
     return [round(float(value), 2) for value in np.quantile(values, _QUANTILES)] if len(values) else None
 
 
-def _classes(contents: Contents) -> list[dict[str, Any]]:
+def _classes(contents: DatasetContents) -> list[dict[str, Any]]:
     """Returns objects and images of each class in each split, the class with the most objects first."""
     info, counts = contents.info, {}
     for name, split in contents.splits.items():
@@ -172,7 +172,7 @@ def _findings(data: dict[str, Any], experiment: Experiment) -> Iterator[str]:
                    "not tell how well other images are understood")  # fmt: skip
 
 
-def _overview(contents: Contents, data: dict[str, Any]) -> list[tuple[Any, ...]]:
+def _overview(contents: DatasetContents, data: dict[str, Any]) -> list[tuple[Any, ...]]:
     described = data["splits"]
     rows = overview(contents.info, described)
     more = {

@@ -10,7 +10,7 @@ from mrcnn_jax.data.dataset import is_prepared
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inspection.contents import Progress, open_contents
 from mrcnn_jax.inspection.dataset import report_dataset
-from mrcnn_jax.inspection.report import Report
+from mrcnn_jax.inspection.report import InspectionReport
 from mrcnn_jax.inspection.run import is_run, report_run
 from mrcnn_jax.paths import require_place
 from mrcnn_jax.weights import zoo
@@ -23,7 +23,7 @@ NEAR_DUPLICATES = 2000
 def inspect(
     path: str | os.PathLike, experiment: str | None = None, *, near: int = NEAR_DUPLICATES, pictures: int = 0,
     progress: Progress | None = None,
-) -> Report:  # fmt: skip
+) -> InspectionReport:  # fmt: skip
     """Makes the report of a data set, a run or weights.
 
     Args:

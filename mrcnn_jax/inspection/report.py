@@ -42,7 +42,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
+class InspectionReport:
     """Findings, and what they were found in."""
 
     title: str
@@ -52,12 +52,12 @@ class Report:
     data: dict[str, Any] = field(default_factory=dict)  # plain containers, for JSON
 
 
-def render(report: Report) -> RenderableType:
+def render(report: InspectionReport) -> RenderableType:
     """Returns a report for ``rich.print``: findings last, so that they stay visible in the terminal."""
     return Group(*_parts(report))
 
 
-def _parts(report: Report) -> Iterator[RenderableType]:
+def _parts(report: InspectionReport) -> Iterator[RenderableType]:
     yield Text(f"{printable(report.title)}\n{printable(report.subtitle)}\n")
     for section in report.sections:
         if not section.rows:
@@ -81,7 +81,7 @@ def _text(cell: Any) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-def write_page(report: Report, path: str | os.PathLike) -> None:
+def write_page(report: InspectionReport, path: str | os.PathLike) -> None:
     """Writes a report as one HTML file."""
     parts = [listing([printable(finding) for finding in report.findings])]
     for section in report.sections:
@@ -97,7 +97,7 @@ def write_page(report: Report, path: str | os.PathLike) -> None:
     write_text(path, page(report.title, report.subtitle, "".join(parts)))
 
 
-def write_data(report: Report, path: str | os.PathLike) -> None:
+def write_data(report: InspectionReport, path: str | os.PathLike) -> None:
     """Writes what was found as JSON, which has no infinities and NaN: null stands for them."""
     findings = {"title": report.title, "findings": report.findings}
     write_json(path, _standard(findings | report.data))

@@ -21,7 +21,7 @@ from mrcnn_jax.inspection.model import (
     count_parameters,
     parameter_section,
 )
-from mrcnn_jax.inspection.report import Report, Section, Shown
+from mrcnn_jax.inspection.report import InspectionReport, Section, Shown
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.run_description import Description, edited_experiment, newest_description
 from mrcnn_jax.structures import DatasetInfo
@@ -41,7 +41,7 @@ def is_run(directory: str | os.PathLike) -> bool:
     return any((place / name).exists() for name in ("checkpoints", "experiment.json", "history.jsonl"))
 
 
-def report_run(directory: str | os.PathLike, *, pictures: bool = False) -> Report:
+def report_run(directory: str | os.PathLike, *, pictures: bool = False) -> InspectionReport:
     """Makes the report of a run or of weights, of which no array is read.
 
     Args:
@@ -88,7 +88,7 @@ def _undescribed(place: epath.Path) -> Description:
 def _report(
     place: epath.Path, experiment: Experiment, info: DatasetInfo, shapes: Shapes, findings: list[str],
     data: dict[str, Any], kind: str,
-) -> Report:  # fmt: skip
+) -> InspectionReport:  # fmt: skip
     """Returns what the reports of all kinds of models have."""
     parts = count_parameters(shapes, experiment)
     base, changed = compare_with_preset(experiment)
@@ -111,7 +111,8 @@ def _report(
         "path": str(place), "kind": kind, "experiment": experiment.name, "parameters": parts,
         "compared_with": base, "changed": changed, "classes": list(info.category_names),
     }  # fmt: skip
-    return Report(f"Model {place.name or place}", subtitle, findings, sections, {"model": found | data})
+    title = f"Model {place.name or place}"
+    return InspectionReport(title, subtitle, findings, sections, {"model": found | data})
 
 
 def _checkpoints(place: epath.Path, step: int | None) -> tuple[list[dict[str, Any]], Shapes]:

@@ -30,7 +30,7 @@ class ScoreMaps(NamedTuple):
     boxes: Float[Array, "B H W k k2 4"]
 
 
-class Instances(NamedTuple):
+class FCISInstances(NamedTuple):
     """Predictions for N boxes of each image, in float32."""
 
     logits: Float[Array, "B N K1"]
@@ -110,14 +110,14 @@ class FCIS(TwoStage):
         config = self.config
         return vote_detections(candidates, config, config.fcis.voting_iou, config.fcis.binarize_votes)
 
-    def instances(self, maps: ScoreMaps, boxes: Float[Array, "B N 4"]) -> Instances:
+    def instances(self, maps: ScoreMaps, boxes: Float[Array, "B N 4"]) -> FCISInstances:
         """Predicts class, mask and deltas of what lies in each box; boxes get no gradient."""
         classes, deltas = (self._pool(scores, boxes).astype(jnp.float32) for scores in maps)
         pairs = classes.reshape(*classes.shape[:-1], -1, 2)
         first, second = pairs[..., 0], pairs[..., 1]
         if self.config.fcis.joint_maps:
             first, second = jnp.maximum(first, second), second - first
-        return Instances(first.mean(axis=(2, 3)), second, deltas.mean(axis=(2, 3)))
+        return FCISInstances(first.mean(axis=(2, 3)), second, deltas.mean(axis=(2, 3)))
 
     def _pool(self, maps, boxes):
         config, (batch, number, _) = self.config, boxes.shape

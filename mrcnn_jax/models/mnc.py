@@ -22,7 +22,7 @@ from mrcnn_jax.structures import Predictions, Proposals
 from mrcnn_jax.typing import Array, Float, Int
 
 
-class Instances(NamedTuple):
+class MNCInstances(NamedTuple):
     """Predictions of stages 2 and 3 for N boxes of each image, in float32."""
 
     mask_logits: Float[Array, "B N M M"]
@@ -92,7 +92,7 @@ class MNC(TwoStage):
 
     def instances(
         self, pyramid: Pyramid, boxes: Float[Array, "B N 4"], valid: Valid = None, train: bool = False
-    ) -> Instances:
+    ) -> MNCInstances:
         """Predicts the mask, the class and the box deltas of what lies in each box (stages 2 and 3).
 
         Args:
@@ -112,7 +112,7 @@ class MNC(TwoStage):
 
     def instances_of(
         self, features: Float[Array, "B N h w c"], valid: Valid = None, train: bool = False
-    ) -> Instances:
+    ) -> MNCInstances:
         """Predicts what the pooled features of each box show."""
         mask_logits = per_roi(self.mask, features, valid, train=train)[..., 0]
         masks = nn.sigmoid(mask_logits)  # twice the resolution of the features
@@ -123,10 +123,10 @@ class MNC(TwoStage):
             per_roi(layers, rois, valid, train=train).mean(axis=(2, 3))
             for layers, rois in ((mask_res5, masked), (self.res5, features))
         ]
-        return Instances(mask_logits, *self.instance(jnp.concatenate(pathways, axis=-1)))
+        return MNCInstances(mask_logits, *self.instance(jnp.concatenate(pathways, axis=-1)))
 
     def regress(
-        self, boxes: Float[Array, "B N 4"], found: Instances, sizes: Int[Array, "B 2"]
+        self, boxes: Float[Array, "B N 4"], found: MNCInstances, sizes: Int[Array, "B 2"]
     ) -> Float[Array, "B N 4"]:
         """Applies to each box the deltas of its best foreground class; gradients flow to both.
 

@@ -20,7 +20,7 @@ from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import printable
 from mrcnn_jax.serving.batching import Answer, Batcher
 from mrcnn_jax.serving.openapi import openapi
-from mrcnn_jax.serving.uploads import Limits, Refused, Upload, read_upload
+from mrcnn_jax.serving.uploads import Limits, RequestError, Upload, read_upload
 from mrcnn_jax.structures import DatasetInfo
 
 _PAGE_HEADERS = {
@@ -79,18 +79,19 @@ class Service:
     async def _detect(self, upload: Upload) -> Answer:
         try:
             return await asyncio.wrap_future(self._batcher.submit(upload))
-        except Refused:
+        except RequestError:
             raise
         except Exception as error:  # of the device
             print(f"Error: {type(error).__name__}: {printable(error)}", file=sys.stderr, flush=True)
-            raise Refused(500, "the image could not be computed; the server's output says why") from error
+            message = "the image could not be computed; the server's output says why"
+            raise RequestError(500, message) from error
 
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Counts a request; memory is bounded by their number."""
         if self._requests >= self._limits.requests:
-            raise Refused(503, f"{self._requests} requests are being answered, as many as are allowed at "
-                               "once: try again in a moment")  # fmt: skip
+            message = f"{self._requests} requests are being answered, as many as are allowed at once"
+            raise RequestError(503, f"{message}: try again in a moment")
         self._requests += 1
         try:
             yield
@@ -101,7 +102,8 @@ class Service:
         """Returns the minimum score that a request asks for."""
         for name in request.query_params:
             if name != "score_threshold":
-                raise Refused(422, f"there is no parameter {printable(name)[:80]!r}, only score_threshold")
+                shown = printable(name)[:80]
+                raise RequestError(422, f"there is no parameter {shown!r}, only score_threshold")
         given = request.query_params.get("score_threshold", str(self._score_threshold))
         try:
             value = float(given)
@@ -109,7 +111,7 @@ class Service:
             value = math.nan
         if not 0 <= value <= 1:
             text = printable(given)[:80]
-            raise Refused(422, f"score_threshold must be a number from 0 to 1, not {text!r}")
+            raise RequestError(422, f"score_threshold must be a number from 0 to 1, not {text!r}")
         return value
 
     def _content(
@@ -125,7 +127,7 @@ def make_app(service: Service) -> Starlette:
     """Returns the application; every refusal is JSON, ``{"error": "a sentence"}``."""
 
     async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
+        assert isinstance(error, RequestError)
         retry = {"Retry-After": "1"} if error.status == 503 else {}
         return JSONResponse({"error": str(error)}, error.status, retry)
 
@@ -141,5 +143,5 @@ def make_app(service: Service) -> Starlette:
         Route("/", service.page), Route("/health", service.health), Route("/model", service.model),
         Route("/openapi.json", service.openapi), Route("/predict", service.predict, methods=["POST"]),
     ]  # fmt: skip
-    handlers = {Refused: refuse, HTTPException: refuse_address}
+    handlers = {RequestError: refuse, HTTPException: refuse_address}
     return Starlette(routes=routes, exception_handlers=handlers)

@@ -21,7 +21,7 @@ _MOST_SCANS = 100  # each costs as much as a decoded image; progressive JPEGs ha
 _DISCARDED = 4  # times the limit
 
 
-class Refused(InputError):
+class RequestError(InputError):
     """A request that is refused.
 
     Args:
@@ -62,15 +62,15 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
     """Reads the image of a request, which is the body or the one file of a form (multipart/form-data).
 
     Raises:
-        Refused: the body is too large or slow, of another type, or no such form.
+        RequestError: the body is too large or slow, of another type, or no such form.
     """
     body = await _read_body(request, limits)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _read_form(request.headers, body)
     if kind not in _RAW and not kind.startswith("image/"):
-        raise Refused(415, "the Content-Type must be image/..., application/octet-stream or "
-                           f"multipart/form-data, not {printable(kind)[:80]}")  # fmt: skip
+        allowed = "image/..., application/octet-stream or multipart/form-data"
+        raise RequestError(415, f"the Content-Type must be {allowed}, not {printable(kind)[:80]}")
     return Upload("the image", body)
 
 
@@ -89,11 +89,11 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
                 else:
                     chunks.clear()
     except TimeoutError:
-        raise Refused(408, f"the upload has taken more than {limits.seconds:g} seconds") from None
+        raise RequestError(408, f"the upload has taken more than {limits.seconds:g} seconds") from None
     except ClientDisconnect:
-        raise Refused(400, "the upload was broken off") from None
+        raise RequestError(400, "the upload was broken off") from None
     if size > most:
-        raise Refused(413, f"an upload may have {limits.megabytes:g} MB at most")
+        raise RequestError(413, f"an upload may have {limits.megabytes:g} MB at most")
     return b"".join(chunks)
 
 
@@ -107,38 +107,38 @@ async def _read_form(headers: Headers, body: bytes) -> Upload:
         form = await parser.parse()
     except (MultiPartException, FormParserError, LookupError, ValueError) as error:
         reason = getattr(error, "message", None) or str(error)
-        raise Refused(422, f"the form cannot be read: {printable(reason)[:200]}") from None
+        raise RequestError(422, f"the form cannot be read: {printable(reason)[:200]}") from None
     for value in form.values():
         if isinstance(value, UploadFile):
             with value.file:
                 return Upload(printable(value.filename or "the image")[:100], value.file.read())
-    raise Refused(422, "the form has no file: send the image as one, such as `curl -F image=@photo.jpg`")
+    raise RequestError(422, "the form has no file: send the image as one, such as `curl -F image=@photo.jpg`")
 
 
 def decode_upload(upload: Upload, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes an image like ``mrcnn predict``, upright; its header is checked before.
 
     Raises:
-        Refused: it is no image (415), has too many pixels (413), or is damaged (422).
+        RequestError: it is no image (415), has too many pixels (413), or is damaged (422).
     """
     name, data = upload
     if not data:
-        raise Refused(422, f"{name} is empty: send the bytes of an image")
+        raise RequestError(422, f"{name} is empty: send the bytes of an image")
     scans = 1
     if is_jpeg(data) or is_png(data):
         _, height, width, _, scans = extent(data)
     else:
         height, width, _ = other_size(data)
         if not height * width:
-            raise Refused(415, f"cannot read {name}: {describe(data)}")
+            raise RequestError(415, f"cannot read {name}: {describe(data)}")
     if height * width > limits.megapixels * 1e6:
-        raise Refused(413, f"{name} has {width}x{height} pixels (width x height), which is more than the "
-                           f"{limits.megapixels:g} million that are allowed")  # fmt: skip
+        given, allowed = f"{width}x{height} pixels (width x height)", f"{limits.megapixels:g} million"
+        raise RequestError(413, f"{name} has {given}, which is more than the {allowed} that are allowed")
     if scans > _MOST_SCANS:
-        raise Refused(422, f"{name} is a JPEG of {scans} scans, and may have {_MOST_SCANS} at most")
+        raise RequestError(422, f"{name} is a JPEG of {scans} scans, and may have {_MOST_SCANS} at most")
     try:
         return decode_image(data, name, upright=True)
     except InputError as error:
-        raise Refused(422, str(error)) from error
+        raise RequestError(422, str(error)) from error
     except MemoryError:
-        raise Refused(413, f"{name} needs more memory than there is") from None
+        raise RequestError(413, f"{name} needs more memory than there is") from None

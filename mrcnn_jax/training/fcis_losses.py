@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.fcis import FCIS, Instances
+from mrcnn_jax.models.fcis import FCIS, FCISInstances
 from mrcnn_jax.models.heads import select_class_masks
 from mrcnn_jax.models.two_stage import Pyramid
 from mrcnn_jax.structures import Batch, Proposals
@@ -43,7 +43,7 @@ def fcis_losses(
     return {name: Term(loss.sum(), count) for name, loss in losses.items()}
 
 
-def roi_losses(found: Instances, rois: RoITargets, config: ModelConfig) -> dict[str, Float[Array, "B R"]]:
+def roi_losses(found: FCISInstances, rois: RoITargets, config: ModelConfig) -> dict[str, Float[Array, "B R"]]:
     """Computes the losses of each RoI; the mask loss is a mean over its pixels, times its weight."""
 
     def each(loss, *arrays):

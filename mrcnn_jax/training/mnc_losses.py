@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.mnc import MNC, Instances
+from mrcnn_jax.models.mnc import MNC, MNCInstances
 from mrcnn_jax.models.two_stage import Pyramid
 from mrcnn_jax.structures import Batch, Proposals
 from mrcnn_jax.training.loss_functions import Term, box_loss, class_loss, mask_loss
@@ -53,7 +53,7 @@ def _sample(keys, proposals, batch, config) -> tuple[Float[Array, "B R 4"], RoIT
 
 
 def _instance_losses(
-    found: Instances, targets: RoITargets, batch: Batch, config: ModelConfig
+    found: MNCInstances, targets: RoITargets, batch: Batch, config: ModelConfig
 ) -> dict[str, Term]:
     """Computes the losses of masks, of both classifiers, and of boxes, for one pass."""
     background, slots = config.num_classes, targets.mask_valid.shape[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.weights.safe_pickle import Refused, Stub, expect, set_items
+from mrcnn_jax.weights.safe_pickle import Stub, UnsafePickleError, expect, set_items
 
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
@@ -35,11 +35,11 @@ class _DType(Stub):
 
     def make(self) -> np.dtype:
         if self.code not in _DTYPES:
-            raise Refused(f"a dtype is {to_text(self.code)}, which is none of {', '.join(_DTYPES)}")
+            raise UnsafePickleError(f"a dtype is {to_text(self.code)}, which is none of {', '.join(_DTYPES)}")
         # version, byte order; then parts, fields, size and alignment of dtypes that are not plain, and flags
         version, byte_order, *rest = expect(self.state, tuple)
         if version != 3 or byte_order not in ("<", ">", "|", "=") or rest != [None, None, None, -1, -1, 0]:
-            raise Refused("a dtype is not a plain one of numbers")
+            raise UnsafePickleError("a dtype is not a plain one of numbers")
         return np.dtype(self.code).newbyteorder(byte_order)
 
 
@@ -52,19 +52,19 @@ class _Array(LazyArray):
 
     def nbytes(self) -> int:
         if self.state is None:
-            raise Refused("a part of an array on its own")
+            raise UnsafePickleError("a part of an array on its own")
         version, shape, dtype, order, content = expect(self.state, tuple)
         if not isinstance(content, bytes | bytearray | str) or not isinstance(dtype, _DType):
-            raise Refused("an array has no dtype or no bytes")
+            raise UnsafePickleError("an array has no dtype or no bytes")
         if version != 1 or order not in (True, False, "C", "F", "K"):
-            raise Refused("an array is written in an unknown version or order")
+            raise UnsafePickleError("an array is written in an unknown version or order")
         if not are_sizes(shape):
-            raise Refused("an array's shape is not made of non-negative integers")
+            raise UnsafePickleError("an array's shape is not made of non-negative integers")
         kind = dtype.make()
         if math.prod(shape) * kind.itemsize != len(content):
-            raise Refused(f"an array of shape {shape} and dtype {kind} has {len(content)} bytes")
+            raise UnsafePickleError(f"an array of shape {shape} and dtype {kind} has {len(content)} bytes")
         if self.axes is not None and not (are_sizes(self.axes) and sorted(self.axes) == [*range(len(shape))]):
-            raise Refused("an array's axes are in an unknown order")
+            raise UnsafePickleError("an array's axes are in an unknown order")
         return len(content)
 
     def read(self) -> np.ndarray:
@@ -85,7 +85,7 @@ def are_sizes(value: Any) -> bool:
 def _encode(text: Any, encoding: Any) -> bytes:
     """Makes bytes as protocols 0 to 2 write them."""
     if encoding != "latin1":
-        raise Refused("bytes are not written in latin1")
+        raise UnsafePickleError("bytes are not written in latin1")
     return expect(text, str).encode("latin1")
 
 

@@ -18,7 +18,7 @@ MAX_INSTRUCTIONS = 1_000_000  # files of weights take about 60 per array; each c
 MAX_COPIED = 4  # times the size of the file, in bytes that calls are given; files of weights take two
 
 
-class Refused(ValueError):
+class UnsafePickleError(ValueError):
     """The pickle holds something that cannot be read."""
 
 
@@ -82,7 +82,7 @@ def _run(stream: BinaryIO, calls: Mapping[str, Callable], persistent: Callable |
         else:
             machine.execute(name, argument)
             if machine.copied > limit:
-                raise Refused("it makes many arrays of the same bytes")
+                raise UnsafePickleError("it makes many arrays of the same bytes")
 
 
 # Instructions whose argument is their value. pickletools decodes it, and raises if it exceeds the end of the
@@ -101,14 +101,15 @@ def _instructions(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
     for _ in range(MAX_INSTRUCTIONS):
         code = stream.read(1)
         if code not in _OPCODES:
-            raise Refused(f"it has no instruction at byte {stream.tell() - 1}" if code else "it is truncated")
+            where = stream.tell() - 1
+            raise UnsafePickleError(f"it has no instruction at byte {where}" if code else "it is truncated")
         opcode = _OPCODES[code]
         if opcode.name == "STRING":
             quoted = pickletools.read_stringnl(stream, decode=False)
             yield opcode.name, codecs.escape_decode(quoted)[0].decode("latin1")
         else:
             yield opcode.name, opcode.arg.reader(stream) if opcode.arg else None
-    raise Refused(f"it has more than {MAX_INSTRUCTIONS} instructions")
+    raise UnsafePickleError(f"it has more than {MAX_INSTRUCTIONS} instructions")
 
 
 class _Machine:
@@ -191,7 +192,7 @@ class _Machine:
             case "PERSID" | "BINPERSID" if self.persistent:
                 stack.append(self.persistent(stack.pop() if argument is None else argument))
             case _:
-                raise Refused(f"it has the instruction {name}, which arrays are not made with")
+                raise UnsafePickleError(f"it has the instruction {name}, which arrays are not made with")
 
 
 def set_items(target: dict, pairs: Iterator[tuple[Any, Any]]) -> None:
@@ -203,5 +204,5 @@ def set_items(target: dict, pairs: Iterator[tuple[Any, Any]]) -> None:
 def expect(value: Any, kind: Any) -> Any:
     """Returns a value of the given kind; refuses any other."""
     if not isinstance(value, kind):
-        raise Refused("an instruction meets a value of another kind than it needs")
+        raise UnsafePickleError("an instruction meets a value of another kind than it needs")
     return value

@@ -20,7 +20,7 @@ import numpy as np
 
 from mrcnn_jax.weights import pickled_arrays
 from mrcnn_jax.weights.pickled_arrays import LazyArray, are_sizes
-from mrcnn_jax.weights.safe_pickle import Refused, Stub, expect, load
+from mrcnn_jax.weights.safe_pickle import Stub, UnsafePickleError, expect, load
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
@@ -43,10 +43,11 @@ class _Storage:
     @cached_property
     def numbers(self) -> np.ndarray:
         if self.read_bytes is None:
-            raise Refused("the bytes of a tensor are missing")
+            raise UnsafePickleError("the bytes of a tensor are missing")
         data = self.read_bytes()
         if len(data) != self.size * self.dtype.itemsize:
-            raise Refused(f"a tensor's storage has {len(data)} bytes instead of {self.size} numbers")
+            given = f"{len(data)} bytes instead of {self.size} numbers"
+            raise UnsafePickleError(f"a tensor's storage has {given}")
         if not self.little_endian and self.dtype.itemsize > 1:
             data = np.frombuffer(data, f">u{self.dtype.itemsize}").astype(f"u{self.dtype.itemsize}").tobytes()
         return np.frombuffer(data, self.dtype)
@@ -63,14 +64,14 @@ class _Tensor(LazyArray):
     def nbytes(self) -> int:
         storage, shape, strides = expect(self.storage, _Storage), self.shape, self.strides
         if not (are_sizes(shape) and are_sizes(strides) and len(shape) == len(strides)):
-            raise Refused("a tensor's shape or strides are not made of non-negative integers")
+            raise UnsafePickleError("a tensor's shape or strides are not made of non-negative integers")
         dtype = self.dtype or storage.dtype
         if dtype.kind not in "biuf" and dtype != ml_dtypes.bfloat16:
-            raise Refused("a tensor is quantised" if dtype.kind == "V" else "a tensor is complex")
+            raise UnsafePickleError("a tensor is quantised" if dtype.kind == "V" else "a tensor is complex")
         last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         count = storage.size * storage.dtype.itemsize // dtype.itemsize
         if not are_sizes((self.offset,)) or (math.prod(shape) and self.offset + last >= count):
-            raise Refused(f"a tensor of shape {shape} exceeds its storage of {count} numbers")
+            raise UnsafePickleError(f"a tensor of shape {shape} exceeds its storage of {count} numbers")
         return math.prod(shape) * dtype.itemsize
 
     def read(self) -> np.ndarray:
@@ -113,7 +114,7 @@ def _storage_type(kind: Any) -> np.dtype:
     """Returns the dtype of a class such as "torch FloatStorage"."""
     name = expect(kind, Stub).name.split()[-1].removesuffix("Storage")
     if name not in _DTYPES:
-        raise Refused(f"it has a storage of the type {pickled_arrays.to_text(name)}")
+        raise UnsafePickleError(f"it has a storage of the type {pickled_arrays.to_text(name)}")
     return np.dtype(_DTYPES[name])
 
 
@@ -128,7 +129,7 @@ def open_archive(archive: zipfile.ZipFile, name: str) -> Iterator[Any]:
     def find_storage(pid: Any) -> _Storage:
         tag, kind, key, _, size, *_ = expect(pid, tuple)
         if tag != "storage" or not are_sizes((size,)):
-            raise Refused("it has a persistent id that is no storage's")
+            raise UnsafePickleError("it has a persistent id that is no storage's")
         member, dtype = f"{prefix}data/{expect(key, str)}", _storage_type(kind)
         if key not in storages:
             stored = member in archive.NameToInfo
@@ -159,7 +160,7 @@ def load_pickles(stream: BinaryIO, name: str) -> Any:
             return pid[1]
         tag, kind, key, _, size, view = pid
         if tag != "storage" or view is not None or not are_sizes((size,)):
-            raise Refused("it has a persistent id that is no storage's")
+            raise UnsafePickleError("it has a persistent id that is no storage's")
         return storages.setdefault(expect(key, str), _Storage(_storage_type(kind), size))
 
     _, machine = load(stream, name, _CALLS), load(stream, name, _CALLS)
@@ -173,7 +174,7 @@ def load_pickles(stream: BinaryIO, name: str) -> Any:
         data, size = position + 8, storage.size * storage.dtype.itemsize  # after the number of elements
         position = data + size
         if position > end:
-            raise Refused("it is truncated")
+            raise UnsafePickleError("it is truncated")
         storage.read_bytes = lambda data=data, size=size: _read_at(stream, data, size)
     return content
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.dataset import Objects
 from mrcnn_jax.data.formats.coco import CocoFile
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [5.0, 5.0, 25.5, 6.0, 10.0, 30.2]
@@ -66,7 +66,7 @@ def write_folder(
     return CocoFile(folder / images, folder / annotations)
 
 
-def read_one(tmp_path: Path, *annotations: dict, **kwargs) -> tuple[Objects, Report]:
+def read_one(tmp_path: Path, *annotations: dict, **kwargs) -> tuple[Objects, ConversionReport]:
     """Returns the objects of image 7, which has all the annotations, and the report."""
     file = write_folder(tmp_path, content(*annotations, image_ids=(7,), **kwargs))
     (record,) = file

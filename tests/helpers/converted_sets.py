@@ -6,10 +6,10 @@ from small_sets import write_set
 
 from mrcnn_jax.data.dataset import Record, open_dataset
 from mrcnn_jax.data.formats import coco
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 
 
-def convert(tmp_path: Path, change=None, **options) -> tuple[list[Record], Report]:
+def convert(tmp_path: Path, change=None, **options) -> tuple[list[Record], ConversionReport]:
     """Returns the records and the report of a set of four images, one object each, changed."""
     folder = write_set(tmp_path / "set", change)
     reports = coco.prepare(folder, tmp_path / "out", overwrite=True, **options)

@@ -13,7 +13,7 @@ from variants import VARIANTS
 
 from mrcnn_jax.config import RoIConfig
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.fcis import FCIS, Instances, ScoreMaps
+from mrcnn_jax.models.fcis import FCIS, FCISInstances, ScoreMaps
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.presets import fcis as presets
 from mrcnn_jax.structures import Proposals
@@ -55,7 +55,7 @@ def test_losses_of_each_roi():
         masks=(rng.uniform(size=(1, 2, 6, 6)) > 0.5).astype(np.float32),
         mask_valid=np.array([[1, 0]], bool), keypoint_cells=None, keypoint_valid=None,
     )  # fmt: skip
-    losses = roi_losses(Instances(*map(jnp.asarray, (logits, masks, deltas))), rois, CONFIG)
+    losses = roi_losses(FCISInstances(*map(jnp.asarray, (logits, masks, deltas))), rois, CONFIG)
     probability = np.exp(logits[0]) / np.exp(logits[0]).sum(axis=1, keepdims=True)
     expected = [*(-np.log(probability[roi, rois.classes[0, roi]]) for roi in range(3)), 0]
     np.testing.assert_allclose(losses["loss_class"][0], expected, rtol=1e-5)
@@ -86,7 +86,7 @@ def train_on_boxes(sampling):
 
             def instances(self, maps, boxes):
                 pooled.append(boxes)
-                return Instances(boxes / 16, jnp.zeros((*boxes.shape[:2], 6, 6, 4)), boxes * 0)
+                return FCISInstances(boxes / 16, jnp.zeros((*boxes.shape[:2], 6, 6, 4)), boxes * 0)
 
         batch = jax.tree.map(jnp.asarray, tiny.batch([3, 0]))
         proposals = Proposals(boxes, jnp.zeros((2, 10)), jnp.arange(10)[None] < jnp.array([[10], [3]]))

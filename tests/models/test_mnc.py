@@ -15,7 +15,7 @@ from mrcnn_jax import presets
 from mrcnn_jax.config import MNCConfig, ModelConfig, RoIConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.models.mnc import MNC, Instances
+from mrcnn_jax.models.mnc import MNC, MNCInstances
 from mrcnn_jax.models.systems import init_variables
 from mrcnn_jax.structures import Proposals
 from mrcnn_jax.training.losses import batch_losses
@@ -52,7 +52,7 @@ def test_boxes_are_regressed_by_their_best_foreground_class():
     deltas[0, 0, 2] = 5, 0, 0, 5 * np.log(2)  # half a width to the right, twice as high
     deltas[0, 1, 4], deltas[0, 1, 2] = (10, 0, 0, 0), (3, 3, 3, 3)
     boxes = np.float32([[[10, 10, 30, 20], [40, 10, 60, 20], [0, 50, 8, 60]]])
-    found = Instances(np.zeros((1, 3, 12, 12), np.float32), logits, logits, deltas)
+    found = MNCInstances(np.zeros((1, 3, 12, 12), np.float32), logits, logits, deltas)
     sizes = np.int32([[60, 64]])
     expected = [[[20, 5, 40, 25], [60, 10, 64, 20], [0, 50, 8, 60]]]
     np.testing.assert_allclose(regress(boxes, found, sizes), expected, atol=1e-5)

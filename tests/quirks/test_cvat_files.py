@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, read_metadata, split_names
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -40,7 +40,7 @@ def write(*elements: str, labels: str = LABELS, names: tuple[str, ...] = ("image
         Image.fromarray(pixels).save(Path("set", name))
 
 
-def read(split: str = "train", **options) -> tuple[list[Record], Report]:
+def read(split: str = "train", **options) -> tuple[list[Record], ConversionReport]:
     """Returns the records and the report of a split."""
     directory, reports = prepare("set", "out", overwrite=True, **options)
     return list(open_dataset(directory, split)), reports[split]

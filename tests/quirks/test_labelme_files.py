@@ -11,7 +11,7 @@ from PIL import Image
 from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, split_names
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -48,7 +48,7 @@ def write(*shapes: dict, path: str = "set/1.json", image: str | None = "set/1.pn
         Path(image).write_bytes(picture())
 
 
-def read(split: str = "train", **options) -> tuple[list[Record], Report]:
+def read(split: str = "train", **options) -> tuple[list[Record], ConversionReport]:
     """Returns the records and the report of a split."""
     directory, reports = prepare("set", "out", overwrite=True, **options)
     return list(open_dataset(directory, split)), reports[split]

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, read_metadata, split_names
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -41,7 +41,7 @@ def write(masks: dict[str, np.ndarray | bytes], *images: str) -> None:
         Path("set", name).write_bytes(mask if isinstance(mask, bytes) else png(mask))
 
 
-def read(split: str = "train", **options) -> tuple[list[Record], Report]:
+def read(split: str = "train", **options) -> tuple[list[Record], ConversionReport]:
     """Returns the records and the report of a split."""
     directory, reports = prepare("set", "out", overwrite=True, **options)
     return list(open_dataset(directory, split)), reports[split]

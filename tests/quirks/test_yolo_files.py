@@ -9,7 +9,7 @@ from PIL import Image
 from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, read_metadata
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -35,7 +35,7 @@ def write(
         Path("set", name).write_text(content, "utf-8")
 
 
-def read(folder: str = "set", split: str = "train", **options) -> tuple[list[Record], Report]:
+def read(folder: str = "set", split: str = "train", **options) -> tuple[list[Record], ConversionReport]:
     """Returns the records and the report of a split."""
     directory, reports = prepare(folder, "out", overwrite=True, **options)
     return list(open_dataset(directory, split)), reports[split]

@@ -48,7 +48,7 @@ def recognises(folder: str | os.PathLike) -> bool:
 
 def prepare(
     folder: str | os.PathLike, out: str | os.PathLike, *, progress: bool = False, overwrite: bool = False
-) -> dict[str, "Report"]:
+) -> dict[str, "CityscapesReport"]:
     """Converts Cityscapes into a prepared data set with the splits train and validation, or one of them.
 
     See ``data.prepare.prepare``; ``folder`` is the root, with leftImg8bit and gtFine.
@@ -67,7 +67,7 @@ def prepare(
 
 
 @dataclass
-class Report:
+class CityscapesReport:
     """Images and objects of a split."""
 
     name: str
@@ -112,13 +112,13 @@ class CityscapesSplit:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             annotated = f"{len(truth)} images annotated in {_TRUTH}/{SPLITS[split]}"
             raise InputError(f"{self.folder}: {len(missing)} of {annotated} are missing ({shown})")
-        self.report = Report(split, len(self))
+        self.report = CityscapesReport(split, len(self))
 
     def __len__(self) -> int:
         return len(self.file_names)
 
     def __iter__(self) -> Iterator[Record]:
-        self.report, annotations = Report(self.name, len(self)), 0
+        self.report, annotations = CityscapesReport(self.name, len(self)), 0
         for image_id, file_name in enumerate(self.file_names, start=1):
             path, truth = self.folder / file_name, self.folder / truth_name(file_name)
             image, ids = path.read_bytes(), read_instance_ids(truth)

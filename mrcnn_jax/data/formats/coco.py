@@ -18,12 +18,12 @@ from mrcnn_jax.data.dataset import Objects, Record
 from mrcnn_jax.data.dataset_writer import write_dataset
 from mrcnn_jax.data.formats.coco_annotation import Judgement, judge
 from mrcnn_jax.data.formats.coco_categories import Classes, unite
-from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, Contents
+from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, ListingContents
 from mrcnn_jax.data.formats.coco_json import load
 from mrcnn_jax.data.formats.coco_layout import CocoSplit, draw_splits, find_splits
 from mrcnn_jax.data.formats.coco_numbers import to_whole
 from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes, warn_of_shared_images
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.formats.holdout import Drawn
 from mrcnn_jax.data.formats.image_location import locate_images, unlisted_images
 from mrcnn_jax.data.formats.listing import CONTENT, place_of
@@ -48,7 +48,7 @@ def prepare(
     strict: bool = False,
     rotation: Rotation = "auto",
     seed: int = 0,
-) -> dict[str, Report]:
+) -> dict[str, ConversionReport]:
     """Converts data in COCO format into a prepared data set; see ``data.prepare.prepare``.
 
     Args:
@@ -66,7 +66,7 @@ def prepare(
     contents = {}
     for source in splits.values():
         if source.key not in contents:
-            contents[source.key] = Contents(source.listing or load(source.annotations))
+            contents[source.key] = ListingContents(source.listing or load(source.annotations))
     options = {"max_bad": max_bad, "strict": strict, "rotation": rotation}
     files = {
         split: CocoFile(
@@ -120,13 +120,13 @@ class CocoFile:
         part: Drawn | None = None,
         *,
         name: str | None = None,
-        contents: Contents | None = None,
+        contents: ListingContents | None = None,
         max_bad: float = 0.05,
         strict: bool = False,
         rotation: Rotation = "auto",
     ):
         self.path, self._max_bad, self._strict, self._rotation = Path(annotations), max_bad, strict, rotation
-        self.contents = contents or Contents(load(self.path))
+        self.contents = contents or ListingContents(load(self.path))
         images_by_id = self.contents.images
         names = {id_: image["file_name"] for id_, image in images_by_id.items()}
         located = locate_images(names.values(), self.path, Path(images) if images else None)
@@ -140,7 +140,7 @@ class CocoFile:
         self._ids, first = self._choose(part), part is None or part.split == "train"
         rest = missing if first else []  # once per file, not in each split of it
         listed = sum(len(self.contents.annotations[id_]) for id_ in (*self._ids, *rest))
-        self.report = Report(self.path.name, len(self._ids) + len(rest), listed)
+        self.report = ConversionReport(self.path.name, len(self._ids) + len(rest), listed)
         self._start_report(set(self._ids) | set(rest), first)
         for id_ in rest:
             folder = images or self.path.parent
@@ -293,7 +293,7 @@ def _annotated_size(image: dict) -> tuple[int | None, int | None]:
     return height, width
 
 
-def _unite(name: str, splits: Mapping[str, Contents], strict: bool = False) -> Classes:
+def _unite(name: str, splits: Mapping[str, ListingContents], strict: bool = False) -> Classes:
     categories = {split: contents.categories for split, contents in splits.items()}
     with_keypoints = {split: contents.count_keypoints() for split, contents in splits.items()}
     return unite(name, categories, with_keypoints, strict)

@@ -15,7 +15,7 @@ from mrcnn_jax.data.formats.coco_numbers import (
     to_number,
     to_numbers,
 )
-from mrcnn_jax.data.formats.conversion_report import Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.formats.listing import DERIVED, place_of
 
 Box = tuple[float, float, float, float]
@@ -35,7 +35,9 @@ class Judgement(NamedTuple):
     outline: Box | None  # of the box as given or the polygons, also outside the image; None if neither says
 
 
-def judge(annotation: dict, height: int, width: int, keypoints: int, report: Report) -> Judgement | None:
+def judge(
+    annotation: dict, height: int, width: int, keypoints: int, report: ConversionReport
+) -> Judgement | None:
     """Judges an annotation of an image of this size.
 
     Args:

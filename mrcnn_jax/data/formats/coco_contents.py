@@ -22,7 +22,7 @@ _NO_ID = "id is neither a whole number of 64 bits nor a text"
 OF_A_BAD_IMAGE = "annotation of an image that is left out"
 
 
-class Contents:
+class ListingContents:
     """Images, categories and annotations of a listing.
 
     Attributes:

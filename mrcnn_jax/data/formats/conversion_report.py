@@ -11,7 +11,7 @@ Label = int | str
 """Id of an annotation, or its place in the file where it has none."""
 
 
-class Report:
+class ConversionReport:
     """Annotations and images of a split that were left out or mended, by kind, and what looks wrong.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mrcnn_jax.data.formats.conversion_report import Label, Report
+from mrcnn_jax.data.formats.conversion_report import ConversionReport, Label
 from mrcnn_jax.errors import InputError
 
 DERIVED = object()
@@ -33,7 +33,7 @@ class Flaw(NamedTuple):
     label: Label
     image_id: int | None = None  # of an annotation whose image is used
 
-    def add_to(self, report: Report) -> None:
+    def add_to(self, report: ConversionReport) -> None:
         """Adds the flaw to a report."""
         if self.heading.startswith("image"):
             getattr(report, self.heading)[self.kind].append(str(self.label))
