@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mrcnn_jax.data.augment.mask_runs import cell_centres
-from mrcnn_jax.data.augment.objects import SeenObjects, drop_outside
+from mrcnn_jax.data.augment.objects import ViewObjects, drop_outside
 from mrcnn_jax.data.augment.pixels import Pixels
 from mrcnn_jax.data.augment.view import View, opencv_matrix
 from mrcnn_jax.run_length_masks import Window
@@ -23,7 +23,7 @@ class Scene(NamedTuple):
 
     image: Pixels
     view: View
-    objects: SeenObjects
+    objects: ViewObjects
 
     def window(self, index: int) -> Window:
         """Returns the rows and columns of the padded image that hold an object."""
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
         return cv2.warpAffine(pixels, opencv_matrix(matrix), size, flags=cv2.INTER_NEAREST) > 0
 
 
-def paste(onto: Scene, source: Scene, random: np.random.Generator, min_visible: float) -> SeenObjects:
+def paste(onto: Scene, source: Scene, random: np.random.Generator, min_visible: float) -> ViewObjects:
     """Pastes a drawn half of the objects that have masks, at least one, into an image.
 
     Args:
@@ -55,7 +55,7 @@ def paste(onto: Scene, source: Scene, random: np.random.Generator, min_visible: 
     Returns:
         The objects of the changed image: those still seen, then the pasted ones.
     """
-    candidates = np.flatnonzero(source.objects.learns_mask)
+    candidates = np.flatnonzero(source.objects.has_mask_target)
     chosen = candidates[random.random(len(candidates)) < 0.5]
     if len(candidates) and not len(chosen):
         chosen = random.choice(candidates, 1)
@@ -72,7 +72,7 @@ def paste(onto: Scene, source: Scene, random: np.random.Generator, min_visible: 
 
 def _keep_visible(
     scene: Scene, indices: Iterable[int], visible: Bool[np.ndarray, "H W"], min_visible: float
-) -> SeenObjects:
+) -> ViewObjects:
     """Returns the objects of which enough is visible, with the masks and boxes of what is visible."""
     objects, kept = scene.objects.take(np.arange(len(scene.objects.boxes))), []  # a copy
     for index in indices:
@@ -81,7 +81,7 @@ def _keep_visible(
         if seen.all():
             kept.append(index)
             continue
-        if not objects.learns_mask[index]:  # the box alone is known
+        if not objects.has_mask_target[index]:  # the box alone is known
             if seen.any() and seen.mean() >= min_visible:
                 kept.append(index)
             continue

@@ -6,9 +6,9 @@ import numpy as np
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.copy_paste import Scene, paste
-from mrcnn_jax.data.augment.objects import SeenObjects, see_objects
+from mrcnn_jax.data.augment.objects import ViewObjects, transform_objects
 from mrcnn_jax.data.augment.pixels import change_pixels
-from mrcnn_jax.data.augment.view import draw_view, show_image
+from mrcnn_jax.data.augment.view import draw_view, render_view
 from mrcnn_jax.data.dataset import Record
 from mrcnn_jax.data.transforms import decode_record, padded_size
 from mrcnn_jax.structures import DatasetInfo, Example
@@ -57,14 +57,14 @@ def _draw_scene(
     image = decode_record(record)
     height, width = image.shape[:2]
     view = draw_view(random, height, width, record.objects.boxes, padded, config, conventions)
-    objects = see_objects(
+    objects = transform_objects(
         record.objects, height, width, view, slots=config.max_objects, mask_size=config.mask_size,
         min_visible=config.augment.min_visible, keypoint_flip=info.keypoint_flip, masks=masks,
     )  # fmt: skip
-    return Scene(show_image(image, view, padded, conventions), view, objects)
+    return Scene(render_view(image, view, padded, conventions), view, objects)
 
 
-def _fill_slots(objects: SeenObjects, slots: int) -> dict[str, np.ndarray]:
+def _fill_slots(objects: ViewObjects, slots: int) -> dict[str, np.ndarray]:
     """Returns the fields of an example's objects in fixed shapes."""
     types = {"boxes": np.float32, "classes": np.int32, "crowd": bool, "masks": np.uint8, "has_mask": bool,
              "keypoints": np.float32}  # fmt: skip

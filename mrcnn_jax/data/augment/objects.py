@@ -1,4 +1,4 @@
-"""Boxes, masks and keypoints of the objects that a view shows.
+"""Transformation of objects into a view: boxes, masks and keypoints.
 
 Masks stay run-length codes until their crops are sampled, so that no full-size mask is made.
 """
@@ -13,7 +13,7 @@ from mrcnn_jax.data.augment.view import View, transform_points
 from mrcnn_jax.data.dataset import Objects
 
 
-class SeenObjects(NamedTuple):
+class ViewObjects(NamedTuple):
     """The n objects that a view shows, in pixels of the view."""
 
     boxes: Float[np.ndarray, "n 4"]
@@ -26,19 +26,19 @@ class SeenObjects(NamedTuple):
     runs: np.ndarray  # MaskRuns of the image as stored; None for a crowd, or without a mask
 
     @property
-    def learns_mask(self) -> Bool[np.ndarray, "n"]:
+    def has_mask_target(self) -> Bool[np.ndarray, "n"]:
         """Returns the objects that have a mask and are not a crowd."""
         return self.has_mask & ~self.crowd
 
-    def take(self, chosen: Int[np.ndarray, "m"]) -> "SeenObjects":
+    def take(self, chosen: Int[np.ndarray, "m"]) -> "ViewObjects":
         """Returns some of the objects, as copies."""
-        return SeenObjects(*(field[chosen] for field in self))
+        return ViewObjects(*(field[chosen] for field in self))
 
-    def join(self, others: "SeenObjects") -> "SeenObjects":
+    def join(self, others: "ViewObjects") -> "ViewObjects":
         """Returns the objects of both."""
-        return SeenObjects(*map(np.concatenate, zip(self, others, strict=True)))
+        return ViewObjects(*map(np.concatenate, zip(self, others, strict=True)))
 
-    def largest(self, count: int) -> "SeenObjects":
+    def largest(self, count: int) -> "ViewObjects":
         """Returns the largest in their order: small ones are the hardest to tell from background."""
         return self.take(np.sort(np.argsort(-self.areas, kind="stable")[:count]))
 
@@ -49,11 +49,11 @@ def clip_far_boxes(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> 
     return np.where(np.abs(boxes - clipped).max(axis=1, keepdims=True, initial=0) > 1, clipped, boxes)
 
 
-def see_objects(
+def transform_objects(
     objects: Objects, height: int, width: int, view: View, *, slots: int, mask_size: int,
     min_visible: float = 0.0, keypoint_flip: tuple[int, ...] = (), masks: bool = True,
-) -> SeenObjects:  # fmt: skip
-    """Returns the objects of an image as a view shows them.
+) -> ViewObjects:  # fmt: skip
+    """Transforms the objects of an image into a view.
 
     The box of an object that is cut or rotated is that of what is left of its mask; without a mask, that of
     its annotated box.
@@ -71,7 +71,7 @@ def see_objects(
     has_mask = np.array(objects.rles, object) != ""
     runs = np.array([MaskRuns(rle, height, width, view.window) if rle and not crowd else None
                      for rle, crowd in zip(objects.rles, objects.crowd, strict=True)], object)  # fmt: skip
-    seen = SeenObjects(
+    seen = ViewObjects(
         clip_far_boxes(objects.boxes, height, width), objects.classes, np.asarray(objects.areas),
         objects.crowd, has_mask, np.zeros((len(runs), 0, 0), np.uint8), objects.keypoints.copy(), runs,
     )  # fmt: skip
@@ -83,8 +83,8 @@ def see_objects(
         seen = seen._replace(boxes=boxes).take(np.flatnonzero(enough))
     seen = seen.largest(slots)
     crops = np.zeros((len(seen.boxes), mask_size, mask_size), np.uint8)
-    show = _show_rotated if view.angle else _show_upright
-    seen = show(seen._replace(masks=crops), view, keypoint_flip, masks)
+    transform = _transform_rotated if view.angle else _transform_upright
+    seen = transform(seen._replace(masks=crops), view, keypoint_flip, masks)
     if not whole:
         drop_outside(seen.keypoints, (0, 0, *view.size))
     return seen
@@ -98,13 +98,13 @@ def drop_outside(keypoints: Float[np.ndarray, "n J 3"], window: Window) -> None:
 
 
 def _outline_upright(
-    seen: SeenObjects, view: View
+    seen: ViewObjects, view: View
 ) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "n"]]:
     """Returns the boxes of what the window shows, in pixels of the image, and the fraction that it shows."""
     top, left, bottom, right = view.window
     boxes = seen.boxes.clip([left, top] * 2, [right, bottom] * 2)
     visible = _areas(boxes) / np.maximum(_areas(seen.boxes), 1e-9)
-    for index in np.flatnonzero((boxes != seen.boxes).any(axis=1) & seen.learns_mask):
+    for index in np.flatnonzero((boxes != seen.boxes).any(axis=1) & seen.has_mask_target):
         segments, visible[index] = seen.runs[index].segments()
         if len(segments):
             column, first, end = segments.T
@@ -113,7 +113,7 @@ def _outline_upright(
 
 
 def _outline_rotated(
-    seen: SeenObjects, view: View
+    seen: ViewObjects, view: View
 ) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "n"]]:
     """Returns the boxes of what the view shows, in its pixels, and the fraction that it shows."""
     matrix, limits = view.matrix[:2], np.array(view.size[::-1], float)
@@ -122,7 +122,7 @@ def _outline_rotated(
     whole = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     boxes = whole.clip(0, np.tile(limits, 2))
     visible *= _areas(boxes) / np.maximum(_areas(whole), 1e-9)
-    for index in np.flatnonzero(seen.learns_mask):
+    for index in np.flatnonzero(seen.has_mask_target):
         segments, share = seen.runs[index].segments()
         column, first, end = segments.T
         starts, ends = (transform_points(matrix, column + 0.5, row) for row in (first, end))
@@ -157,14 +157,14 @@ def _clip_segments(
     return np.maximum(0, enter), np.minimum(1, leave)
 
 
-def _show_upright(
-    seen: SeenObjects, view: View, keypoint_flip: tuple[int, ...], masks: bool
-) -> SeenObjects:
+def _transform_upright(
+    seen: ViewObjects, view: View, keypoint_flip: tuple[int, ...], masks: bool
+) -> ViewObjects:
     """Moves objects, whose boxes are in pixels of the image, to a view that is not rotated."""
     top, left, _, _ = view.window
     height, width = view.resized
     crops, visibility = seen.masks, seen.keypoints[..., 2:]
-    for index in np.flatnonzero(seen.learns_mask) if masks else ():
+    for index in np.flatnonzero(seen.has_mask_target) if masks else ():
         crops[index] = seen.runs[index].crop(seen.boxes[index], crops.shape[1])
     boxes = ((seen.boxes - [left, top] * 2) * np.tile(view.scale, 2)).astype(np.float32)
     points = ((seen.keypoints[..., :2] - [left, top]) * view.scale).astype(np.float32)
@@ -181,12 +181,12 @@ def _show_upright(
     return seen._replace(boxes=boxes, masks=crops, keypoints=_with_visibility(points, visibility))
 
 
-def _show_rotated(
-    seen: SeenObjects, view: View, keypoint_flip: tuple[int, ...], masks: bool
-) -> SeenObjects:
+def _transform_rotated(
+    seen: ViewObjects, view: View, keypoint_flip: tuple[int, ...], masks: bool
+) -> ViewObjects:
     """Moves objects, whose boxes are in pixels of the view, to a view that is rotated."""
     back = np.linalg.inv(view.matrix)[:2]
-    for index in np.flatnonzero(seen.learns_mask) if masks else ():
+    for index in np.flatnonzero(seen.has_mask_target) if masks else ():
         points = transform_points(back, *cell_centres(seen.boxes[index], seen.masks.shape[1]))
         seen.masks[index] = seen.runs[index].sample(points[..., 0], points[..., 1])
     points = transform_points(view.matrix[:2], seen.keypoints[..., 0], seen.keypoints[..., 1])

@@ -143,10 +143,10 @@ def _draw_crop(
     return top, left, bottom, right
 
 
-def show_image(
+def render_view(
     image: UInt8[np.ndarray, "h w 3"], view: View, padded: tuple[int, int], conventions: Conventions = OURS
 ) -> UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]:
-    """Returns the view of an image in the upper left corner of a padded one."""
+    """Renders the view of an image in the upper left corner of a padded one."""
     top, left, bottom, right = view.window
     part = image[top:bottom, left:right]
     if view.angle and view.rotates_first:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mrcnn_jax.config import AugmentationConfig, DataConfig
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.augment.mask_runs import MaskRuns
-from mrcnn_jax.data.augment.objects import see_objects
-from mrcnn_jax.data.augment.view import View, draw_view, show_image
+from mrcnn_jax.data.augment.objects import transform_objects
+from mrcnn_jax.data.augment.view import View, draw_view, render_view
 from mrcnn_jax.data.transforms import padded_size
 
 HEIGHT, WIDTH = 90, 130
@@ -99,7 +99,7 @@ def test_matrix_is_the_map_of_the_pixels(seed, quarter_turns, rotation):
     # a smooth picture of the coordinates themselves
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     picture = np.stack([x, y, np.full_like(x, 200)], axis=-1).round().astype(np.uint8)
-    canvas = show_image(picture, view, (96, 160)).astype(float)
+    canvas = render_view(picture, view, (96, 160)).astype(float)
     rows, columns = (random.integers(3, side - 3, 30) for side in view.size)
     inverse = np.linalg.inv(view.matrix)
     origin = (inverse @ np.stack([columns + 0.5, rows + 0.5, np.ones(30)]))[:2].T
@@ -123,7 +123,7 @@ def test_object_of_which_too_little_is_left_is_dropped(angle):
     view = View((0, 0, 20, 13), (20, 13), angle=angle)  # shows 3 of the 20 columns
     options = {"slots": 4, "mask_size": 8}
     for least, count in ((0.14, 2), (0.16, 0)):
-        seen = see_objects(given_record.objects, 20, 40, view, min_visible=least, **options)
+        seen = transform_objects(given_record.objects, 20, 40, view, min_visible=least, **options)
         assert len(seen.boxes) == count
         np.testing.assert_allclose(seen.boxes, np.tile([[10, 5, 13, 15]], (count, 1)), atol=1e-6)
 
@@ -132,10 +132,10 @@ def test_box_of_a_cut_object_fits_what_is_left_of_its_mask():
     mask = np.zeros((20, 40), np.uint8)
     mask[2:5, 10:30] = mask[5:15, 28:30] = 1  # an angle, of which only the upper bar is left
     objects = record(np.zeros((20, 40, 3), np.uint8), [[10, 2, 30, 15]], [mask]).objects
-    seen = see_objects(objects, 20, 40, View((0, 0, 20, 20), (40, 40)), slots=1, mask_size=4)
+    seen = transform_objects(objects, 20, 40, View((0, 0, 20, 20), (40, 40)), slots=1, mask_size=4)
     np.testing.assert_array_equal(seen.boxes, [[20, 4, 40, 10]])
     assert seen.masks.all()
-    without = see_objects(objects._replace(rles=[""]), 20, 40, View((0, 0, 20, 20), (40, 40)), slots=1,
+    without = transform_objects(objects._replace(rles=[""]), 20, 40, View((0, 0, 20, 20), (40, 40)), slots=1,
                           mask_size=4)  # fmt: skip
     np.testing.assert_array_equal(without.boxes, [[20, 4, 40, 30]])
 
@@ -143,7 +143,7 @@ def test_box_of_a_cut_object_fits_what_is_left_of_its_mask():
 def test_keypoint_outside_the_view_is_unlabelled():
     points = [[[35.0, 5.0, 2], [12.0, 6.0, 1], [0, 0, 0]]]
     objects = record(np.zeros((20, 40, 3), np.uint8), [[10, 5, 38, 15]], keypoints=points).objects
-    seen = see_objects(objects, 20, 40, View((0, 0, 20, 20), (20, 20)), slots=1, mask_size=4)
+    seen = transform_objects(objects, 20, 40, View((0, 0, 20, 20), (20, 20)), slots=1, mask_size=4)
     np.testing.assert_array_equal(seen.keypoints, [[[0, 0, 0], [12, 6, 1], [0, 0, 0]]])
 
 
