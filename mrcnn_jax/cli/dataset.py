@@ -33,16 +33,16 @@ class Options:
     test: tuple[Path, Path] | None = None
     """Image folder and COCO file of a third split, where they are not found by name."""
     validation_images: int = 0
-    """Number of images that are drawn at random for validation, of every class if possible, where there are
+    """Number of images that are sampled for validation, of every class if possible, where there are
     no annotations for it."""
     split: tuple[float, ...] = ()
-    """In place of that number, the shares of images that are drawn for train, validation and, if a third is
+    """In place of that number, the shares of images that are sampled for train, validation and, if a third is
     given, test: 0.8 0.1 0.1."""
     group: str | None = None
-    """Images that stay together in these draws: "folder" for those of one folder, or a text, for those whose
+    """Images that stay together when sampled: "folder" for those of one folder, or a text, for those whose
     names are equal before it ("_": p7_1.png and p7_2.png)."""
     seed: int = 0
-    """Seed of these draws."""
+    """Seed of the sampling."""
     keypoints: bool = False
     """Prefer person_keypoints_*.json to instances_*.json."""
     max_bad: float = 0.05

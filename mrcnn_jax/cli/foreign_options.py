@@ -91,7 +91,7 @@ _OURS = {
         "train, validation and test, or --validation FOLDER FILE",
     },
     "format type annotation-format": {"dataset": "nothing: the format is recognised"},
-    "group-by groups stratify": {"dataset": "--group, as draws are by class already"},
+    "group-by groups stratify": {"dataset": "--group, as images are sampled by class already"},
     "force overwrite exist-ok": {"dataset": "--overwrite"},
     "show visualize plot view-img draw": {
         "dataset": "--draw FILE", "evaluate": "--pictures N", "predict": "nothing: pictures are in --out"

@@ -30,19 +30,19 @@ class DataConfig:
     """More data sets to train on, each with train_split. Classes are merged by name, in the order of the data
     sets; keypoints are learned if they are equal in all. Evaluations are on dataset alone."""
     weights: tuple[PositiveFloat, ...] = ()
-    """Relative numbers of images drawn of dataset and of each of extra_datasets; none draws every image
+    """Relative numbers of images sampled of dataset and of each of extra_datasets; none samples every image
     equally often."""
     repeat_threshold: Fraction = 0.0
-    """Repeat-factor sampling (LVIS), such as 0.001: an image is drawn up to sqrt(repeat_threshold / f) times
-    as often, where f is the share of images with its rarest class; 0 draws every image equally often."""
+    """Repeat-factor sampling (LVIS), such as 0.001: an image is sampled up to sqrt(repeat_threshold / f)
+    times as often, where f is the share of images with its rarest class; 0 samples all equally often."""
     empty_share: Annotated[Fraction, BELOW_ONE] | None = None
-    """Share of images without objects among the images drawn; none leaves it as it is in the data."""
+    """Share of images without objects among the images sampled; none leaves it as it is in the data."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
     """Split to evaluate on."""
     short_edge: tuple[ImageEdge, ...] = (800,)
-    """Lengths of the shorter image edge in training, in pixels; one is drawn at random for each image."""
+    """Lengths of the shorter image edge in training, in pixels; one is chosen at random for each image."""
     short_edge_test: ImageEdge = 800
     """Length of the shorter image edge at inference, in pixels."""
     long_edge: Annotated[int, at_most(LARGEST_EDGE)] = 1333

@@ -34,7 +34,7 @@ class FCISConfig:
     pair of maps is for class scores alone, the second for masks alone."""
     sampling: Literal["hard", "random"] = "hard"
     """RoIs that are trained on: the model.roi.samples_per_image of greatest loss among all (online hard
-    example mining), or as many drawn at random."""
+    example mining), or as many sampled at random."""
     mask_loss_weight: PositiveFloat = 10.0
     """Weight of the mask loss, a mean over pixels: 10 in the released code, 1 in the paper."""
     passes: Annotated[PositiveInt, at_most(10)] = 2

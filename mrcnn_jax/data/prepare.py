@@ -11,7 +11,7 @@ from mrcnn_jax.data.dataset_writer import check_destination
 from mrcnn_jax.data.formats import cityscapes, coco, coco_layout, cvat, labelme, mask_files, voc, yolo
 from mrcnn_jax.data.formats.coco_layout import CocoSplit
 from mrcnn_jax.data.formats.foreign_files import describe_files
-from mrcnn_jax.data.formats.holdout import require_draw
+from mrcnn_jax.data.formats.holdout import require_sampling
 from mrcnn_jax.data.image_files import files_by_suffix
 from mrcnn_jax.data.stored_image import Rotation
 from mrcnn_jax.errors import InputError
@@ -91,7 +91,7 @@ def prepare(
 
 
 _DEFAULTS = prepare.__kwdefaults__
-_DRAWING = ("validation_images", "split", "group", "seed")
+_SAMPLING = ("validation_images", "split", "group", "seed")
 
 
 def _write(
@@ -108,8 +108,8 @@ def _write(
         check_destination(out, common["overwrite"])
         return cityscapes.prepare(folder, out, progress=common["progress"], overwrite=common["overwrite"])
     notify = common.pop("notify")
-    drawing = {option: options.pop(option, _DEFAULTS[option]) for option in _DRAWING}
-    require_draw(**drawing)
+    sampling = {option: options.pop(option, _DEFAULTS[option]) for option in _SAMPLING}
+    require_sampling(**sampling)
     given = _given(splits) if splits else {}
     check_destination(out, common["overwrite"])
     if splits:
@@ -117,7 +117,7 @@ def _write(
     else:
         files, notes = _find(folder, options.pop("keypoints", False), notify)
         options["name"] = options.get("name") or _name_of(folder)
-    files = coco_layout.draw_splits(files, folder, **drawing)
+    files = coco_layout.sample_splits(files, folder, **sampling)
     if "validation" not in files:
         notes.append(f"there is no validation split, so that a training cannot be evaluated: {ADVICE}")
     for note in notes:

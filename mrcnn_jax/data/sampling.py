@@ -1,4 +1,4 @@
-"""Frequencies at which training images are drawn: rare classes, mixtures, images without objects.
+"""Frequencies at which training images are sampled: rare classes, mixtures, images without objects.
 
 References:
     Gupta, Dollar, Girshick: LVIS: A Dataset for Large Vocabulary Instance Segmentation, 2019 (repeat factors,
@@ -16,13 +16,13 @@ from mrcnn_jax.errors import InputError
 
 
 def epoch_images(source: DatasetSplit | Mixture, config: DataConfig) -> int:
-    """Returns the number of images that are drawn in an epoch, repetitions included."""
+    """Returns the number of images that are sampled in an epoch, repetitions included."""
     weights = sampling_weights(source, config)
     return len(source) if weights is None else max(1, round(float(weights.sum())))
 
 
 def sampling_weights(source: DatasetSplit | Mixture, config: DataConfig) -> Float[np.ndarray, "N"] | None:
-    """Computes how often each image is drawn in an epoch, on average; None for every image once.
+    """Computes how often each image is sampled in an epoch, on average; None for every image once.
 
     Repeat factors come first, then ``weights`` of the data sets, which keep the number of images, then
     ``empty_share``.
@@ -68,9 +68,9 @@ def repeat_factors(
 def draw_counts(
     weights: Float[np.ndarray, "n"], total: int, random: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """Draws how often each image comes in an epoch: its expectation rounded up or down, ``total`` together.
+    """Samples how often each image comes in an epoch: its expectation rounded up or down, ``total`` together.
 
-    Systematic sampling in a drawn order.
+    Systematic sampling in a random order.
     """
     order = random.permutation(len(weights))
     ends = np.cumsum(weights[order])
@@ -85,7 +85,7 @@ def _with_empty_share(
     weights: Float[np.ndarray, "N"], images: Int[np.ndarray, "M"], share: float,
     source: DatasetSplit | Mixture,
 ) -> Float[np.ndarray, "N"]:  # fmt: skip
-    """Scales the weights of images without objects so that they are a share of what is drawn."""
+    """Scales the weights of images without objects so that they are a share of the sample."""
     empty = np.bincount(images, minlength=len(weights)) == 0
     if empty.all():
         raise InputError(f"data.empty_share needs objects, but no image of {source.directory} has any")

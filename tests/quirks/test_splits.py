@@ -9,7 +9,7 @@ from quirks import quirk
 from small_sets import rectangle, write_set
 
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.data.formats.holdout import Drawn, group_of, hold_out
+from mrcnn_jax.data.formats.holdout import SplitSample, group_of, hold_out
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -57,7 +57,7 @@ def test_wrong_shares(split, message):
     with pytest.raises(InputError, match="validation_images and split are given"):
         prepare(folder, "out", split=(0.5, 0.5), validation_images=1)
     with pytest.raises(
-        InputError, match="group is '_', but neither validation_images nor split draws images"
+        InputError, match="group is '_', but neither validation_images nor split samples images"
     ):
         prepare(folder, "out", group="_")
 
@@ -110,7 +110,7 @@ def test_groups_are_stratified_and_never_split():
     assert all({3 * (i // 3) + k for k in range(3)} <= drawn for i in drawn)
     assert len(hold_out({1: [], 2: [], 3: []}, 1, 0, {1: "a", 2: "a", 3: "b"})) == 1
     assert hold_out({1: [], 2: [], 3: [], 4: []}, 1, 0, {1: "a", 2: "a", 3: "b", 4: "b"}) in ({1, 2}, {3, 4})
-    divided = Drawn("train", (("validation", 0.2), ("test", 0.2)), 0, None).divide(
+    divided = SplitSample("train", (("validation", 0.2), ("test", 0.2)), 0, None).divide(
         dict.fromkeys(classes, ""), classes
     )
     assert sorted(divided.values()) == ["test"] * 12 + ["validation"] * 12

@@ -44,7 +44,7 @@ class Scene(NamedTuple):
 
 
 def paste(onto: Scene, source: Scene, random: np.random.Generator, min_visible: float) -> ViewObjects:
-    """Pastes a drawn half of the objects that have masks, at least one, into an image.
+    """Pastes a random half of the objects that have masks, at least one, into an image.
 
     Args:
         onto: its image is changed in place.

@@ -1,4 +1,4 @@
-"""Training examples: a record as a drawn view shows it, in fixed shapes."""
+"""Training examples: a record as a random view shows it, in fixed shapes."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.copy_paste import Scene, paste
 from mrcnn_jax.data.augment.objects import ViewObjects, transform_objects
 from mrcnn_jax.data.augment.pixels import change_pixels
-from mrcnn_jax.data.augment.view import draw_view, render_view
+from mrcnn_jax.data.augment.view import render_view, sample_view
 from mrcnn_jax.data.dataset import Record
 from mrcnn_jax.data.transforms import decode_record, padded_size
 from mrcnn_jax.structures import DatasetInfo, Example
@@ -21,7 +21,7 @@ def training_example(
     random: np.random.Generator,
     masks: bool = True,
     conventions: Conventions = OURS,
-    draw_other: Callable[[np.random.Generator], Record | None] | None = None,
+    sample_other: Callable[[np.random.Generator], Record | None] | None = None,
 ) -> Example:
     """Makes an augmented training example of a record.
 
@@ -32,16 +32,16 @@ def training_example(
         random: source of random numbers.
         masks: False leaves all masks zero, for a model without a mask branch.
         conventions: how the image is resized.
-        draw_other: draws another record, whose objects may be pasted; None pastes nothing.
+        sample_other: samples another record, whose objects may be pasted; None pastes nothing.
 
     Raises:
         InputError: an image cannot be decoded.
     """
     padded = padded_size(config, record.height > record.width)
-    scene = _draw_scene(record, info, config, random, padded, masks, conventions)
+    scene = _sample_scene(record, info, config, random, padded, masks, conventions)
     share = config.augment.copy_paste
-    if share and draw_other and random.random() < share and (other := draw_other(random)):
-        source = _draw_scene(other, info, config, random, padded, masks, conventions)
+    if share and sample_other and random.random() < share and (other := sample_other(random)):
+        source = _sample_scene(other, info, config, random, padded, masks, conventions)
         scene = scene._replace(objects=paste(scene, source, random, config.augment.min_visible))
     height, width = scene.view.size
     change_pixels(scene.image[:height, :width], random, config.augment)
@@ -49,14 +49,14 @@ def training_example(
     return Example(scene.image, np.array(scene.view.size, np.int32), **slots)
 
 
-def _draw_scene(
+def _sample_scene(
     record: Record, info: DatasetInfo, config: DataConfig, random: np.random.Generator,
     padded: tuple[int, int], masks: bool, conventions: Conventions,
 ) -> Scene:  # fmt: skip
-    """Draws a view of a record that fits the padded size."""
+    """Samples a view of a record that fits the padded size."""
     image = decode_record(record)
     height, width = image.shape[:2]
-    view = draw_view(random, height, width, record.objects.boxes, padded, config, conventions)
+    view = sample_view(random, height, width, record.objects.boxes, padded, config, conventions)
     objects = transform_objects(
         record.objects, height, width, view, slots=config.max_objects, mask_size=config.mask_size,
         min_visible=config.augment.min_visible, keypoint_flip=info.keypoint_flip, masks=masks,

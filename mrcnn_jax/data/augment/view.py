@@ -1,4 +1,4 @@
-"""Views: the geometry of an augmented image, drawn once for its pixels, boxes, masks and keypoints."""
+"""Views: the geometry of an augmented image, sampled once for its pixels, boxes, masks and keypoints."""
 
 from dataclasses import dataclass
 
@@ -75,16 +75,16 @@ def _rotation(angle: float, height: int, width: int) -> Float[np.ndarray, "3 3"]
     return centre @ turn @ np.linalg.inv(centre)
 
 
-def draw_view(
+def sample_view(
     random: np.random.Generator, height: int, width: int, boxes: Float[np.ndarray, "n 4"],
     padded: tuple[int, int], config: DataConfig, conventions: Conventions = OURS,
 ) -> View:  # fmt: skip
-    """Draws a view of an image that fits a padded size.
+    """Samples a view of an image that fits a padded size.
 
     Args:
         random: source of random numbers.
         height, width: of the image, in pixels.
-        boxes: of its objects, one of which a crop is drawn around.
+        boxes: of its objects, one of which a crop is sampled around.
         padded: height and width that are not exceeded.
         config: sizes and augmentation.
         conventions: how sizes are rounded.
@@ -99,7 +99,7 @@ def draw_view(
         turns = (turns + int(random.integers(4))) % 4
     top, left, bottom, right = 0, 0, height, width
     if augment.crop and random.random() < augment.crop:
-        top, left, bottom, right = _draw_crop(random, height, width, boxes, augment)
+        top, left, bottom, right = _sample_crop(random, height, width, boxes, augment)
     resized = resized_size(bottom - top, right - left, short_edge, config.long_edge,
                            conventions.size_rounding)  # fmt: skip
     room = padded[::-1] if turns % 2 else padded  # before the turn
@@ -108,25 +108,25 @@ def draw_view(
     factor *= low if low == high else random.uniform(low, high)
     if factor != 1:
         zoomed = [max(1, round(side * factor)) for side in resized]
-        top, bottom = _draw_part(random, top, bottom, room[0] / zoomed[0])
-        left, right = _draw_part(random, left, right, room[1] / zoomed[1])
+        top, bottom = _sample_part(random, top, bottom, room[0] / zoomed[0])
+        left, right = _sample_part(random, left, right, room[1] / zoomed[1])
         resized = min(zoomed[0], room[0]), min(zoomed[1], room[1])
     angle = random.uniform(-augment.rotation, augment.rotation) if augment.rotation else 0.0
     return View((top, left, bottom, right), resized, mirrored, turns, angle)
 
 
-def _draw_part(random: np.random.Generator, start: int, end: int, share: float) -> tuple[int, int]:
-    """Draws the place of a share of a range; all of it if the share is 1 or more."""
+def _sample_part(random: np.random.Generator, start: int, end: int, share: float) -> tuple[int, int]:
+    """Samples the place of a share of a range; all of it if the share is 1 or more."""
     length = max(1, round(share * (end - start))) if share < 1 else end - start
     first = start + int(random.integers(end - start - length + 1)) if share < 1 else start
     return first, first + length
 
 
-def _draw_crop(
+def _sample_crop(
     random: np.random.Generator, height: int, width: int, boxes: Float[np.ndarray, "n 4"],
     augment: AugmentationConfig,
 ) -> tuple[int, int, int, int]:  # fmt: skip
-    """Draws a window that holds the centre of one of the objects, if there are any."""
+    """Samples a window that holds the centre of one of the objects, if there are any."""
     centre = None
     if len(boxes):
         x1, y1, x2, y2 = boxes[random.integers(len(boxes))]

@@ -20,11 +20,11 @@ from mrcnn_jax.data.formats.coco_annotation import Judgement, judge
 from mrcnn_jax.data.formats.coco_categories import Classes, unite
 from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, ListingContents
 from mrcnn_jax.data.formats.coco_json import load
-from mrcnn_jax.data.formats.coco_layout import CocoSplit, draw_splits, find_splits
+from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits, sample_splits
 from mrcnn_jax.data.formats.coco_numbers import to_whole
 from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes, warn_of_shared_images
 from mrcnn_jax.data.formats.conversion_report import ConversionReport
-from mrcnn_jax.data.formats.holdout import Drawn
+from mrcnn_jax.data.formats.holdout import SplitSample
 from mrcnn_jax.data.formats.image_location import locate_images, unlisted_images
 from mrcnn_jax.data.formats.listing import CONTENT, place_of
 from mrcnn_jax.data.stored_image import Rotation, StoredImage, read_stored_image
@@ -61,7 +61,7 @@ def prepare(
     if not isinstance(splits, Mapping):
         name = name or Path(splits).absolute().name
         found = find_splits(splits, keypoints=keypoints)
-        splits = draw_splits(found, Path(splits), validation_images=validation_images, seed=seed)
+        splits = sample_splits(found, Path(splits), validation_images=validation_images, seed=seed)
     name = name or Path(out).absolute().name
     contents = {}
     for source in splits.values():
@@ -117,7 +117,7 @@ class CocoFile:
         self,
         images: str | os.PathLike | None,
         annotations: str | os.PathLike,
-        part: Drawn | None = None,
+        part: SplitSample | None = None,
         *,
         name: str | None = None,
         contents: ListingContents | None = None,
@@ -165,7 +165,7 @@ class CocoFile:
         self.suspicions = Suspicions(self.info.num_classes)
         self._judged: set[int] = set()
 
-    def _choose(self, part: Drawn | None) -> list[int]:
+    def _choose(self, part: SplitSample | None) -> list[int]:
         ids = list(self.paths)
         if not part:
             return ids

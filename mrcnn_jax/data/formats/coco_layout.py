@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn_jax.data.formats.foreign_files import COCO, json_kind, lists_no_image
-from mrcnn_jax.data.formats.holdout import Drawn, require_draw
+from mrcnn_jax.data.formats.holdout import SplitSample, require_sampling
 from mrcnn_jax.data.formats.listing import Listing
 from mrcnn_jax.data.formats.split_names import SPLITS, split_of
 from mrcnn_jax.data.image_files import image_files_in, walk
@@ -30,12 +30,12 @@ class CocoSplit(NamedTuple):
 
     images: Path | None  # folder in and below which the images are, if known
     annotations: Path
-    part: Drawn | None = None  # None for all images of the file
+    part: SplitSample | None = None  # None for all images of the file
     listing: Listing | None = None  # of another format; None for a file in COCO's
 
     @property
     def key(self) -> object:
-        """Identifies the listing, which several splits may be drawn from."""
+        """Identifies the listing, which several splits may be sampled from."""
         return self.annotations if self.listing is None else id(self.listing)
 
 
@@ -85,7 +85,7 @@ def find_splits(folder: str | os.PathLike, *, keypoints: bool = False) -> dict[s
     return splits
 
 
-def draw_splits(
+def sample_splits(
     splits: dict[str, CocoSplit],
     source: Path,
     *,
@@ -97,9 +97,9 @@ def draw_splits(
     """Divides the images of "train" at random, if asked; see ``data.prepare.prepare``.
 
     Raises:
-        InputError: there is a split of a drawn name already, or as ``require_draw``.
+        InputError: there is a split of a sampled name already, or as ``require_sampling``.
     """
-    require_draw(validation_images, split, group, seed)
+    require_sampling(validation_images, split, group, seed)
     if not (split or validation_images):
         return splits
     amounts = tuple(zip(("validation", "test"), split[1:] or (validation_images,), strict=False))
@@ -107,9 +107,9 @@ def draw_splits(
         if name in splits:
             option, none = ("split", "left out") if split else ("validation_images", "0")
             raise InputError(f"{source} has {name} annotations of its own, so {option} must be {none}")
-    parts = [Drawn(name, amounts, seed, group) for name in ("train", *dict(amounts))]
-    drawn = {part.split: splits["train"]._replace(part=part) for part in parts}
-    return drawn | {name: files for name, files in splits.items() if name != "train"}
+    parts = [SplitSample(name, amounts, seed, group) for name in ("train", *dict(amounts))]
+    sampled = {part.split: splits["train"]._replace(part=part) for part in parts}
+    return sampled | {name: files for name, files in splits.items() if name != "train"}
 
 
 def unused_files(folder: str | os.PathLike, splits: dict[str, CocoSplit]) -> list[str]:

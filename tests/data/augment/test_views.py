@@ -13,7 +13,7 @@ from mrcnn_jax.config import AugmentationConfig, DataConfig
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.augment.mask_runs import MaskRuns
 from mrcnn_jax.data.augment.objects import transform_objects
-from mrcnn_jax.data.augment.view import View, draw_view, render_view
+from mrcnn_jax.data.augment.view import View, render_view, sample_view
 from mrcnn_jax.data.transforms import padded_size
 
 HEIGHT, WIDTH = 90, 130
@@ -72,7 +72,7 @@ def test_boxes_masks_and_keypoints_are_where_the_pixels_show_the_object(seed, si
     height, width = one.sizes
     assert one.images[height:].max(initial=0) == one.images[:, width:].max(initial=0) == 0
     padded = padded_size(config, size[0] > size[1])
-    view = draw_view(np.random.default_rng(seed), *size, np.array([[x1, y1, x2, y2]]), padded, config)
+    view = sample_view(np.random.default_rng(seed), *size, np.array([[x1, y1, x2, y2]]), padded, config)
     scale = max(1.0, *view.scale)  # an error of a pixel of the object's picture
     if seen.sum() < 200 * scale:  # too little of it to compare
         return
@@ -95,7 +95,7 @@ def test_matrix_is_the_map_of_the_pixels(seed, quarter_turns, rotation):
         quarter_turns=quarter_turns, rotation=rotation, crop=0.5, zoom=(0.5, 1.5), vertical_flip=0.5
     )
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=augment)
-    view = draw_view(random, HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), config)
+    view = sample_view(random, HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), config)
     # a smooth picture of the coordinates themselves
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     picture = np.stack([x, y, np.full_like(x, 200)], axis=-1).round().astype(np.uint8)
@@ -111,7 +111,7 @@ def test_matrix_is_the_map_of_the_pixels(seed, quarter_turns, rotation):
 
 def test_without_augmentation_a_view_is_the_whole_image():
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=STILL)
-    view = draw_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), config)
+    view = sample_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), config)
     assert view == View((0, 0, HEIGHT, WIDTH), (96, 139))
 
 
@@ -167,7 +167,7 @@ def test_zoom_out_keeps_all_of_the_image_and_zoom_in_fills_the_padded_size():
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=STILL)
     for zoom, size in (((0.5, 0.5), (48, 70)), ((4.0, 4.0), (96, 160))):
         zoomed = dataclasses.replace(config, augment=dataclasses.replace(STILL, zoom=zoom))
-        view = draw_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), zoomed)
+        view = sample_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), zoomed)
         assert view.size == size
         assert (view.window == (0, 0, HEIGHT, WIDTH)) == (zoom == (0.5, 0.5))
 
@@ -177,7 +177,7 @@ def test_crop_holds_the_centre_of_an_object():
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=augment)
     boxes = np.array([[100.0, 70, 124, 88]])
     for seed in range(50):
-        top, left, bottom, right = draw_view(
+        top, left, bottom, right = sample_view(
             np.random.default_rng(seed), HEIGHT, WIDTH, boxes, (96, 160), config
         ).window
         assert top <= 79 < bottom and left <= 112 < right

@@ -7,7 +7,7 @@ from coco_folders import annotation, content, write_folder
 
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.formats import coco
-from mrcnn_jax.data.formats.coco_layout import CocoSplit, draw_splits, find_splits
+from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits, sample_splits
 from mrcnn_jax.errors import InputError
 
 
@@ -93,9 +93,9 @@ def test_ambiguous_layouts_are_refused(tmp_path, paths, message):
 def test_invalid_validation_images_are_refused(tmp_path):
     folder = touch(tmp_path, *LAYOUTS["flat"][0])
     with pytest.raises(InputError, match="validation annotations of its own"):
-        draw_splits(find_splits(folder), folder, validation_images=5)
+        sample_splits(find_splits(folder), folder, validation_images=5)
     with pytest.raises(InputError, match="validation_images is -1"):
-        draw_splits(find_splits(folder), folder, validation_images=-1)
+        sample_splits(find_splits(folder), folder, validation_images=-1)
     with pytest.raises(InputError, match="absent is not a folder"):
         find_splits(tmp_path / "absent")
 

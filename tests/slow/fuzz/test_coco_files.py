@@ -14,7 +14,7 @@ from small_sets import write_set
 
 from mrcnn_jax.data.formats import coco
 from mrcnn_jax.data.formats.coco_layout import CocoSplit
-from mrcnn_jax.data.formats.holdout import Drawn
+from mrcnn_jax.data.formats.holdout import SplitSample
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = Campaign("coco_files", cases=5_000, cases_in_ci=300)
@@ -103,7 +103,7 @@ damage = st.one_of(st.just([]), st.just([]), st.just([]), damages)
 def prepare(data: bytes, out: Path, options: dict[str, Any]) -> None:
     file = FOLDER / "annotations/changed.json"
     file.write_bytes(data)
-    parts = [Drawn(split, (("validation", 1),)) for split in ("train", "validation")]
+    parts = [SplitSample(split, (("validation", 1),)) for split in ("train", "validation")]
     splits = {part.split: CocoSplit(FOLDER / "images", file, part) for part in parts}
     shutil.rmtree(out, ignore_errors=True)
     reports = coco.prepare(splits, out, **options)
