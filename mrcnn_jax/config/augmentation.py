@@ -16,6 +16,7 @@ from mrcnn_jax.config.validation import (
 )
 
 _Change = Annotated[NonNegativeFloat, at_most(1)]
+_Scale = Annotated[PositiveFloat, at_most(10)]
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,8 @@ class AugmentationConfig:
     """Turn images by 0, 90, 180 or 270 degrees."""
     rotation: Annotated[NonNegativeFloat, at_most(180)] = 0.0
     """Largest angle by which images are rotated either way, in degrees."""
-    zoom: tuple[Annotated[PositiveFloat, at_most(10)], Annotated[PositiveFloat, at_most(10)]] = (1.0, 1.0)
-    """Range of a factor of the image's size, large-scale jitter; a place of what exceeds the padded size is
-    drawn and the rest cut off."""
+    scale_jitter: tuple[_Scale, _Scale] = (1.0, 1.0)
+    """Range of a random scale factor; larger images are cropped at a random position."""
     crop: Fraction = 0.0
     """Share of images of which only a part is shown, around the centre of one of their objects."""
     crop_size: tuple[Annotated[PositiveFloat, at_most(1)], Annotated[PositiveFloat, at_most(1)]] = (0.5, 1.0)
@@ -59,7 +59,7 @@ class AugmentationConfig:
 
     def __post_init__(self):
         check_fields("data.augment", self)
-        for name in ("zoom", "crop_size"):
+        for name in ("scale_jitter", "crop_size"):
             low, high = getattr(self, name)
             require(low <= high, f"data.augment.{name} must be a range from low to high, not {low} {high}")
 
@@ -68,18 +68,18 @@ Augmentation = Literal["none", "paper", "light", "strong", "aerial", "microscopy
 AUGMENTATIONS: Mapping[Augmentation, AugmentationConfig] = MappingProxyType({
     "none": AugmentationConfig(flip=0.0),
     "paper": AugmentationConfig(),
-    "light": AugmentationConfig(zoom=(0.8, 1.25), brightness=0.2, contrast=0.2, saturation=0.2),
+    "light": AugmentationConfig(scale_jitter=(0.8, 1.25), brightness=0.2, contrast=0.2, saturation=0.2),
     "strong": AugmentationConfig(
-        zoom=(0.5, 2.0), crop=0.3, rotation=5.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05,
-        blur=0.1, noise=8.0, cutout=2, copy_paste=0.3,
+        scale_jitter=(0.5, 2.0), crop=0.3, rotation=5.0, brightness=0.4, contrast=0.4, saturation=0.4,
+        hue=0.05, blur=0.1, noise=8.0, cutout=2, copy_paste=0.3,
     ),
     "aerial": AugmentationConfig(
-        vertical_flip=0.5, quarter_turns=True, zoom=(0.7, 1.5), crop=0.2, brightness=0.3, contrast=0.3,
-        saturation=0.3, blur=0.1,
+        vertical_flip=0.5, quarter_turns=True, scale_jitter=(0.7, 1.5), crop=0.2, brightness=0.3,
+        contrast=0.3, saturation=0.3, blur=0.1,
     ),
     "microscopy": AugmentationConfig(
-        vertical_flip=0.5, quarter_turns=True, rotation=15.0, zoom=(0.7, 1.5), brightness=0.3, contrast=0.3,
-        hue=0.1, blur=0.2, noise=6.0,
+        vertical_flip=0.5, quarter_turns=True, rotation=15.0, scale_jitter=(0.7, 1.5), brightness=0.3,
+        contrast=0.3, hue=0.1, blur=0.2, noise=6.0,
     ),
 })  # fmt: skip
 """Presets: "paper" mirrors half of the images, as the paper does."""

@@ -25,7 +25,7 @@ from mrcnn_jax.presets.registry import register
 
 SIZE_JITTER = replace(COCO, short_edge=(640, 672, 704, 736, 768, 800))
 LARGE_SCALE_JITTER = replace(
-    COCO, short_edge=(1024,), long_edge=1024, augment=AugmentationConfig(zoom=(0.1, 2.0))
+    COCO, short_edge=(1024,), long_edge=1024, augment=AugmentationConfig(scale_jitter=(0.1, 2.0))
 )
 """Images of 0.1 to 2 times 1024 pixels, of which a square of 1024 is shown (Ghiasi et al., 2021)."""
 BATCH_NORM = ModelConfig(

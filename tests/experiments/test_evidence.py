@@ -19,8 +19,8 @@ REMOVED = {
     "from scratch": {"model.backbone.norm", "model.backbone.pyramid_norm", "model.backbone.freeze_stages",
                      "train.layer_decay", "train.init_from", "train.learning_rate"},
     "no augmentation": {f"data.augment.{name}" for name in (
-        "flip", "zoom", "brightness", "contrast", "saturation", "vertical_flip", "quarter_turns", "rotation",
-        "hue", "blur", "noise")},
+        "flip", "scale_jitter", "brightness", "contrast", "saturation", "vertical_flip", "quarter_turns",
+        "rotation", "hue", "blur", "noise")},
     "no moving average": {"train.ema_decay"},
     "step decay": {"train.schedule"},
 }  # fmt: skip

@@ -79,7 +79,10 @@ def sample_view(
     random: np.random.Generator, height: int, width: int, boxes: Float[np.ndarray, "n 4"],
     padded: tuple[int, int], config: DataConfig, conventions: Conventions = OURS,
 ) -> View:  # fmt: skip
-    """Samples a view of an image that fits a padded size.
+    """Samples a view of an image that fits a padded size: flips, turns, a crop, scale jitter and a rotation.
+
+    Scale jitter multiplies the size of the image, or of its crop, by a random factor; what then exceeds the
+    padded size is cropped at a random position.
 
     Args:
         random: source of random numbers.
@@ -104,13 +107,13 @@ def sample_view(
                            conventions.size_rounding)  # fmt: skip
     room = padded[::-1] if turns % 2 else padded  # before the turn
     factor = min(1.0, room[0] / resized[0], room[1] / resized[1])
-    low, high = augment.zoom
+    low, high = augment.scale_jitter
     factor *= low if low == high else random.uniform(low, high)
     if factor != 1:
-        zoomed = [max(1, round(side * factor)) for side in resized]
-        top, bottom = _sample_part(random, top, bottom, room[0] / zoomed[0])
-        left, right = _sample_part(random, left, right, room[1] / zoomed[1])
-        resized = min(zoomed[0], room[0]), min(zoomed[1], room[1])
+        scaled = [max(1, round(side * factor)) for side in resized]
+        top, bottom = _sample_part(random, top, bottom, room[0] / scaled[0])
+        left, right = _sample_part(random, left, right, room[1] / scaled[1])
+        resized = min(scaled[0], room[0]), min(scaled[1], room[1])
     angle = random.uniform(-augment.rotation, augment.rotation) if augment.rotation else 0.0
     return View((top, left, bottom, right), resized, mirrored, turns, angle)
 

@@ -48,7 +48,7 @@ def paste(crop: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> np.ndarr
 @given(
     seed=st.integers(0, 10**6), flip=FRACTIONS, vertical_flip=FRACTIONS, quarter_turns=st.booleans(),
     rotation=st.sampled_from([0.0, 10.0, 90.0]), crop=FRACTIONS,
-    zoom=st.sampled_from([(1.0, 1.0), (0.5, 0.9), (1.2, 2.0), (0.3, 2.5)]),
+    scale_jitter=st.sampled_from([(1.0, 1.0), (0.5, 0.9), (1.2, 2.0), (0.3, 2.5)]),
     size=st.sampled_from([(HEIGHT, WIDTH), (WIDTH, HEIGHT), (WIDTH, WIDTH)]),
 )  # fmt: skip
 def test_boxes_masks_and_keypoints_are_where_the_pixels_show_the_object(seed, size, **augment):
@@ -92,7 +92,7 @@ def test_boxes_masks_and_keypoints_are_where_the_pixels_show_the_object(seed, si
 def test_matrix_is_the_map_of_the_pixels(seed, quarter_turns, rotation):
     random = np.random.default_rng(seed)
     augment = AugmentationConfig(
-        quarter_turns=quarter_turns, rotation=rotation, crop=0.5, zoom=(0.5, 1.5), vertical_flip=0.5
+        quarter_turns=quarter_turns, rotation=rotation, crop=0.5, scale_jitter=(0.5, 1.5), vertical_flip=0.5
     )
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=augment)
     view = sample_view(random, HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), config)
@@ -163,13 +163,13 @@ def test_segments_of_a_mask_are_its_runs_in_every_column(height):
     np.testing.assert_allclose(share, (mask & inside).sum() / mask.sum())
 
 
-def test_zoom_out_keeps_all_of_the_image_and_zoom_in_fills_the_padded_size():
+def test_smaller_scales_keep_all_of_the_image_and_larger_ones_fill_the_padded_size():
     config = DataConfig(short_edge=(96,), short_edge_test=96, long_edge=160, augment=STILL)
-    for zoom, size in (((0.5, 0.5), (48, 70)), ((4.0, 4.0), (96, 160))):
-        zoomed = dataclasses.replace(config, augment=dataclasses.replace(STILL, zoom=zoom))
-        view = sample_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), zoomed)
+    for jitter, size in (((0.5, 0.5), (48, 70)), ((4.0, 4.0), (96, 160))):
+        scaled = dataclasses.replace(config, augment=dataclasses.replace(STILL, scale_jitter=jitter))
+        view = sample_view(np.random.default_rng(0), HEIGHT, WIDTH, np.zeros((0, 4)), (96, 160), scaled)
         assert view.size == size
-        assert (view.window == (0, 0, HEIGHT, WIDTH)) == (zoom == (0.5, 0.5))
+        assert (view.window == (0, 0, HEIGHT, WIDTH)) == (jitter == (0.5, 0.5))
 
 
 def test_crop_holds_the_centre_of_an_object():
