@@ -92,17 +92,13 @@ def evaluate(
         pictures: images of the contact sheet, by default ``evaluation.pictures`` of the experiment; 0: none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
-        settings: as for ``load``, if ``detector`` is a directory.
-        store_programs: likewise.
+        settings, store_programs, checkpoint: as for ``load``, if ``detector`` is a directory.
         color_by: colours of the contact sheet, as in ``draw_detections``.
-        tile: tiles in which images are seen, as in ``Detector.stream``.
-        tile_overlap: likewise.
+        tile, tile_overlap: tiles in which images are seen, as in ``Detector.stream``.
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
-        checkpoint: as for ``load``.
 
     Returns:
-        Metrics in percent by kind, the detections as entries of a COCO results file, and those of the contact
-        sheet.
+        Metrics in percent by kind, and detections as entries of a COCO results file.
 
     Raises:
         InputError: ``pictures`` or tiles are out of range, the detector knows none of the set's classes,

@@ -67,14 +67,13 @@ def prepare(
     for source in splits.values():
         if source.key not in contents:
             contents[source.key] = ListingContents(source.listing or load(source.annotations))
-    options = {"max_bad": max_bad, "strict": strict, "rotation": rotation}
+    options = {"name": name, "max_bad": max_bad, "strict": strict, "rotation": rotation}
     files = {
         split: CocoFile(
-            source.images, source.annotations, source.part,
-            name=name, contents=contents[source.key], **options,
+            source.images, source.annotations, source.part, contents=contents[source.key], **options
         )
         for split, source in splits.items()
-    }  # fmt: skip
+    }
     classes = _unite(name, {split: file.contents for split, file in files.items()}, strict)
     for split, file in files.items():
         file.report.name, file.report.source = split, file.contents.source
