@@ -12,7 +12,7 @@ from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.example import training_example
 from mrcnn_jax.data.dataset import DatasetSplit, Record
 from mrcnn_jax.data.mixture import Mixture
-from mrcnn_jax.data.sampling import draw_counts, sampling_weights
+from mrcnn_jax.data.sampling import sample_counts, sampling_weights
 from mrcnn_jax.data.transforms import is_portrait
 from mrcnn_jax.errors import InputError, TooManyUnreadableError
 from mrcnn_jax.structures import Batch, BatchInfo, Example
@@ -26,7 +26,7 @@ class BatchPlan:
     endless streams, each a new permutation in every epoch, cut into batches; an epoch is then a shuffled
     sequence of the batches that begin in it. No image is dropped, and none is repeated to fill a batch.
 
-    With weights, an image comes as often in an epoch as its weight says on average (``draw_counts``).
+    With weights, an image comes as often in an epoch as its weight says on average (``sample_counts``).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BatchPlan:
         random, indices = np.random.default_rng([self.seed, 2, stream, turn]), self.streams[stream]
         if self._weights is not None:
             indices = np.repeat(
-                indices, draw_counts(self._weights[indices], self.lengths[stream], random)
+                indices, sample_counts(self._weights[indices], self.lengths[stream], random)
             )
         return random.permutation(indices)
 
@@ -144,7 +144,7 @@ def training_batches(
             try:
                 record = source[candidate]
                 example = training_example(
-                    record, source.info, config, random, masks, conventions, draw_other
+                    record, source.info, config, random, masks, conventions, sample_other
                 )
             except TooManyUnreadableError:  # an image whose objects were to be pasted was one too many
                 raise
@@ -155,7 +155,7 @@ def training_batches(
                 return example, record.image_id, (record.height, record.width)
         raise InputError(f"{last}; no other training image of its orientation is readable either") from last
 
-    def draw_other(random: np.random.Generator) -> Record | None:
+    def sample_other(random: np.random.Generator) -> Record | None:
         """Draws the record whose objects are pasted; None if it cannot be read."""
         index = int(random.integers(len(source)))
         try:

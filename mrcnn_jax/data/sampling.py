@@ -65,7 +65,7 @@ def repeat_factors(
     return factors
 
 
-def draw_counts(
+def sample_counts(
     weights: Float[np.ndarray, "n"], total: int, random: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
     """Samples how often each image comes in an epoch: its expectation rounded up or down, ``total`` together.

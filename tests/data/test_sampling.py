@@ -12,7 +12,7 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.catalog import open_training
 from mrcnn_jax.data.mixture import Mixture, merge_infos
 from mrcnn_jax.data.pipeline import BatchPlan
-from mrcnn_jax.data.sampling import draw_counts, epoch_images, repeat_factors, sampling_weights
+from mrcnn_jax.data.sampling import epoch_images, repeat_factors, sample_counts, sampling_weights
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
@@ -71,7 +71,7 @@ def test_images_come_as_often_as_their_weights_say():
 
 def test_counts_of_an_epoch_are_expectations_rounded_up_or_down():
     weights, random = np.array([0.3, 1.0, 2.6, 1.1]), np.random.default_rng(0)
-    counts = np.array([draw_counts(weights, 5, random) for _ in range(4000)])
+    counts = np.array([sample_counts(weights, 5, random) for _ in range(4000)])
     assert (counts.sum(axis=1) == 5).all()
     assert (np.abs(counts - weights) < 1).all() and (counts[:, 1] == 1).all()
     np.testing.assert_allclose(counts.mean(axis=0), weights, atol=0.03)
