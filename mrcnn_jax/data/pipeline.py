@@ -142,12 +142,10 @@ def training_batches(
         for candidate in plan.with_replacements(plan.record_index(step, position)):
             random = np.random.default_rng([seed, 3, step, position])
             try:
-                record = source[candidate]
-                example = training_example(
-                    record, source.info, config, random, masks, conventions, sample_other
-                )
-            except TooManyUnreadableError:  # an image whose objects were to be pasted was one too many
-                raise
+                record, info = source[candidate], source.info
+                example = training_example(record, info, config, random, masks, conventions, sample_other)
+            except TooManyUnreadableError:
+                raise  # because of an image to paste from
             except InputError as error:
                 last = error
                 unreadable.add(candidate, error)
@@ -164,9 +162,8 @@ def training_batches(
             unreadable.add(index, error)
             return None
 
-    options = grain.ReadOptions(
-        num_threads=config.threads, prefetch_buffer_size=max(2 * images_per_process, config.threads)
-    )
+    ahead = max(2 * images_per_process, config.threads)
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=ahead)
     indices = grain.MapDataset.range(start * images_per_process, steps * images_per_process)
     return iter(indices.map(load).to_iter_dataset(options).batch(images_per_process, batch_fn=_collate))
 
