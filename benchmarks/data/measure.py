@@ -148,7 +148,7 @@ def measure_augmentations(source: DatasetSplit, config: DataConfig, images: int 
         for index in range(images):
             training_example(
                 source[index % len(source)], source.info, changed, np.random.default_rng(index),
-                sample_other=lambda random: source[int(random.integers(len(source)))],
+                sample_other=lambda random, render: render(source[int(random.integers(len(source)))]),
             )  # fmt: skip
         milliseconds[name] = round(1e3 * (time.thread_time() - begin) / images, 2)
     return milliseconds

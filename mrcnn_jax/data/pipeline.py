@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mrcnn_jax.config import OURS, Conventions, DataConfig
-from mrcnn_jax.data.augment.example import training_example
-from mrcnn_jax.data.dataset import DatasetSplit, Record
+from mrcnn_jax.data.augment.copy_paste import Scene
+from mrcnn_jax.data.augment.example import Render, training_example
+from mrcnn_jax.data.dataset import DatasetSplit
 from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.data.sampling import sample_counts, sampling_weights
 from mrcnn_jax.data.transforms import is_portrait
@@ -153,11 +154,10 @@ def training_batches(
                 return example, record.image_id, (record.height, record.width)
         raise InputError(f"{last}; no other training image of its orientation is readable either") from last
 
-    def sample_other(random: np.random.Generator) -> Record | None:
-        """Draws the record whose objects are pasted; None if it cannot be read."""
+    def sample_other(random: np.random.Generator, render: Render) -> Scene | None:
         index = int(random.integers(len(source)))
         try:
-            return source[index]
+            return render(source[index])
         except InputError as error:
             unreadable.add(index, error)
             return None

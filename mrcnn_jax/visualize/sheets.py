@@ -78,7 +78,7 @@ def augmented_sheet(split: DatasetSplit, count: int, augment: AugmentationConfig
     for number, record in enumerate(sheet_records(split, count)):
         example = training_example(
             record, split.info, config, np.random.default_rng([seed, number]),
-            sample_other=lambda random: split[int(random.integers(len(split)))],
+            sample_other=lambda random, render: render(split[int(random.integers(len(split)))]),
         )  # fmt: skip
         pictures.append(_draw_example(split, example))
         titles.append(f"{record.file_name}: {example.valid.sum()} of {len(record.objects.ids)} annotated")

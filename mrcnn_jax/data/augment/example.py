@@ -13,6 +13,9 @@ from mrcnn_jax.data.dataset import Record
 from mrcnn_jax.data.transforms import decode_record, padded_size
 from mrcnn_jax.structures import DatasetInfo, Example
 
+Render = Callable[[Record], Scene]
+SampleOther = Callable[[np.random.Generator, Render], Scene | None]
+
 
 def training_example(
     record: Record,
@@ -21,7 +24,7 @@ def training_example(
     random: np.random.Generator,
     masks: bool = True,
     conventions: Conventions = OURS,
-    sample_other: Callable[[np.random.Generator], Record | None] | None = None,
+    sample_other: SampleOther | None = None,
 ) -> Example:
     """Makes an augmented training example of a record.
 
@@ -32,16 +35,19 @@ def training_example(
         random: source of random numbers.
         masks: False leaves all masks zero, for a model without a mask branch.
         conventions: how the image is resized.
-        sample_other: samples another record, whose objects may be pasted; None pastes nothing.
+        sample_other: samples another record, whose objects are pasted, and returns it rendered; None if it
+            cannot be read. Without this function nothing is pasted.
 
     Raises:
-        InputError: an image cannot be decoded.
+        InputError: the image cannot be decoded.
     """
     padded = padded_size(config, record.height > record.width)
-    scene = _sample_scene(record, info, config, random, padded, masks, conventions)
-    share = config.augment.copy_paste
-    if share and sample_other and random.random() < share and (other := sample_other(random)):
-        source = _sample_scene(other, info, config, random, padded, masks, conventions)
+
+    def render(record: Record) -> Scene:
+        return _sample_scene(record, info, config, random, padded, masks, conventions)
+
+    scene, share = render(record), config.augment.copy_paste
+    if share and sample_other and random.random() < share and (source := sample_other(random, render)):
         scene = scene._replace(objects=paste(scene, source, random, config.augment.min_visible))
     height, width = scene.view.size
     change_pixels(scene.image[:height, :width], random, config.augment)
