@@ -18,8 +18,10 @@ def rectangle(x1: int, y1: int, x2: int, y2: int) -> tuple[list[int], np.ndarray
 
 
 def pasted(onto, other, info=THINGS, config=PASTING):
-    random = np.random.default_rng(0)
-    return training_example(onto, info, config, random, sample_other=lambda _, render: other and render(other))
+    def sample_other(_, render):
+        return other and render(other)
+
+    return training_example(onto, info, config, np.random.default_rng(0), sample_other=sample_other)
 
 
 def test_object_is_cut_out_by_its_mask_and_covers_what_lies_beneath():
