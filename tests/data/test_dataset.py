@@ -172,6 +172,8 @@ def test_only_prepared_sets_are_overwritten_and_only_on_request(tmp_path):
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="not a prepared data set, so it is not overwritten"):
         write_dataset(tmp_path / "home", INFO, {"train": [make_record(0, 1)]}, overwrite=True)
+    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
 
 
 def test_a_set_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
@@ -199,8 +201,6 @@ def test_a_directory_that_appears_meanwhile_is_not_touched(tmp_path):
     with pytest.raises(InputError, match="set exists already: another process has written it"):
         write_dataset(tmp_path / "set", INFO, {"train": records()})
     assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "set"]
 
 
 def test_moved_set_opens(tmp_path):

@@ -243,7 +243,8 @@ def test_files_with_a_byte_order_mark_and_deeply_nested_ones(tmp_path):
     results.write_text(json.dumps(FOUND), encoding="utf-8-sig")
     assert evaluate_files(truth, results) == CLEAN
     results.write_text("[" * 200_000)
-    with pytest.raises(InputError, match="results.json is not valid JSON of COCO: it is nested too deeply"):
+    message = "results.json is not valid JSON of a COCO file: it is nested too deeply"
+    with pytest.raises(InputError, match=message):
         evaluate_files(truth, results)
     results.write_bytes(b"[\xff\xfe]")
     with pytest.raises(InputError, match="results.json is not valid JSON"):
