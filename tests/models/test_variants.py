@@ -96,7 +96,7 @@ def test_every_loss_falls_and_every_parameter_learns(config, batch):
     before = tiny.names_and_leaves(state.params)
     terms = terms_of(config)
     history = []
-    while len(history) < 100:
+    while len(history) < 150:
         for _ in range(10):
             state, metrics = step(state, batch)
             history.append(jax.tree.map(float, metrics))
