@@ -87,25 +87,25 @@ def evaluate(
         detector: or the directory of a training run or of imported weights.
         dataset: directory of a set with classes that it knows; by default the one it was trained on.
         split: by default the validation split.
-        out: directory that gets results.json (COCO results), rewritten now and then, metrics.json and a
-            contact sheet (predictions.png, or .jpg beyond 3 MB); None writes nothing.
+        out: directory of results.json (COCO results), metrics.json and predictions.png; None writes nothing.
         pictures: images of the contact sheet, by default ``evaluation.pictures`` of the experiment; 0: none.
         cityscapes: root of Cityscapes, to compute its official metrics too (extra mrcnn_jax[cityscapes]).
         progress: called with the number of images done and of all images.
-        settings, store_programs, checkpoint: as for ``load``, if ``detector`` is a directory.
+        settings: as for ``load``, if ``detector`` is a directory.
+        store_programs: likewise.
         color_by: colours of the contact sheet, as in ``draw_detections``.
-        tile, tile_overlap: tiles in which images are seen, as in ``Detector.stream``.
+        tile: tiles in which images are seen, as in ``Detector.stream``.
+        tile_overlap: likewise.
         report: write a report to ``out`` too, unless the model predicts proposals alone (``write_report``).
+        checkpoint: as for ``load``.
 
     Returns:
         Metrics in percent by kind, and detections as entries of a COCO results file.
 
     Raises:
-        InputError: ``pictures`` or tiles are out of range, the detector knows none of the set's classes,
-            something cannot be read, or ``out`` cannot be written.
+        InputError: a number is out of range, no class is known, or something cannot be read or written.
     """
-    if pictures is not None:
-        require_whole("the number of pictures", pictures, 0, MOST_PICTURES)
+    require_whole("the number of pictures", 0 if pictures is None else pictures, 0, MOST_PICTURES)
     if tile != 0:
         require_tiles(tile, tile_overlap)
     if out:
