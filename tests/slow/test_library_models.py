@@ -203,7 +203,7 @@ def test_onnx_predicts_the_same(variables, outputs, tmp_path):
     difference = np.abs(ours.boxes[one] - live.boxes[other])
     assert difference.max() <= 0.01 and np.quantile(difference, 0.98) <= 3e-3
     difference = np.abs(ours.scores[one] - live.scores[other])
-    assert difference.max() <= 5e-4 and np.quantile(difference, 0.98) <= 1e-4
+    assert difference.max() <= 5e-4 and np.quantile(difference, 0.98) <= 2e-4
     if live.masks is not None:
         assert np.mean(np.asarray(ours.masks)[one] != np.asarray(live.masks)[other]) <= 1e-4
     if live.keypoints is not None:
