@@ -161,7 +161,7 @@ def run(options: Options) -> list[Path]:
     for folder in options.imported:
         result.setdefault("imported", {})[folder.name] = compare_imported(folder, options.images)
         sizes = [list(read_image(image).shape[:2]) for image in options.images]
-        result |= {"imported_sizes": sizes}
+        result |= {"imported_sizes": sizes, "imported_processor": processor()}
         write_json(options.out, result)
     return [options.out, *write_page(options.out.with_name(PAGE), make_page(result))]
 
@@ -184,7 +184,7 @@ def make_page(result: dict[str, Any]) -> str:
         sizes=", ".join(f"{height} x {width}" for height, width in result["imported_sizes"]),
         speed=table(("preset", *columns), speed),
         files=table(("preset", "format", "files, MB", "together"), files),
-        **{key: result[key] for key in ("command", "machine", "versions", "image")},
+        **{key: result[key] for key in ("command", "machine", "versions", "image", "imported_processor")},
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def test_the_page_has_a_row_for_each_preset_and_format():
     recorded = "tv_maskrcnn_resnet50_fpn"
     page = measure.make_page({
         "models": {"mine": one}, "imported": {recorded: one}, "imported_sizes": [[320, 416]],
+        "imported_processor": "q",
         "command": "c", "machine": {"processor": "p", "cores": 2},
         "image": [800, 1333], "versions": {"jax": "1", "onnx": "2", "onnxruntime": "3"},
     })  # fmt: skip
