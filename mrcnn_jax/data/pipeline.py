@@ -12,8 +12,8 @@ from mrcnn_jax.config import OURS, Conventions, DataConfig
 from mrcnn_jax.data.augment.copy_paste import Scene
 from mrcnn_jax.data.augment.example import Render, training_example
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.image_sampling import sample_counts, sampling_weights
 from mrcnn_jax.data.mixture import Mixture
-from mrcnn_jax.data.sampling import sample_counts, sampling_weights
 from mrcnn_jax.data.transforms import is_portrait
 from mrcnn_jax.errors import InputError, TooManyUnreadableError
 from mrcnn_jax.structures import Batch, BatchInfo, Example

@@ -14,7 +14,7 @@ import jax
 from mrcnn_jax.config import AUGMENTATIONS, AugmentationConfig, DataConfig, Experiment, TrainConfig
 from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
-from mrcnn_jax.data.sampling import epoch_images
+from mrcnn_jax.data.image_sampling import epoch_images
 
 MOST_EPOCHS, FEWEST_EPOCHS = 30, 12
 """Passes over the training images: up to 500 images the most, from 100,000 the fewest (COCO's usual 12)."""

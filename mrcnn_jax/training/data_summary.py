@@ -6,9 +6,9 @@ import numpy as np
 
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.image_sampling import merged_objects
 from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.data.object_table import ObjectTable, read_table
-from mrcnn_jax.data.sampling import merged_objects
 from mrcnn_jax.training.anchor_coverage import POOR, coverage, resize_boxes
 
 RARE = 10

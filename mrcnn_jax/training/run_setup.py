@@ -21,9 +21,9 @@ from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import DatasetSplit
+from mrcnn_jax.data.image_sampling import epoch_images
 from mrcnn_jax.data.mixture import Mixture
 from mrcnn_jax.data.pipeline import UnreadableImages, training_batches
-from mrcnn_jax.data.sampling import epoch_images
 from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.inference.detector import Weights, read_weights, require_weights
 from mrcnn_jax.models.systems import init_variables, jitted_init, make_model

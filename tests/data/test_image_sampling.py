@@ -10,9 +10,9 @@ from noise_images import LANDSCAPE, PORTRAIT, assert_same, batches, joined
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.catalog import open_training
+from mrcnn_jax.data.image_sampling import epoch_images, repeat_factors, sample_counts, sampling_weights
 from mrcnn_jax.data.mixture import Mixture, merge_infos
 from mrcnn_jax.data.pipeline import BatchPlan
-from mrcnn_jax.data.sampling import epoch_images, repeat_factors, sample_counts, sampling_weights
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.structures import DatasetInfo
 
