@@ -1,6 +1,7 @@
 """Runs of a series of experiments, each with a result file."""
 
 import gc
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from experiments.export_result import result_of
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.errors import TrainingError
+from mrcnn_jax.inference.detector import Detector
+from mrcnn_jax.inference.evaluate import evaluate_split
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,25 @@ def run_jobs(
         jax.clear_caches()  # other rows have other programs
         gc.collect()
     return failures
+
+
+def evaluate_as_run(detector: Detector, trained: Path, directory: Path) -> None:
+    """Evaluates a detector that was made from a finished run, and writes the files of a run of its own.
+
+    Args:
+        detector: its experiment becomes that of the files.
+        trained: directory of the finished run, whose losses are copied; its evaluations are not.
+        directory: of the files.
+    """
+    data = detector.experiment.data
+    metrics = evaluate_split(detector, open_split(data, data.validation_split)).metrics
+    if distributed.is_primary():
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = (trained / "history.jsonl").read_text().splitlines(keepends=True)
+        losses = "".join(line for line in lines if "loss" in json.loads(line))
+        (directory / "history.jsonl").write_text(losses)
+        write_json(directory / "experiment.json", to_dict(detector.experiment))
+        write_json(directory / "metrics.json", metrics)
 
 
 def result_content(job: Job, origin: Mapping[str, Any], seconds: int | None, command: str) -> dict[str, Any]:

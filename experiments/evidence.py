@@ -12,15 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
 import tyro
 from rich.console import Console
 
-from experiments._jobs import Job, result_content, run_jobs
+from experiments._jobs import Job, evaluate_as_run, result_content, run_jobs
 from experiments._results import EVIDENCE
 from mrcnn_jax import presets
+from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.config import AUGMENTATIONS, Experiment, to_dict, with_changes
 from mrcnn_jax.errors import InputError, Interrupted
+from mrcnn_jax.inference.detector import Detector
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.evidence"
@@ -63,6 +66,8 @@ TASKS = {
            "data.augment": to_dict(AUGMENTATIONS["microscopy"])},
     ),
 }  # fmt: skip
+WITHOUT_AVERAGE = "no moving average"
+"""Row that shares the training of "all": the average is kept beside the parameters and changes none."""
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
     "from scratch": {
@@ -71,7 +76,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "train.learning_rate": 0.004,
     },
     "no augmentation": {"data.augment": to_dict(AUGMENTATIONS["none"])},
-    "no moving average": {"train.ema_decay": 0.0},
+    WITHOUT_AVERAGE: {"train.ema_decay": 0.0},
     "step decay": {"train.schedule": "step"},
 }  # fmt: skip
 """Ingredients that a row does without. Without pretrained weights group norm takes the place of frozen batch
@@ -141,7 +146,11 @@ def run(options: Options, console: Console) -> list[str]:
         console.print(f"{job.title}: {state}", highlight=False, soft_wrap=True)
 
     def execute(job: TaskJob) -> None:
-        train(job.experiment, job.directory, console, store_programs=True)
+        complete = options.directory / name_of(job.task, "all")
+        if job.row == WITHOUT_AVERAGE and (complete / "metrics.json").exists():
+            evaluate_as_run(without_average(complete, job.experiment), complete, job.directory)
+        else:
+            train(job.experiment, job.directory, console, store_programs=True)
 
     def result(job: TaskJob, seconds: int | None) -> dict[str, Any]:
         command = f"{PROGRAM} {job.task} --rows {shlex.quote(job.row)}"
@@ -149,6 +158,18 @@ def run(options: Options, console: Console) -> list[str]:
 
     pending = [] if options.plan else [job for job in requested if not job.is_done]
     return run_jobs(pending, execute, result, console)
+
+
+def without_average(trained: Path, experiment: Experiment) -> Detector:
+    """Returns the detector of a finished run's parameters themselves, in place of their moving average."""
+    with CheckpointStore(trained / "checkpoints", read_only=True) as store:
+        newest = store.restore_latest()
+    if newest is None:
+        raise InputError(f"{trained} holds no complete checkpoint")
+    arrays = {name: array for name, array in newest.arrays.items() if not name.startswith("averaged.")}
+    train = replace(newest.experiment.train, ema_decay=experiment.train.ema_decay)
+    settings = replace(newest.experiment, name=experiment.name, train=train)
+    return Detector(settings, newest.info, jax.device_put(newest._replace(arrays=arrays).variables))
 
 
 def main(arguments: list[str] | None = None) -> int:

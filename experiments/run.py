@@ -5,7 +5,6 @@ A row whose result file exists, with the same settings, is skipped; an interrupt
 `python -m experiments.report` renders the results.
 """
 
-import shutil
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,20 +15,16 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments._jobs import Job, result_content, run_jobs
+from experiments._jobs import Job, evaluate_as_run, result_content, run_jobs
 from experiments._results import TABLES_FOLDER, load_rows, result_file
 from experiments._tables_page import agreement, shown_scales
 from experiments.rows import TABLES
 from experiments.scales import SCALES, experiment_of, fit_to_devices
 from experiments.systems import RECIPE, System
 from mrcnn_jax import distributed
-from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.cli import exit_codes
-from mrcnn_jax.config import to_dict
-from mrcnn_jax.data.catalog import open_split
 from mrcnn_jax.errors import InputError, Interrupted, TrainingError
 from mrcnn_jax.inference.detector import load
-from mrcnn_jax.inference.evaluate import evaluate_split
 from mrcnn_jax.training.loop import train
 
 PROGRAM = "python -m experiments.run"
@@ -136,14 +131,8 @@ def evaluate_trained(job: SystemJob, trained: Path) -> None:
     """Evaluates a finished run with a job's test-time augmentation; writes the files of a run."""
     views = {name: getattr(job.experiment.evaluation, name) for name in ("tta_scales", "tta_flip")}
     detector = load(trained).with_settings(**views)
-    data = detector.experiment.data
-    metrics = evaluate_split(detector, open_split(data, data.validation_split)).metrics
-    if distributed.is_primary():
-        job.directory.mkdir(parents=True, exist_ok=True)
-        shutil.copy(trained / "history.jsonl", job.directory)
-        experiment = replace(detector.experiment, name=job.experiment.name)
-        write_json(job.directory / "experiment.json", to_dict(experiment))
-        write_json(job.directory / "metrics.json", metrics)
+    detector.experiment = replace(detector.experiment, name=job.experiment.name)
+    evaluate_as_run(detector, trained, job.directory)
 
 
 def result_of_job(options: Options, job: SystemJob, seconds: int | None) -> dict[str, Any]:

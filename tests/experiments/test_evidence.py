@@ -2,17 +2,22 @@
 
 import io
 import json
+from types import SimpleNamespace
 
+import jax
 import pytest
+import tiny
 from rich.console import Console
+from saved_runs import saved_run, write
 
-from experiments import evidence
+from experiments import _jobs, evidence
 from experiments._evidence_page import evidence_section, write_evidence_plots
 from experiments._results import EVIDENCE, same_settings
 from experiments.evidence import ROWS, TASKS, Options, experiment_of, name_of
 from mrcnn_jax.config import from_dict, to_dict
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import TrainingError
+from mrcnn_jax.inference.detector import load
 from mrcnn_jax.run_description import differing_fields
 
 REMOVED = {
@@ -76,6 +81,33 @@ def test_rows_run_once_and_make_the_section(trained, tmp_path, capsys):
     assert list(evidence_section(tmp_path / "nowhere")) == []
     assert evidence.main(["people", "--rows", "everything"]) == 2
     assert "--rows has 'everything'; choose from 'all'" in capsys.readouterr().err
+
+
+def test_the_row_without_average_shares_the_training_of_all(tmp_path, monkeypatch):
+    options = Options("people", ("all", "no moving average"), "w/backbone", tmp_path / "runs", tmp_path)
+    data = write(tmp_path / "data")
+    evaluated = []
+
+    def train(experiment, directory, console, store_programs):
+        saved_run(directory, data, average_scale=2.0)
+        losses = {"step": 6, "loss": 2.0, "images_per_second": 1.0}
+        lines = [losses, {"step": 6, "bbox/AP": 21.0}]
+        (directory / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def evaluate_split(detector, split):
+        evaluated.append(detector)
+        return SimpleNamespace(metrics={"bbox": {"AP": 7.0, "AP50": 8.0}})
+
+    monkeypatch.setattr(evidence, "train", train)
+    monkeypatch.setattr(_jobs, "evaluate_split", evaluate_split)
+    assert evidence.run(options, Console(file=io.StringIO())) == []
+    (plain,) = evaluated
+    averaged = load(tmp_path / "runs" / "people_all").variables["params"]
+    tiny.assert_same(plain.variables["params"], jax.tree.map(lambda leaf: leaf / 2, averaged))
+    content = json.loads((tmp_path / "people_no_moving_average.json").read_text())
+    assert content["metrics"]["bbox"]["AP"] == 7 and content["config"]["train"]["ema_decay"] == 0
+    assert content["experiment"] == "people_no_moving_average"
+    assert [line["step"] for line in content["history"]] == [6] and "loss" in content["history"][0]
 
 
 def test_published_results_have_todays_settings():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from experiments import costs, report, run
+from experiments import _jobs, costs, report, run
 from experiments._results import COSTS, load_seeds, same_settings, settings_of
 from experiments.recipes import FACTS, recipes_section
 from experiments.rows import all_systems
@@ -116,8 +116,8 @@ def test_row_with_test_time_augmentation_evaluates_the_run_of_another(options, t
         return SimpleNamespace(metrics={"keypoints": {"AP": 44.0}})
 
     monkeypatch.setattr(run, "load", load)
-    monkeypatch.setattr(run, "open_split", lambda data, split: None)
-    monkeypatch.setattr(run, "evaluate_split", evaluate_split)
+    monkeypatch.setattr(_jobs, "open_split", lambda data, split: None)
+    monkeypatch.setattr(_jobs, "evaluate_split", evaluate_split)
     options = replace(options, table="table9", rows=("+ test-time augmentation",))
     assert run.run(options, console()) == [] and trained == ["keypoints_x101_0"]
     assert seen == [(tuple(range(64, 193, 16)), True)]  # 400 to 1200 of 800 pixels, at 128

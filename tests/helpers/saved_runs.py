@@ -1,6 +1,7 @@
 """Writes directories of finished runs without training, and small data sets for them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -39,13 +40,19 @@ def write(directory: Path, train=None, validation=None, info: DatasetInfo = INFO
     return directory
 
 
-def saved_run(directory: Path, data: Path, steps: tuple[int, ...] = (6,)) -> Experiment:
-    """Writes what a finished run leaves, without training; returns its experiment as it was given."""
+def saved_run(
+    directory: Path, data: Path, steps: tuple[int, ...] = (6,), average_scale: float = 1.0
+) -> Experiment:
+    """Writes what a finished run leaves, without training; returns its experiment as it was given.
+
+    The moving average is ``average_scale`` times the parameters.
+    """
     experiment = tiny_run.run_experiment(data)
     splits = run_setup.open_splits(experiment.data)
     resolved = resolve_dataset_fields(experiment, splits[0])
     optimizer = make_optimizer(resolved.train, resolved.model, 8)
     state = jax.jit(create_state, static_argnums=(1, 2))(tiny.variables(resolved.model), optimizer, True)
+    state = replace(state, averaged=jax.tree.map(lambda leaf: average_scale * leaf, state.averaged))
     with CheckpointStore(directory / "checkpoints") as store:
         for step in steps:
             store.save(step, state, 8 * step, resolved, splits[0].info, contents_of(splits))
