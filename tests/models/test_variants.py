@@ -92,7 +92,8 @@ def test_every_loss_falls_and_every_parameter_learns(config, batch):
     optimizer = make_optimizer(experiment.train, config, images_per_step=IMAGES)
     devices = jax.devices()[:1]
     step = make_train_step(make_model(config), optimizer, experiment, devices)
-    state = tiny.replicate(create_state(tiny.variables(config), optimizer), devices)
+    state = jax.jit(create_state, static_argnums=1)(tiny.variables(config), optimizer)
+    state = tiny.replicate(state, devices)
     before = tiny.names_and_leaves(state.params)
     terms = terms_of(config)
     history = []
