@@ -9,8 +9,8 @@ from paths import REPOSITORY
 
 LIBRARY = REPOSITORY / "mrcnn_jax"
 GROUND = (
-    "structures run_length_masks errors messages typing atomic_io directory_lock paths signals runtime "
-    "compiled_programs distributed config ops"
+    "structures run_length_masks errors messages typing atomic_io directory_lock machine paths signals "
+    "runtime compiled_programs distributed config ops"
 )
 FLOORS = [
     set(GROUND.split()),

@@ -5,7 +5,6 @@ few thousand images need 12 to 30 passes, as in the tutorials of torchvision, De
 more augmentation. `mrcnn train finetune --train.init-from WEIGHTS` and `mrcnn train WEIGHTS` are the same.
 """
 
-import os
 from collections.abc import Set
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from mrcnn_jax.config import AUGMENTATIONS, AugmentationConfig, DataConfig, Expe
 from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.image_sampling import epoch_images
+from mrcnn_jax.machine import usable_cores, usable_memory
 
 MOST_EPOCHS, FEWEST_EPOCHS = 30, 12
 """Passes over the training images: up to 500 images the most, from 100,000 the fewest (COCO's usual 12)."""
@@ -53,7 +53,7 @@ def adapt(experiment: Experiment, given: Set[str]) -> tuple[Experiment, str]:
     if not given & {"data.short_edge", "data.short_edge_test", "data.long_edge"}:
         data = replace(data, **_image_sizes(data))
     if "data.threads" not in given:
-        data = replace(data, threads=min(data.threads, max(2, os.cpu_count() or 1)))
+        data = replace(data, threads=min(data.threads, max(2, usable_cores())))
     augments = any(name == "augment" or name.startswith("data.augment.") for name in given)
     if data.augment == AugmentationConfig() and images <= LIGHTLY_AUGMENTED and not augments:
         data = replace(data, augment=AUGMENTATIONS["light"])
@@ -75,7 +75,7 @@ def adapt(experiment: Experiment, given: Set[str]) -> tuple[Experiment, str]:
         f"{', the best evaluation is kept' if train.keep_best else ''}"
     )
     if jax.default_backend() == "cpu":
-        seconds = train.steps * batch * megapixels * CORE_SECONDS_PER_MEGAPIXEL / (os.cpu_count() or 1)
+        seconds = train.steps * batch * megapixels * CORE_SECONDS_PER_MEGAPIXEL / usable_cores()
         text += f"; very roughly {_duration(seconds)} here, if the backbone is a ResNet-50"
     return replace(experiment, data=data, train=train), f"{text}. Options such as --train.steps change it."
 
@@ -111,8 +111,7 @@ def _image_sizes(data: DataConfig) -> dict:
     """Returns the fields of the image sizes, reduced where the machine asks for it."""
     short = data.short_edge_test
     if jax.default_backend() == "cpu":
-        cores = os.cpu_count() or 1
-        limits = [edge for count, edge in SHORT_EDGES_ON_CPU.items() if cores <= count]
+        limits = [edge for cores, edge in SHORT_EDGES_ON_CPU.items() if usable_cores() <= cores]
         short = min([short, *limits])
     scale = short / data.short_edge_test
     return {
@@ -125,7 +124,7 @@ def _image_sizes(data: DataConfig) -> dict:
 def _memory() -> float:
     """Returns the gigabytes of a device, or of this machine."""
     if jax.default_backend() == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        return usable_memory() / 1e9
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 16e9) / 1e9
 
 

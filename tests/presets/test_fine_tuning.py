@@ -1,6 +1,5 @@
 """Defaults for fine-tuning: what they follow, and what options keep."""
 
-import os
 from dataclasses import replace
 
 import jax
@@ -21,7 +20,7 @@ def machine(monkeypatch):
         splits = {"train": range(images), "validation": range(validation)}
         monkeypatch.setattr(fine_tuning, "open_split", lambda data, split: splits[split])
         monkeypatch.setattr(fine_tuning, "open_training", lambda data: splits["train"])
-        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(fine_tuning, "usable_cores", lambda: cores)
         monkeypatch.setattr(fine_tuning, "_memory", lambda: gigabytes)
         monkeypatch.setattr(jax, "device_count", lambda: 1)
 
