@@ -44,6 +44,21 @@ def locked(directory: str | os.PathLike, use: str) -> Iterator[None]:
                 place.rmdir()
 
 
+def is_abandoned(directory: Path) -> bool:
+    """Returns whether the process that held the lock of a directory was killed; False if that is unknown."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _lock(file: Path, use: str) -> int | None:
     """Returns a descriptor that holds the lock; None on file systems without locks."""
     while True:

@@ -123,6 +123,8 @@ def _next_step(directory: Path, arguments: list[str] | None) -> str:
         words = [*arguments, *["--overwrite"] * ("--overwrite" not in arguments)]
         command = shlex.join(["mrcnn", "dataset", *words, "--validation-images", count])
         return f"{lack}. This makes one:\n{command}"
+    if "train" not in statistics:
+        return "There is no training split."
     if not statistics["train"]["objects"]:
         return "The training split has no annotated objects."
     command = shlex.join(["mrcnn", "train", presets.suggest(images), "--data.dataset", str(directory)])

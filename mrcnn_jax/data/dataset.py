@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mrcnn_jax.data.coco_keypoints import PERSON_SIGMAS
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, first_line
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.structures import DatasetInfo
 
@@ -67,13 +67,21 @@ class DatasetSplit:
         self.directory, self.split = Path(directory).absolute(), split
         self.info, _ = read_metadata(self.directory)
         _require_files(self.directory)
-        builder = tfds.builder_from_directory(self.directory)
-        if split not in builder.info.splits:
-            raise InputError(f"{directory} has no split '{split}', only {', '.join(builder.info.splits)}")
-        self._source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        self._files = builder.info.splits[split].filepaths
-        self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
-        self.sizes: Int[np.ndarray, "N 2"] = np.load(self.directory / f"{split}_sizes.npy")
+        try:
+            builder = tfds.builder_from_directory(self.directory)
+            if split not in builder.info.splits:
+                raise InputError(f"{directory} has no split '{split}', only {', '.join(builder.info.splits)}")
+            self._source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            self._files = builder.info.splits[split].filepaths
+            self._ends = np.cumsum(builder.info.splits[split].shard_lengths)
+            self.sizes: Int[np.ndarray, "N 2"] = np.load(self.directory / f"{split}_sizes.npy")
+            if self.sizes.shape != (self._ends[-1], 2):
+                raise ValueError(f"{split}_sizes.npy is of another number of images")
+        except InputError:
+            raise
+        except Exception as error:  # TFDS and protobuf raise various types for missing and damaged files
+            reason = f"it is damaged ({first_line(error)})"
+            raise InputError(f"cannot open {self.directory}: {reason}: prepare the set again") from error
         self._ground_truth: dict[str, list[dict]] | None = None
 
     @property
@@ -165,14 +173,14 @@ def read_metadata(directory: str | os.PathLike) -> tuple[DatasetInfo, dict[str, 
     try:
         metadata = json.loads(read_bytes(Path(directory) / "metadata.json"))
         dataset, statistics = metadata["dataset"], metadata["statistics"]
+        dataset["skeleton"] = tuple(map(tuple, dataset["skeleton"]))
+        info = DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()})
     except (OSError, ValueError, KeyError, TypeError):
         advice = "prepare one there first"
         if Path(directory).exists():
             command = shlex.join(["mrcnn", "dataset", str(directory)])
             advice = f"`{command}` prepares one, if it has images and annotations"
         raise InputError(f"{directory} is not a prepared data set: {advice}") from None
-    dataset["skeleton"] = tuple(map(tuple, dataset["skeleton"]))
-    info = DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()})
     if info.keypoint_names and "keypoint_classes" not in dataset:  # prepared before these fields were stored
         sigmas = PERSON_SIGMAS if len(info.keypoint_names) == len(PERSON_SIGMAS) else ()
         info = info._replace(keypoint_classes=tuple(range(info.num_classes)), keypoint_sigmas=sigmas)

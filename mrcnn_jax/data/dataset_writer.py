@@ -9,6 +9,7 @@ Two properties of TFDS decide how records are stored and written:
   given order.
 """
 
+import glob
 import io
 import os
 import shutil
@@ -26,11 +27,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mrcnn_jax.atomic_io import naming, require_writable
 from mrcnn_jax.data.dataset import Record, is_prepared
 from mrcnn_jax.data.statistics import Statistics
+from mrcnn_jax.directory_lock import is_abandoned, locked
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
 
 IMAGES_PER_SHARD = 2048  # a few hundred megabytes of ordinary photographs
+_REPLACED = "replaced"
 
 
 def write_dataset(
@@ -45,10 +48,11 @@ def write_dataset(
 ) -> None:
     """Writes a prepared data set, completely or not at all: the directory appears when it is complete.
 
+    What killed processes left half-written beside it is removed, and a set that one was replacing put back.
     Records are stored in the order given and never held together in memory, so a split may be a generator.
 
     Args:
-        directory: where to write.
+        directory: where to write, or a link to it.
         info: names and ids of classes and keypoints.
         splits: the records of each split, by its name.
         progress: show a progress bar on stderr.
@@ -61,17 +65,27 @@ def write_dataset(
             images.
     """
     directory = Path(directory).absolute()
+    directory = directory.resolve() if directory.is_symlink() else directory
+    _clear_abandoned(directory)
     check_destination(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        with naming(directory):
+        with naming(directory), locked(temporary, f"writes {directory}"):
             written = _write(temporary, info, splits, progress, images_per_shard)
             for name, text in files.items():
                 (written / name).write_text(text)
-        _move_into_place(written, directory, temporary / "replaced", overwrite)
+            _move_into_place(written, directory, temporary / _REPLACED, overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_abandoned(directory: Path) -> None:
+    for left in directory.parent.glob(f".{glob.escape(directory.name)}.*"):
+        if is_abandoned(left):
+            if (left / _REPLACED).exists() and not directory.exists():  # killed between two renamings
+                (left / _REPLACED).rename(directory)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _move_into_place(written: Path, directory: Path, replaced: Path, overwrite: bool) -> None:

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -201,6 +203,68 @@ def test_a_directory_that_appears_meanwhile_is_not_touched(tmp_path):
     with pytest.raises(InputError, match="set exists already: another process has written it"):
         write_dataset(tmp_path / "set", INFO, {"train": records()})
     assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
+
+
+def test_the_set_behind_a_link_is_replaced(tmp_path):
+    write_dataset(tmp_path / "disk" / "set", INFO, {"train": [make_record(0, 1)]})
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "set")
+    write_dataset(tmp_path / "link", INFO, {"train": [make_record(1, 2)]}, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_equal(open_dataset(tmp_path / "disk" / "set", "train")[0], make_record(1, 2))
+
+
+KILLED = """
+import os, sys
+sys.path[:0] = {path}
+from test_dataset import INFO, make_record, write_dataset
+from mrcnn_jax.data import dataset_writer
+def records():
+    yield make_record(0, 1)
+    if not {late}:
+        os.kill(os.getpid(), 9)
+def rename(path, target):
+    os.rename(path, target)
+    os.kill(os.getpid(), 9)
+if {late}:
+    dataset_writer.Path.rename = rename
+write_dataset("set", INFO, {{"train": records()}}, overwrite={late})
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_killed_process_left_is_removed_and_what_it_replaced_put_back(tmp_path, late):
+    if late:
+        write_dataset(tmp_path / "set", INFO, {"train": [make_record(5, 1)]})
+    (tmp_path / ".set.of mine").mkdir()
+    code = KILLED.format(path=[*sys.path, str(Path(__file__).parent)], late=late)
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -9
+    assert not (tmp_path / "set").exists() and len(list(tmp_path.glob(".set.*"))) == 2
+    if late:
+        with pytest.raises(InputError, match="set exists already"):
+            write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
+        assert_equal(open_dataset(tmp_path / "set", "train")[0], make_record(5, 1))
+    else:
+        write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
+    assert [path.name for path in tmp_path.glob(".set.*")] == [".set.of mine"]
+
+
+@pytest.mark.parametrize("file, content", [
+    ("train_sizes.npy", b""), ("train_sizes.npy", b"\x93NUMPY\x01"), ("dataset_info.json", b'{"name"'),
+    ("features.json", None), ("train_sizes.npy", "short"),
+    ("metadata.json", b'{"dataset": 1, "statistics": 2}'),
+])  # fmt: skip
+def test_damaged_sets_are_named(tmp_path, file, content):
+    write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2), make_record(2, 1)]})
+    path = tmp_path / "set" / file
+    if content is None:
+        path.unlink()
+    elif content == "short":
+        np.save(path, np.load(path)[:1])
+    else:
+        path.write_bytes(content)
+    message = "set: it is damaged .*: prepare the set again|set is not a prepared"
+    with pytest.raises(InputError, match=message):
+        open_dataset(tmp_path / "set", "train")
 
 
 def test_moved_set_opens(tmp_path):
