@@ -72,6 +72,18 @@ def test_shapes(shape, box, area):
     assert not area or record.objects.areas[0] == pytest.approx(area, abs=3)
 
 
+@quirk("several tasks below one folder, with images of the same names", "each with those beside its file")
+@pytest.mark.parametrize("images", ["images/", ""])
+def test_several_tasks(images):
+    for task, shift in (("task 1", 0), ("task 2", 8)):
+        write(image(BOX.format("").replace('xtl="8"', f'xtl="{shift}"')), names=(f"{task}/{images}1.png",))
+        Path("set/annotations.xml").rename(Path("set", task, "annotations.xml"))
+    records, report = read()
+    assert [record.file_name for record in records] == [f"task {task}/{images}1.png" for task in (1, 2)]
+    assert [record.objects.boxes[0, 0] for record in records] == [0, 8]
+    assert not any("once more" in warning for warning in report.warnings)
+
+
 def test_masks_are_read_row_by_row():
     write(image(MASK.format("1, 4, 7")))
     (record,), _ = read()

@@ -11,6 +11,7 @@ from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, read_metadata, split_names
 from mrcnn_jax.data.formats.conversion_report import ConversionReport
+from mrcnn_jax.data.formats.label_images import encode, split_values
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -65,6 +66,13 @@ NUMBERS = {
     "colours": of_colours,
     "transparent": lambda: of_colours(alpha=True),
 }
+
+
+def test_all_values_at_once_give_the_codes_of_each_mask():
+    numbers = np.random.default_rng(0).integers(0, 5, (9, 7)).repeat(3, axis=0)
+    for image in (numbers, numbers + 70_000, np.full((3, 2), 4), np.zeros((3, 2), int)):
+        expected = {value: encode(image == value) for value in np.unique(image).tolist() if value}
+        assert split_values(image) == expected
 
 
 @quirk(

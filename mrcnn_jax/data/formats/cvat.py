@@ -3,6 +3,9 @@
     annotations.xml
     images/...                  subsets named like splits become splits
 
+    task 1/annotations.xml      several tasks below one folder, each with images beside its file
+    task 1/images/...
+
 Shapes of one label and one ``group_id`` are parts of one object. Polylines, points outside a skeleton and
 cuboids have no area and are left out.
 
@@ -11,6 +14,7 @@ References:
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +69,9 @@ def read(folder: Path, files: dict[str, list[Path]]) -> dict[str, CocoSplit]:
             subset = splits_in(element.get("subset") or "") or splits_in(path.stem)
             split = subset[0] if len(subset) == 1 else "train"
             collector = collectors.setdefault(split, Collector(NAME, paths[0]))
-            _collect(collector, element, labels)
+            name = (element.get("name") or "").replace("\\", "/")
+            name = _beside(folder, path, name) if len(paths) > 1 and name else name
+            _collect(collector, element, name, labels)
     if not collectors:
         raise InputError(f"{paths[0]} holds no images")
     categories = [
@@ -114,8 +120,16 @@ def _all_labels(labels: dict[str, _Label], collectors: dict[str, Collector]) -> 
     yield from (_Label(name, [], []) for name in sorted(found - labels.keys()))
 
 
-def _collect(collector: Collector, element: Element, labels: dict[str, _Label]) -> None:
-    name = (element.get("name") or "").replace("\\", "/")
+def _beside(folder: Path, path: Path, name: str) -> str:
+    """Returns an image's name relative to the set's folder if it lies beside the file of its task: tasks may
+    share names."""
+    for place in (path.parent / "images" / name, path.parent / name):
+        if place.is_file():
+            return os.path.relpath(place, folder).replace(os.sep, "/")
+    return name
+
+
+def _collect(collector: Collector, element: Element, name: str, labels: dict[str, _Label]) -> None:
     if not name or name in collector:
         flaw = "is listed once more" if name else "has no name"
         collector.warnings.append(f"an image {name or element.get('id')} {flaw}: it is not used")

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.data.image_content import extent, is_jpeg, is_png, other_size, require_plausible_size
 from mrcnn_jax.data.image_io import read_file, whole_image
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.run_length_masks import encode_counts
 
 MAX_VALUES = 10_000
 """Number of different values beyond which an image is no numbering of objects."""
@@ -78,7 +79,27 @@ def split_values(
     values = [value for value in found.tolist() if value not in background]
     if len(values) > MAX_VALUES:
         raise InputError(f"it has {len(values):,} different values, too many for objects")
-    return {value: encode(numbers == value) for value in values}
+    return _encode_values(numbers, values)
+
+
+def _encode_values(numbers: Int[np.ndarray, "H W"], values: list[int]) -> dict[int, dict[str, Any]]:
+    """Returns the mask of each value, from one pass over the image down its columns."""
+    flat = numbers.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")  # runs of one value together, from left to right
+    found, first = np.unique(flat[starts][order], return_index=True)
+    runs_of = dict(zip(found.tolist(), np.split(order, first[1:]), strict=True))
+    lengths = []
+    for value in values:
+        places = runs_of[value]
+        edges = np.stack([starts[places], ends[places]], axis=1).ravel()
+        alternating = np.diff(edges, prepend=0, append=flat.size)
+        lengths.append(alternating if alternating[-1] else alternating[:-1])
+    runs = np.array([*map(len, lengths)], int)
+    codes = encode_counts(np.concatenate([np.zeros(0, int), *lengths]), runs)
+    masks = [{"size": list(numbers.shape), "counts": code} for code in codes]
+    return dict(zip(values, masks, strict=True))
 
 
 def encode(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ LOOKS_FOR = "Pascal VOC: Annotations/*.xml"
 _LISTS = {"train": "train", "val": "validation", "test": "test", "trainval": "train"}
 _UNKNOWN = 255
 _IMAGES = ("JPEGImages", "images", "Images")
+_FEW_FRACTIONS = 0.01  # share of the boxes up to which fractions are slips of the annotators
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -172,10 +173,13 @@ def _text(element: Element, path: str) -> str:
 def _count_from_zero(entries: list[_Entry], warnings: list[str]) -> bool:
     """Returns whether boxes have continuous corners from 0, in place of VOC's pixels from 1.
 
-    A first pixel of 0 or a fraction is not possible in VOC's; other tools write them.
+    A first pixel of 0 is not possible in VOC's; other tools write it, and fractions, of which VOC has a few.
     """
     corners = [corners for entry in entries for _, corners, _, _ in entry.objects if corners]
-    odd = [one for one in corners if min(one[:2]) < 1 or any(side % 1 for side in one)]
+    odd = [one for one in corners if min(one[:2]) < 1]
+    fractions = [one for one in corners if any(side % 1 for side in one)]
+    if len(fractions) > _FEW_FRACTIONS * len(corners):
+        odd += fractions
     if odd:
         numbers = " ".join(f"{side:g}" for side in odd[0])
         warnings.append(f"boxes count from 0, not from 1 as Pascal VOC's, as corners such as {numbers} show")
