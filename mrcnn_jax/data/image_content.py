@@ -44,6 +44,11 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8")
 
 
+def is_avif(data: bytes) -> bool:
+    """Returns whether a file begins like an AVIF image."""
+    return data[4:12] in (b"ftypavif", b"ftypavis")
+
+
 def is_png(data: bytes) -> bool:
     """Returns whether a file begins like a PNG."""
     return data.startswith(_PNG_START)
@@ -139,10 +144,13 @@ def describe(data: bytes) -> str:
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:
-    """Returns height and width of an image as its EXIF orientation shows it; None if its header is bad."""
+    """Returns height and width of an image as its EXIF orientation shows it; None if its header is bad.
+
+    Of a TIFF file Pillow returns the upright size by itself.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception:  # Pillow's readers of rare formats raise any kind on damaged files
         return None

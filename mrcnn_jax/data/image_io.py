@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.data.image_content import (
     describe,
     extent,
+    is_avif,
     is_jpeg,
     is_png,
     other_size,
@@ -42,7 +43,8 @@ def decode_image(data: bytes, name: str | PathLike, *, upright: bool = False) ->
             reads.
         name: what error messages call it.
         upright: rotate the image as its EXIF orientation says. Data sets are read as stored, because COCO
-            annotates the stored pixels; pictures that a user gives for prediction are read upright.
+            annotates the stored pixels; pictures that a user gives for prediction are read upright. TIFF
+            files are upright in any case.
 
     Raises:
         InputError: it is of an unknown format, truncated or damaged, or claims too many pixels.
@@ -57,6 +59,8 @@ def decode_image(data: bytes, name: str | PathLike, *, upright: bool = False) ->
         raise InputError(f"cannot read {name}: {wrong}")
     if data[8:16] in (b"WEBPVP8 ", b"WEBPVP8L") and data.endswith(bytes(32)):  # a file filled up with zeros
         raise InputError(f"cannot read {name}: {_DAMAGED}")
+    if upright and is_avif(data):  # OpenCV reads it as stored
+        return to_8_bits(_decode_by_pillow(data, name, upright), name)
     image = _try(data, flags | cv2.IMREAD_ANYDEPTH)
     return to_8_bits(_decode_by_pillow(data, name) if image is None else image, name)
 
@@ -212,11 +216,13 @@ def _try(data: bytes, flags: int) -> Shaped[np.ndarray, "H W *C"] | None:
         return None
 
 
-def _decode_by_pillow(data: bytes, name: str | PathLike) -> Shaped[np.ndarray, "H W 3"]:
+def _decode_by_pillow(
+    data: bytes, name: str | PathLike, upright: bool = False
+) -> Shaped[np.ndarray, "H W 3"]:
     """Decodes formats that OpenCV lacks, and samples of types that it does not convert to RGB."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            return pillow_samples(image)
+            return pillow_samples(ImageOps.exif_transpose(image) if upright else image)
     except Image.UnidentifiedImageError:
         raise InputError(f"cannot read {name}: {describe(data)}") from None
     except Exception:  # Pillow's readers of rare formats raise any kind on damaged files

@@ -126,7 +126,10 @@ def _write(
 
 
 def _name_of(folder: Path) -> str:
-    return folder.stem if folder.is_file() else folder.absolute().name
+    """Returns the name of a folder; of that of a YAML or XML file, as these are named alike in every set."""
+    if folder.is_file():
+        return folder.stem if folder.suffix.lower() == ".json" else folder.resolve().parent.name
+    return folder.resolve().name
 
 
 def _find(

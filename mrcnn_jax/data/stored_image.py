@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from mrcnn_jax.data.image_content import extent, is_jpeg, is_png, other_size
+from mrcnn_jax.data.image_content import extent, is_avif, is_jpeg, is_png, other_size
 from mrcnn_jax.data.image_io import decode_image, read_file, used_bits, whole_image
 from mrcnn_jax.errors import InputError
 
@@ -33,6 +33,7 @@ def read_stored_image(
     annotated: tuple[int | None, int | None] = (None, None),
     rotation: Rotation = "auto",
     data: bytes | None = None,
+    drawn_upright: bool = False,
 ) -> StoredImage:
     """Reads an image file for a data set, and checks that it decodes to the annotated size.
 
@@ -40,8 +41,9 @@ def read_stored_image(
         path: of the file.
         annotated: height and width according to the annotations, if they say.
         rotation: frame of the annotations, if the photo has an EXIF orientation; "auto" takes the one that
-            has the annotated size, and the stored pixels if both have.
+            has the annotated size, or ``drawn_upright`` if both have.
         data: content of the image, if ``path`` is the file that it is embedded in.
+        drawn_upright: the tools of the annotations' format show the upright picture.
 
     Raises:
         InputError: the file is missing, no image, truncated, damaged, or of another size.
@@ -52,7 +54,7 @@ def read_stored_image(
     if rotation != "stored" and _may_be_rotated(data):
         turned = decode_image(data, name, upright=True)
         if turned.shape != stored.shape or not np.array_equal(turned, stored):
-            fits = _fits(annotated, turned) and not _fits(annotated, stored)
+            fits = _fits(annotated, turned) and (drawn_upright or not _fits(annotated, stored))
             upright = rotation == "upright" or fits
             pixels = turned if upright else stored
             note = "rotated as its EXIF orientation says" if upright else (
@@ -83,7 +85,7 @@ def read_stored_image(
 def _may_be_rotated(data: bytes) -> bool:
     if is_jpeg(data):
         return b"Exif" in data[:65536]
-    return b"eXIf" in data if is_png(data) else data[8:12] == b"WEBP" and b"EXIF" in data
+    return b"eXIf" in data if is_png(data) else data[8:12] == b"WEBP" and b"EXIF" in data or is_avif(data)
 
 
 def _fits(annotated: tuple[int | None, int | None], image: np.ndarray) -> bool:

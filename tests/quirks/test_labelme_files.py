@@ -173,6 +173,19 @@ def test_embedded_images():
     assert "4.png" in str(report.images_left_out) and "3.png" in str(report.images_left_out)
 
 
+def test_embedded_images_are_not_replaced_by_files_of_the_same_name():
+    dark = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(dark, "png")
+    text = base64.b64encode(dark.getvalue()).decode()
+    write(SQUARE, path="set/a/1.json", image="set/a/1.png")
+    write(SQUARE, path="set/b/1.json", image=None, imageData=text)
+    write(SQUARE, path="set/b/2.json", image=None, imagePath="2.png", imageData=text)
+    Path("holiday.png").write_bytes(picture())  # beside the set, not in it
+    records, report = read()
+    assert [record.image for record in records] == [picture(), dark.getvalue(), dark.getvalue()]
+    assert "listed again" not in str(report) and "holiday" not in str(report)
+
+
 @quirk(
     "images without shapes, sizes that are missing, files of folders named by splits", "used; splits are kept"
 )

@@ -160,6 +160,22 @@ def test_missing_images_are_not_replaced():
     assert not reports["validation"].images_left_out
 
 
+def test_images_of_folders_with_the_same_names_are_not_exchanged(tmp_path):
+    for file in ("images/seq1/0.png", "images/seq1/1.png", "images/seq2/1.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    names = [f"seq{folder}/{image}.png" for folder in (1, 2) for image in (0, 1)]
+    located = locate_images(names, tmp_path / "all.json", tmp_path / "images")
+    assert located.missing == ("seq2/0.png",) and not located.notes
+    moved = [name.replace("seq", "C:\\data\\seq") for name in names]
+    located = locate_images([*names[:1], *moved[1:]], tmp_path / "all.json", tmp_path / "images")
+    assert located.missing == (moved[2],)
+    assert [path.relative_to(tmp_path / "images").as_posix() for path in located.paths.values()] == [
+        "seq1/0.png", "seq1/1.png", "seq2/1.png"
+    ]  # fmt: skip
+    assert f"({moved[1]} is " in located.notes[0]
+
+
 @quirk("one missing image among others, and a mask of its name with another suffix", "missing, not replaced")
 def test_missing_images_are_not_replaced_by_masks(tmp_path):
     for file in ("images/1.jpg", "images/a/3.jpg", "images/masks/1.png", "images/masks/2.png"):

@@ -10,6 +10,7 @@ from quirks import quirk
 
 from mrcnn_jax.data.dataset import Record, open_dataset, read_metadata
 from mrcnn_jax.data.formats.conversion_report import ConversionReport
+from mrcnn_jax.data.image_io import decode_image
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import InputError
 
@@ -272,7 +273,27 @@ def test_rotated_photos():
     assert record.objects.boxes.tolist() == [[12, 16, 20, 48]]
 
 
-LAUGHS = "a: &a [x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(99))
+@pytest.mark.parametrize(
+    "orientation, suffix", [(3, "jpg"), (2, "jpg"), (3, "tiff"), (6, "tiff"), (6, "avif")]
+)
+def test_rotated_photos_whose_sizes_cannot_tell(orientation, suffix):
+    """The bright upper left corner of the upright picture is where the label says."""
+    write({"labels/1.txt": "0 0.25 0.25 0.5 0.5"})
+    exif, pixels = Image.Exif(), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    exif[0x0112] = orientation
+    pixels[: HEIGHT // 2, : WIDTH // 2] = 255
+    back = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    stored = Image.fromarray(pixels).transpose(back[orientation])
+    stored.save(f"set/images/1.{suffix}", exif=exif)
+    Path("set/images/1.png").unlink()
+    (record,), report = read()
+    picture = decode_image(record.image, "1", upright=record.upright)
+    assert picture.shape == pixels.shape == (record.height, record.width, 3)
+    assert record.objects.boxes.tolist() == [[0, 0, WIDTH / 2, HEIGHT / 2]]
+    assert np.abs(picture.astype(int) - pixels).max() < 60 and not report.images_left_out
+
+
+LAUGHS = "nc: 1\na: &a [x]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(99))
 
 
 @quirk("`data.yaml` that is damaged, no description, or written to exhaust memory", "one sentence")
@@ -284,8 +305,30 @@ def test_damaged_descriptions(text):
     assert len(str(refusal.value)) < 300
 
 
+@quirk("`data.yaml` about something else", "not used, which is said; it hides no other format")
+def test_other_data_yaml():
+    write({"data.yaml": "title: mine\nlicence: [a, b]", "labels/1.txt": BOX})
+    _, report = read()
+    assert report.kept == 1 and names() == ("class 0",)
+    assert any("set/data.yaml has none of the keys of YOLO" in warning for warning in report.warnings)
+    for path in sorted(Path("set").glob("labels/*")):
+        path.unlink()
+    corners = "<xmin>9</xmin><ymin>9</ymin><xmax>24</xmax><ymax>24</ymax>"
+    text = f"<annotation><object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+    write({"images/1.xml": text})
+    assert read()[1].kept == 1 and names() == ("cat",)
+
+
+def test_folders_named_like_label_files():
+    write({"labels/2.txt": BOX}, images=("set/images/1.png", "set/images/2.png"))
+    Path("set/labels/1.txt").mkdir()
+    assert read()[1].kept == 1
+
+
 @quirk("`data.yaml` as argument in place of its folder", "read")
 def test_description_as_argument():
+    write({"data.yaml": "names: [a]\ntrain: images", "labels/1.txt": BOX})
+    assert prepare("set/data.yaml").directory == Path("data/set")
     write({"any name.yaml": "names: [a]\ntrain: images", "labels/1.txt": BOX})
     assert read("set/any name.yaml")[1].kept == 1
     assert prepare("set", "other", strict=True).reports["train"].kept == 1

@@ -21,7 +21,7 @@ from mrcnn_jax.data.formats.coco_categories import Classes, unite
 from mrcnn_jax.data.formats.coco_contents import OF_A_BAD_IMAGE, ListingContents
 from mrcnn_jax.data.formats.coco_json import load
 from mrcnn_jax.data.formats.coco_layout import CocoSplit, find_splits, sample_splits
-from mrcnn_jax.data.formats.coco_numbers import to_whole
+from mrcnn_jax.data.formats.coco_numbers import annotated_size, to_whole
 from mrcnn_jax.data.formats.coco_suspicions import Suspicions, warn_of_classes, warn_of_shared_images
 from mrcnn_jax.data.formats.conversion_report import ConversionReport
 from mrcnn_jax.data.formats.holdout import SplitSample
@@ -84,7 +84,7 @@ def prepare(
     shared = warn_of_shared_images({split: file.pictures for split, file in files.items()})
     for split, file in files.items():
         file.report.warnings += [*found[split], *shared[split]]
-    if unlisted := unlisted_images(file.paths for file in files.values()):
+    if unlisted := unlisted_images(path for file in files.values() for path in file.image_files()):
         report = next(iter(files.values())).report
         report.image_notes["that is not listed, so that it is not used"] += unlisted
     return {split: file.report for split, file in files.items()}
@@ -128,8 +128,10 @@ class CocoFile:
         self.contents = contents or ListingContents(load(self.path))
         images_by_id = self.contents.images
         names = {id_: image["file_name"] for id_, image in images_by_id.items()}
-        located = locate_images(names.values(), self.path, Path(images) if images else None)
         embedded = {image["file_name"]: self.path for image in images_by_id.values() if CONTENT in image}
+        located = locate_images(
+            names.values(), self.path, Path(images) if images else None, only_exact=embedded.keys()
+        )
         paths = embedded | located.paths
         self.paths = {id_: paths[name] for id_, name in names.items() if name in paths}
         missing = [id_ for id_ in images_by_id if id_ not in self.paths]
@@ -190,7 +192,8 @@ class CocoFile:
     def _read_image(self, id_: int) -> StoredImage:
         image, path = self.contents.images[id_], self.paths[id_]
         data = image[CONTENT]() if CONTENT in image and path == self.path else None
-        return read_stored_image(path, _annotated_size(image), self._rotation, data)
+        size, upright = annotated_size(image), self.contents.drawn_upright
+        return read_stored_image(path, size, self._rotation, data, upright)
 
     def _start_report(self, images: set[int], first: bool) -> None:
         for flaw in self.contents.flaws:
@@ -199,8 +202,12 @@ class CocoFile:
                 self.report.annotations += flaw.heading == "left_out"
                 self.report.images += flaw.heading == "images_left_out"
 
+    def image_files(self) -> list[Path]:
+        """Returns the files of its images, without those that are embedded in the annotations."""
+        return [path for path in self.paths.values() if path != self.path]
+
     def _warn_of_repeated_files(self) -> list[str]:
-        paths = list(self.paths.values())
+        paths = self.image_files()
         if len(set(paths)) == len(paths):
             return []
         first = max(paths, key=Counter(paths).__getitem__)
@@ -283,13 +290,6 @@ class CocoFile:
             self._judged.add(image_id)
             self.suspicions.add(objects, [one.outline for one in judged], (height, width))
         return objects
-
-
-def _annotated_size(image: dict) -> tuple[int | None, int | None]:
-    """Returns the annotated height and width; None for one that is missing or no size."""
-    numbers = [to_whole(image.get(side)) for side in ("height", "width")]
-    height, width = (number if number is not None and number > 0 else None for number in numbers)
-    return height, width
 
 
 def _unite(name: str, splits: Mapping[str, ListingContents], strict: bool = False) -> Classes:

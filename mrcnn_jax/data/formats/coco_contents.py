@@ -32,6 +32,7 @@ class ListingContents:
         flaws: what was left out and mended.
         warnings: a sentence each.
         source: format and path.
+        drawn_upright: as in ``Listing``.
 
     Raises:
         InputError: nothing in it can be used, or two names share a category id.
@@ -39,7 +40,7 @@ class ListingContents:
 
     def __init__(self, listing: Listing):
         self.path, self.flaws, self.warnings = listing.path, listing.flaws, listing.warnings
-        self.source = f"{listing.format}: {listing.path}"
+        self.source, self.drawn_upright = f"{listing.format}: {listing.path}", listing.drawn_upright
         images, self._image_ids = self._by_id("image", listing.images)
         categories, self._category_ids = self._by_id("category", listing.categories)
         self.images = dict(self._usable_images(images))

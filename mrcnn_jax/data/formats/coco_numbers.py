@@ -96,3 +96,10 @@ def is_empty(value: Any, depth: int = 4) -> bool:
         items = value if isinstance(value, list) else value.values()
         return all(is_empty(item, depth - 1) for item in items)
     return value is None or value is False or value == ""
+
+
+def annotated_size(image: dict) -> tuple[int | None, int | None]:
+    """Returns the annotated height and width; None for one that is missing or no size."""
+    numbers = [to_whole(image.get(side)) for side in ("height", "width")]
+    height, width = (number if number is not None and number > 0 else None for number in numbers)
+    return height, width

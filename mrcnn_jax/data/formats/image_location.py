@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,19 +21,23 @@ class Located(NamedTuple):
     notes: tuple[str, ...]  # peculiarities of the names, for the report
 
 
-def locate_images(names: Iterable[str], annotations: Path, folder: Path | None) -> Located:
+def locate_images(
+    names: Iterable[str], annotations: Path, folder: Path | None, only_exact: Set[str] = frozenset()
+) -> Located:
     """Finds image files by the names in an annotation file.
 
     A name is a path relative to ``folder`` or the annotation file. Failing that, it is read as other tools
     write it (backslashes, ``..``, addresses, ``%20``, folders of another machine), and the file below
     ``folder`` whose path agrees in most components from the end is taken. Names may differ from the
-    file's in letter case, Unicode normal form and, if nothing else fits, in the suffix. If ``folder`` holds
-    none of the images, the annotation file's folder and the one that both share are searched.
+    file's in letter case, Unicode normal form and, if nothing else fits, in the suffix. A file that lies
+    where the name of one image says is not taken for another. If ``folder`` holds none of the images, the
+    annotation file's folder and the one that both share are searched.
 
     Args:
         names: the ``file_name`` of each image.
         annotations: the annotation file, or the folder of several.
         folder: of the images, if known.
+        only_exact: names for which no other file is searched.
 
     Raises:
         InputError: several files fit one name equally well, or one file fits several names.
@@ -42,19 +46,20 @@ def locate_images(names: Iterable[str], annotations: Path, folder: Path | None) 
     roots = [folder, beside] if folder and folder != beside else [beside]
     listing = _Listing()
     paths = {name: path for name in names if (path := listing.first(name, roots))}
-    exact, notes = len(paths), []
+    exact, notes, taken = len(paths), [], set(map(os.path.abspath, paths.values()))
     if exact < len(names):
         wide = Path(os.path.commonpath([root.absolute() for root in roots]))
         if wide in (beside.absolute(), beside.absolute().parent):
             roots.append(wide)
+        searched = [name for name in names if name not in only_exact]
         for root in roots:
-            index = _Index(root, annotations)
-            index.match(names, paths, index.by_name)
+            index = _Index(root, annotations, taken)
+            index.match(searched, paths, index.by_name)
             if exact and len(paths) > exact:
-                example = next(f"{name} is {path}" for name, path in paths.items() if path in index.matched)
+                example = next(f"{name} is {path}" for path, name in index.matched.items())
                 notes.append(f"{len(paths) - exact:,} images are not where their names say ({example})")
             by_name = len(paths)
-            index.match(names, paths, index.by_stem)
+            index.match(searched, paths, index.by_stem)
             if len(paths) > by_name:
                 name, path = list(paths.items())[-1]
                 count = len(paths) - by_name
@@ -66,13 +71,12 @@ def locate_images(names: Iterable[str], annotations: Path, folder: Path | None) 
     return Located({name: paths[name] for name in names if name in paths}, missing, tuple(notes))
 
 
-def unlisted_images(located: Iterable[Mapping[str | int, Path]]) -> list[str]:
+def unlisted_images(located: Iterable[Path]) -> list[str]:
     """Returns the names of image files that lie beside located ones without being among them."""
     used: dict[str, set[str]] = {}
-    for paths in located:
-        for path in paths.values():
-            folder, name = os.path.split(path)
-            used.setdefault(folder, set()).add(name)
+    for path in located:
+        folder, name = os.path.split(path)
+        used.setdefault(folder, set()).add(name)
     folders: dict[str, set[str]] = {}  # by one spelling of each
     for folder, names in used.items():
         folders.setdefault(os.path.realpath(folder), set()).update(names)
@@ -107,29 +111,32 @@ class _Listing:
 
 
 class _Index:
-    """The files below a folder, by the last component of their paths."""
+    """The files below a folder that are not ``taken``, by the last component of their paths."""
 
-    def __init__(self, root: Path, annotations: Path):
+    def __init__(self, root: Path, annotations: Path, taken: Set[str]):
         self._annotations = annotations
-        self._files: dict[str, list[_Entry]] = {}
+        self._files: dict[tuple[str, ...], list[_Entry]] = {}  # by the last component, and by the last two
         self._stems: dict[str, list[_Entry]] = {}
         self.matched: dict[Path, str] = {}
         for path in walk(root):
+            if os.path.abspath(path) in taken:
+                continue
             parts = tuple(map(_key, path.relative_to(root).parts))
-            self._files.setdefault(parts[-1], []).append((parts, path))
+            for key in {parts[-1:], parts[-2:]}:
+                self._files.setdefault(key, []).append((parts, path))
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 self._stems.setdefault(_stem(parts[-1]), []).append((parts, path))
 
-    def by_name(self, last: str) -> list[_Entry]:
-        """Returns the files of a name."""
-        return self._files.get(last, [])
+    def by_name(self, parts: tuple[str, ...]) -> list[_Entry]:
+        """Returns the files of a name, those in a folder of the same name where there are any."""
+        return self._files.get(parts[-2:]) or self._files.get(parts[-1:], [])
 
-    def by_stem(self, last: str) -> list[_Entry]:
+    def by_stem(self, parts: tuple[str, ...]) -> list[_Entry]:
         """Returns the image files of a name, whatever their suffixes."""
-        return self._stems.get(_stem(last), [])
+        return self._stems.get(_stem(parts[-1]), [])
 
     def match(
-        self, names: Iterable[str], paths: dict[str, Path], look_up: Callable[[str], list[_Entry]]
+        self, names: Iterable[str], paths: dict[str, Path], look_up: Callable[[tuple[str, ...]], list[_Entry]]
     ) -> None:
         """Adds the files of names that are not among ``paths`` yet.
 
@@ -141,7 +148,7 @@ class _Index:
             if name in paths or os.path.splitext(name)[1].lower() in known:
                 continue
             for parts in _readings(name):
-                if candidates := look_up(parts[-1]):
+                if candidates := look_up(parts):
                     path = paths[name] = self._best(parts, candidates, name)
                     if path in self.matched:
                         both = f"{self.matched[path]!r} and {name!r}"
@@ -151,14 +158,16 @@ class _Index:
 
     def _best(self, parts: tuple[str, ...], candidates: list[_Entry], name: str) -> Path:
         scores = [_agreement(parts[:-1], other[:-1]) for other, _ in candidates]
-        best = [path for score, (_, path) in zip(scores, candidates, strict=True) if score == max(scores)]
+        highest = max(scores)
+        best = [path for score, (_, path) in zip(scores, candidates, strict=True) if score == highest]
         if len(best) > 1:
             exact = [path for path in best if path.name == name.replace("\\", "/").split("/")[-1]]
             best = exact if len(exact) == 1 else best
         if len(best) > 1:
             shown = " and ".join(map(str, best[:2])) + (", ..." if len(best) > 2 else "")
-            advice = "give the folder of its images with --train IMAGES ANNOTATIONS"
-            raise InputError(f"{self._annotations}: the image {name!r} may be {shown}; {advice}")
+            is_coco = self._annotations.suffix.lower() == ".json"
+            advice = "; give the folder of its images with --train IMAGES ANNOTATIONS" if is_coco else ""
+            raise InputError(f"{self._annotations}: the image {name!r} may be {shown}{advice}")
         return best[0]
 
 

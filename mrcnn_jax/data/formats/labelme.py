@@ -66,7 +66,7 @@ def read(folder: Path, files: dict[str, list[Path]]) -> dict[str, CocoSplit]:
         contents = {path: _load(path, siblings) for path in found}
         images = {path: image for path, (image, _) in contents.items()}
         folders[split] = common_folder(images.values())
-        collectors[split] = Collector(NAME, folder)
+        collectors[split] = Collector(NAME, folder, drawn_upright=True)
         for path, (image, content) in contents.items():
             _collect(collectors[split], folders[split], path, image, content)
     listings = list_by_name(collectors)

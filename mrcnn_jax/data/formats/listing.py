@@ -51,6 +51,7 @@ class Listing(NamedTuple):
     warnings: list[str]
     flaws: list[Flaw]
     format: str = "COCO"
+    drawn_upright: bool = False  # annotations of photos with an EXIF orientation are of the upright picture
 
 
 def place_of(annotation: dict) -> Label:
@@ -67,10 +68,12 @@ class Collector:
     Args:
         format: name of the format.
         path: file or folder of the annotations, for messages.
+        drawn_upright: as in ``Listing``.
     """
 
-    def __init__(self, format: str, path: Path):
+    def __init__(self, format: str, path: Path, drawn_upright: bool = False):
         self.path, self.warnings, self._format = path, list[str](), format
+        self._drawn_upright = drawn_upright
         self._images: dict[str, dict[str, Any]] = {}
         self._objects: dict[str, list[dict[str, Any]]] = {}
         self._flaws: list[tuple[str, str, str]] = []
@@ -122,7 +125,10 @@ class Collector:
                 place = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id}
                 annotations.append(one | place)
         flaws = [Flaw("left_out", kind, place, image_ids[name]) for name, kind, place in self._flaws]
-        return Listing(self.path, images, annotations, list(categories), self.warnings, flaws, self._format)
+        return Listing(
+            self.path, images, annotations, list(categories), self.warnings, flaws, self._format,
+            self._drawn_upright,
+        )  # fmt: skip
 
 
 def list_by_name(splits: dict[str, Collector]) -> dict[str, Listing]:

@@ -28,7 +28,9 @@ class SiblingFiles:
     def _list(self, folder: Path) -> dict[str, str]:
         if folder not in self._names:
             try:
-                names = sorted(name for name in os.listdir(folder) if not is_leftover(name))
+                with os.scandir(folder) as entries:
+                    files = [entry.name for entry in entries if entry.is_file()]
+                names = sorted(name for name in files if not is_leftover(name))
             except (OSError, ValueError):  # ValueError: NUL in the name
                 names = []
             self._names[folder] = {normalize("NFC", name): name for name in names}

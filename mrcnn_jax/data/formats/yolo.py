@@ -20,7 +20,13 @@ from mrcnn_jax.data.formats.image_location import locate_images
 from mrcnn_jax.data.formats.listing import Collector, common_folder
 from mrcnn_jax.data.formats.sibling_files import SiblingFiles
 from mrcnn_jax.data.formats.split_names import group_by_folder
-from mrcnn_jax.data.formats.yolo_description import Description, find_description, read_description
+from mrcnn_jax.data.formats.yolo_description import (
+    KEYS,
+    Description,
+    find_description,
+    named_descriptions,
+    read_description,
+)
 from mrcnn_jax.data.image_content import upright_size
 from mrcnn_jax.data.image_files import IMAGE_SUFFIXES, image_files_in
 from mrcnn_jax.errors import InputError
@@ -83,7 +89,9 @@ def _describe(folder: Path, files: dict[str, list[Path]]) -> Description:
     listing = listing or next(iter(files.get(".names", [])), None)
     lines = listing.read_bytes().decode("utf-8-sig", "replace").splitlines() if listing else []
     names = dict(enumerate(line.strip() for line in lines if line.strip()))
-    return Description(folder, group_by_folder(folder, images), names, (), [], 0, [])
+    notes = [f"{path} has none of the keys of YOLO ({', '.join(KEYS)}): it is not used" for path in
+             named_descriptions(files)]  # fmt: skip
+    return Description(folder, group_by_folder(folder, images), names, (), [], 0, notes)
 
 
 class _Reader:
@@ -100,7 +108,7 @@ class _Reader:
         """Reads the labels of the images in some folders and lists."""
         images = self._images(places)
         folder = self._folders[split] = common_folder(images)
-        collector = self._collectors[split] = Collector(NAME, self._description.path)
+        collector = self._collectors[split] = Collector(NAME, self._description.path, drawn_upright=True)
         used: dict[Path, set[Path]] = {}
         unlabelled = []
         for image in images:

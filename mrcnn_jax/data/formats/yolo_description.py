@@ -13,6 +13,8 @@ from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.paths import read_bytes
 
 _KEYS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+KEYS = "train", "val", "path", "names", "nc"
+"""Keys of which a description has at least one."""
 _LARGEST = 10_000_000  # bytes of a description
 
 
@@ -31,9 +33,15 @@ class Description(NamedTuple):
 def find_description(files: dict[str, list[Path]]) -> Path | None:
     """Returns the description among the files of a folder, the one nearest to its root."""
     paths = [*files.get(".yaml", []), *files.get(".yml", [])]
-    named = [path for path in paths if path.stem.lower() in ("data", "dataset")]
+    named = [path for path in named_descriptions(files) if not _is_other(path)]
     found = named or [path for path in paths if _is_description(path)]
     return min(found, key=lambda path: (len(path.parts), path), default=None)
+
+
+def named_descriptions(files: dict[str, list[Path]]) -> list[Path]:
+    """Returns the files that are named like a description, whatever they hold."""
+    paths = [*files.get(".yaml", []), *files.get(".yml", [])]
+    return [path for path in paths if path.stem.lower() in ("data", "dataset")]
 
 
 def _is_description(path: Path) -> bool:
@@ -42,6 +50,15 @@ def _is_description(path: Path) -> bool:
     except InputError:
         return False
     return isinstance(content, dict) and "names" in content and bool(content.keys() & {"train", "val"})
+
+
+def _is_other(path: Path) -> bool:
+    """Returns whether a file is good YAML about something else."""
+    try:
+        content = _load(path)
+    except InputError:
+        return False
+    return isinstance(content, dict) and content.keys().isdisjoint(KEYS)
 
 
 def _load(path: Path) -> Any:
