@@ -56,7 +56,7 @@ def _task(title: str, dataset: str, steps: int, **changes: Any) -> Task:
 
 TASKS = {
     "people": _task("130 photos of people in COCO, 60 for validation: boxes, masks and keypoints",
-                    "coco_person", 400, **{"model.tasks": ("boxes", "masks", "keypoints")}),
+                    "coco_person", 1200, **{"model.tasks": ("boxes", "masks", "keypoints")}),
     "coco": _task("175 photos of COCO, 143 for validation: 80 classes", "coco_instances", 400),
     "fruits": _task("15 photos of fruits and nuts, 3 for validation: 3 classes", "fruits", 300),
     "nuclei": _task(
