@@ -159,12 +159,25 @@ def _parse(name: str, words: Sequence[str], default: Options, given: Set[str]) -
         default = replace(default, experiment=replace(default.experiment, data=data))
         options = parse(Options, f"train {name}", words, default, DESCRIPTION)
     require_place(options.directory, "--directory")
-    before, experiment = default.experiment.train.steps, options.experiment
+    before, experiment = default.experiment.train.steps, _without_contradiction(options.experiment, given)
+    options = replace(options, experiment=experiment)
     if experiment.train.steps == before:
         return options
     return replace(
         options, experiment=replace(experiment, train=scale_schedule(experiment.train, before, given))
     )
+
+
+def _without_contradiction(experiment: Experiment, given: Set[str]) -> Experiment:
+    """Returns the experiment, whose epochs give way to steps; InputError where options name both."""
+    if "train.epochs" in given and experiment.train.epochs:
+        for name in ("train.steps", "train.decay_steps"):
+            if name in given:
+                option = name.replace("_", "-")
+                raise InputError(f"--train.epochs determines what --{option} says: give --train.steps alone")
+    if "train.steps" in given:
+        return replace(experiment, train=replace(experiment.train, epochs=0.0))
+    return experiment
 
 
 def _same(path: str, other: str) -> bool:

@@ -23,15 +23,19 @@ def scale_schedule(config: TrainConfig, steps_before: int, given: Set[str]) -> T
     return replace(config, **{name: value for name, value in scaled.items() if f"train.{name}" not in given})
 
 
-def with_epochs(config: TrainConfig, images: int, images_per_step: int) -> TrainConfig:
-    """Converts ``epochs``, if set, to ``steps`` and rescales the schedule.
+def with_epochs(
+    config: TrainConfig, images: int, images_per_step: int, step: int = 0, images_seen: int = 0
+) -> TrainConfig:
+    """Converts ``epochs``, if set, to ``steps``, rescales the schedule, and returns it without ``epochs``.
 
     Args:
         config: the schedule.
         images: number of training images.
         images_per_step: over all devices.
+        step: number of steps that a resumed run has done, perhaps on another number of devices.
+        images_seen: by these steps.
     """
     if not config.epochs:
         return config
-    steps = max(1, round(config.epochs * images / images_per_step))
-    return scale_schedule(replace(config, steps=steps), config.steps, set())
+    steps = max(1, step + round((config.epochs * images - images_seen) / images_per_step))
+    return scale_schedule(replace(config, steps=steps, epochs=0.0), config.steps, set())

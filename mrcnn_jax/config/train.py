@@ -24,7 +24,8 @@ class TrainConfig:
     steps: PositiveInt = 160_000
     """Training steps."""
     epochs: NonNegativeFloat = 0.0
-    """Passes over the training images, instead of steps; decays move with it. 0 counts steps."""
+    """Passes over the training images, instead of steps; decays move with it. 0 counts steps. The
+    experiment.json of a run has the steps that they made."""
     images_per_device: BatchSize = 2
     """Images per device and step."""
     learning_rate: PositiveFloat = 0.02
@@ -51,10 +52,10 @@ class TrainConfig:
     clip_norm: NonNegativeFloat = 0.0
     """Maximum global norm of the gradient; 0 does not clip (the paper)."""
     layer_decay: PositiveFraction = 1.0
-    """Factor of the learning rate from each stage of the backbone to the one before it: the last stage learns
-    at layer_decay times the heads' rate, the one before at its square, and so on."""
+    """Factor of the learning rate from each stage of the backbone to the one before it: its last stage (res4
+    with features c4) learns at layer_decay times the heads' rate, the one before at its square, and so on."""
     freeze_backbone_steps: NonNegativeInt = 0
-    """First steps in which the backbone does not change, and the heads alone learn."""
+    """First steps in which the backbone's parameters do not change, and the heads alone learn."""
     ema_decay: Annotated[Fraction, BELOW_ONE] = 0.0
     """Decay of an exponential moving average of the parameters, which is evaluated, loaded and exported in
     place of them, such as 0.999; it is smaller in the first steps. 0 keeps none."""

@@ -120,4 +120,6 @@ def fine_tune(directory: str | os.PathLike) -> Experiment:
         experiment = get("finetune")
         model = replace(experiment.model, backbone=model.backbone)
     model = replace(model, num_classes=0, keypoint=replace(model.keypoint, num_keypoints=0))
-    return replace(experiment, model=model, train=replace(experiment.train, init_from=str(directory)))
+    # how long the weights were trained, and when that was to end early, is not how long they are tuned
+    train = replace(experiment.train, init_from=str(directory), epochs=0.0, patience=0, monitor="ap")
+    return replace(experiment, model=model, train=train)

@@ -110,8 +110,8 @@ def _make_optimizer(settings, frozen_stages, images_per_step, steps, neck_factor
         trained = optax.chain(clip, optax.add_decayed_weights(decay, mask=is_kernel), sgd)
     else:
         trained = optax.chain(clip, optax.adamw(schedule, weight_decay=decay, mask=is_kernel))
-    if settings.layer_decay != 1 or settings.freeze_backbone_steps:
-        trained = optax.chain(trained, _scale_backbone(settings.layer_decay, settings.freeze_backbone_steps))
+    # always, so that a run may be resumed with other values
+    trained = optax.chain(trained, _scale_backbone(settings.layer_decay, settings.freeze_backbone_steps))
     if neck_factor != 1:
         trained = optax.chain(trained, optax.masked(optax.scale(neck_factor), is_neck))
     return optax.multi_transform(
@@ -124,14 +124,21 @@ def _scale_backbone(layer_decay: float, frozen_steps: int) -> optax.GradientTran
     """Scales the updates of the backbone by a factor for each stage, 0 in the first steps."""
 
     def update(updates, step, params=None):
-        def scale(path, leaf):
+        def depth(path):
+            """Returns the place of a parameter's stage; None outside of the backbone."""
             names = [key.key for key in path]
-            if names[0] != "backbone":
-                return leaf
-            depth = next(place for place, stage in enumerate(_STAGES) if names[1].startswith(stage))
-            factor = layer_decay ** (len(_STAGES) - depth)
-            return jnp.where(step < frozen_steps, 0, factor * leaf)
+            places = (place for place, stage in enumerate(_STAGES) if names[1].startswith(stage))
+            return next(places) if names[0] == "backbone" else None
 
+        def scale(path, leaf):
+            if (place := depth(path)) is None:
+                return leaf
+            return jnp.where(step < frozen_steps, 0, layer_decay ** (last + 1 - place) * leaf)
+
+        if layer_decay == 1 and not frozen_steps:
+            return updates, step + 1
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
+        last = max((place for path in paths if (place := depth(path)) is not None), default=0)
         return jax.tree_util.tree_map_with_path(scale, updates), step + 1
 
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)

@@ -16,7 +16,7 @@ from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_text
 from mrcnn_jax.checkpoint import Checkpoint, CheckpointStore
 from mrcnn_jax.compiled_programs import StoredFunction, stored
-from mrcnn_jax.config import DataConfig, Experiment, to_dict
+from mrcnn_jax.config import DataConfig, Experiment, TrainConfig, to_dict
 from mrcnn_jax.config.rescale_schedule import with_epochs
 from mrcnn_jax.data.catalog import open_split, open_training
 from mrcnn_jax.data.contents import Contents
@@ -44,6 +44,8 @@ from mrcnn_jax.training.warm_start import (
     resolve_dataset_fields,
 )
 
+_FIXED = "model.", "data.", "train.seed", "train.ema_decay", "train.optimizer"
+"""Beginnings of the fields that stay the same throughout a run."""
 _MAY_CHANGE = ("data.threads", "data.max_unreadable_images", "data.dataset", "data.extra_datasets")
 """Fields of model and data that a resumed run may change; ``compare_data`` checks the data set itself."""
 
@@ -116,13 +118,14 @@ def open_sources(
     """
     training, validation = splits
     given, experiment = experiment, resolve_dataset_fields(experiment, training)
-    images_per_step = jax.device_count() * experiment.train.images_per_device
-    schedule = with_epochs(experiment.train, epoch_images(training, experiment.data), images_per_step)
-    experiment = replace(experiment, train=schedule)
     for task in sorted(set(given.model.tasks) - set(experiment.model.tasks)):
         warn(console, f"no object of the split '{training.split}' has {task}, so the run neither learns nor "
                       f"predicts them (model.tasks {' '.join(experiment.model.tasks)}).")  # fmt: skip
     checkpoint = checkpoints.restore_latest(lambda message: warn(console, f"{message}."))
+    images, images_per_step = epoch_images(training, experiment.data), _images_per_step(experiment.train)
+    done = (checkpoint.step, checkpoint.images_seen) if checkpoint else (0, 0)
+    schedule = with_epochs(experiment.train, images, images_per_step, *done)
+    experiment = replace(experiment, train=schedule)
     init_from, pretrained, contents = experiment.train.init_from, None, contents_of(splits)
     if checkpoint and not checkpoint.step:
         raise InputError(
@@ -146,11 +149,15 @@ def open_sources(
     return Sources(experiment, training, validation, checkpoint, pretrained, contents)
 
 
+def _images_per_step(config: TrainConfig) -> int:
+    return jax.device_count() * config.images_per_device
+
+
 def start_run(sources: Sources, directory: epath.Path, console: Console, store_programs: bool) -> Run:
     """Builds model, optimizer and data pipeline, and places the state on the devices."""
     experiment, config = sources.experiment, sources.experiment.train
     cache = enable_compilation_cache(config.compilation_cache)
-    images_per_step = jax.device_count() * config.images_per_device
+    images_per_step = _images_per_step(config)
     model = make_model(experiment.model, jnp.dtype(config.dtype), config.remat)
     optimizer = make_optimizer(config, experiment.model, images_per_step)
     programs = cache / "programs" if cache and store_programs and jax.process_count() == 1 else None
@@ -247,7 +254,7 @@ def _check_same_run(checkpoint: Checkpoint, experiment: Experiment, directory: e
     changed = [
         name
         for name in differing_fields(before, now)
-        if name.startswith(("model.", "data.", "train.seed", "train.ema_decay")) and name not in _MAY_CHANGE
+        if name.startswith(_FIXED) and name not in _MAY_CHANGE
     ]
     if changed:
         raise InputError(

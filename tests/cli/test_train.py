@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrcnn_jax import presets
-from mrcnn_jax.config import AUGMENTATIONS, to_dict
+from mrcnn_jax.config import AUGMENTATIONS, to_dict, with_changes
 
 
 def test_unknown_experiments_are_rejected(rejected):
@@ -39,6 +39,10 @@ def test_unknown_experiments_are_rejected(rejected):
             ("--model.rpn.anchor-sizes", "8", "16"),
             "rpn.anchor_sizes must have one size for each of the 5 levels of backbone.features fpn, not 2",
         ),
+        (
+            ("--train.epochs", "5", "--train.decay-steps", "40"),
+            "--train.epochs determines what --train.decay-steps says: give --train.steps alone",
+        ),
         (("--data.short-edge", "900"), "data.long_edge must be at least the shorter edge 900, not 160"),
     ],
 )
@@ -66,6 +70,11 @@ def test_arguments_reach_the_training(mrcnn, monkeypatch):
     processes = ("--coordinator", "a:1", "--processes", "2", "--process", "1")
     assert mrcnn("train", "nuclei", "--directory", "gs://bucket/run", *processes)[0] == 0
     assert calls[0] == ("a:1", 2, 1) and calls[1][1] == "gs://bucket/run"
+    calls.clear()
+    epochs = with_changes(presets.get("demo"), {"train.epochs": 5.0})
+    monkeypatch.setitem(presets.PRESETS, "passes", lambda: epochs)
+    assert mrcnn("train", "passes", "--train.steps", "7")[0] == 0
+    assert (calls[1][0].train.epochs, calls[1][0].train.steps) == (0, 7)
 
 
 def test_a_missing_data_set_is_named(rejected):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mrcnn_jax import presets
-from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, to_dict
+from mrcnn_jax.config import Experiment, KeypointHeadConfig, ModelConfig, TrainConfig, to_dict
 from mrcnn_jax.errors import InputError
 
 
@@ -48,12 +48,16 @@ def test_directories_of_other_kinds_are_named_as_what_they_are(tmp_path, file, m
 
 def test_fine_tuning_leaves_classes_and_keypoints_to_the_data_set(tmp_path):
     head = KeypointHeadConfig(num_keypoints=5, classes=(3,))
-    trained = Experiment(model=ModelConfig(num_classes=4, tasks=("boxes", "keypoints"), keypoint=head))
+    long = TrainConfig(epochs=5.0, evaluate_every=100, patience=2)
+    model = ModelConfig(num_classes=4, tasks=("boxes", "keypoints"), keypoint=head)
+    trained = Experiment(model=model, train=long)
     (tmp_path / "experiment.json").write_text(json.dumps(to_dict(trained)))
     experiment, run_name = presets.resolve(str(tmp_path))
     assert run_name == f"{tmp_path.name}_tuned" and experiment.train.init_from == str(tmp_path)
     assert (experiment.model.num_classes, experiment.model.keypoint.num_keypoints) == (0, 0)
     assert experiment.model.tasks == ("boxes", "keypoints")
+    train = experiment.train
+    assert (train.epochs, train.patience, train.evaluate_every) == (0, 0, 100)
 
 
 def test_a_preset_is_preferred_to_a_directory_of_its_name(tmp_path, monkeypatch):

@@ -60,7 +60,12 @@ def test_epochs_give_the_steps_and_move_the_decays():
     config = dataclasses.replace(SCHEDULE, epochs=12.0)
     found = with_epochs(config, images=1000, images_per_step=8)
     assert (found.steps, found.decay_steps, found.warmup_steps) == (1500, (900, 1200), 10)
-    assert with_epochs(found, 1000, 8) == found  # as when the run is resumed
+    assert found.epochs == 0 and with_epochs(found, 1000, 8) == found  # as in its experiment.json
+    assert with_epochs(config, 1000, 8, step=500, images_seen=4000) == found  # as when the run is resumed
+    # on half as many devices from there on, 8,000 of the 12,000 images are left
+    resumed = with_epochs(config, 1000, 4, step=500, images_seen=4000)
+    assert (resumed.steps, resumed.decay_steps) == (2500, (1500, 2000))
+    assert with_epochs(config, 1000, 8, step=2000, images_seen=16_000).steps == 1500
     assert with_epochs(SCHEDULE, 1000, 8) == SCHEDULE
 
 
@@ -182,4 +187,11 @@ def test_stages_of_the_backbone_learn_slower_and_later():
         backbone, heads = updates["backbone"], updates["fpn"]["output2"]["bias"][0]
         blocks = (backbone[name]["conv1"]["kernel"] for name in ("res2_0", "res3_0"))
         factors.append([float(stage[0, 0] / heads) for stage in (backbone["stem"]["kernel"], *blocks)])
-    np.testing.assert_allclose(factors, [[0, 0, 0], [1 / 32, 1 / 16, 1 / 8]])
+    np.testing.assert_allclose(factors, [[0, 0, 0], [1 / 8, 1 / 4, 1 / 2]])
+
+
+def test_a_run_may_be_resumed_with_another_layer_decay_and_freeze():
+    params = some_params()
+    changes = ({}, {"layer_decay": 0.5}, {"freeze_backbone_steps": 3})
+    states = [rule(**change).init(params) for change in changes]
+    assert len({jax.tree.structure(state) for state in states}) == 1
