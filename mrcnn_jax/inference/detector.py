@@ -238,15 +238,15 @@ def read_weights(directory: str | os.PathLike, checkpoint: CheckpointChoice = "b
     directory = require_weights(directory)
     if is_model_folder(directory):
         return read_model_folder(directory)
-    saved = None
-    for folder in (BEST, "checkpoints") if checkpoint == "best" else ("checkpoints",):
+    saved, newest = None, newest_description(directory)
+    keeps_best = newest is None or newest[1].experiment.train.keep_best  # else best/ is of an earlier start
+    for folder in (BEST, "checkpoints") if checkpoint == "best" and keeps_best else ("checkpoints",):
         path = run_directory(directory) / folder
         if saved is None and path.is_dir():
             with CheckpointStore(path, read_only=True) as checkpoints:
                 saved = checkpoints.restore_latest(print_warning)
     if saved is None:
         raise InputError(f"{directory} holds no complete checkpoint yet")
-    newest = newest_description(directory)
     if newest and newest[0] != saved.step and saved.path.parent.name == BEST:
         note = (f"{directory}: loading step {saved.step:,}, the best; checkpoint newest would load step "
                 f"{newest[0]:,}")  # fmt: skip

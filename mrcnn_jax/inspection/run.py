@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mrcnn_jax.checkpoint import BEST, DAMAGED, CheckpointStore, DamagedCheckpointError
-from mrcnn_jax.config import Experiment, read_experiment
+from mrcnn_jax.config import Experiment, TrainConfig, read_experiment
 from mrcnn_jax.data.catalog import DATA_FOLDER, EMBEDDED
 from mrcnn_jax.data.contents import Contents
 from mrcnn_jax.data.dataset import is_prepared, read_metadata
@@ -25,7 +25,7 @@ from mrcnn_jax.inspection.report import InspectionReport, Section, Shown
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.run_description import Description, edited_experiment, newest_description
 from mrcnn_jax.structures import DatasetInfo
-from mrcnn_jax.training.best import evaluation_scores
+from mrcnn_jax.training.best import BestEvaluation, evaluation_scores
 from mrcnn_jax.training.data_identity import changed_contents, recorded_contents
 from mrcnn_jax.training.history import History, evaluations, losses, parse_history, read_metrics
 from mrcnn_jax.visualize.analysis_plots import encode_png
@@ -170,7 +170,7 @@ def _run_findings(
     steps = described.experiment.train.steps
     if step is None:
         yield "there is no checkpoint that can be read"
-    elif step < steps:
+    elif step < steps and not _ended_early(described.experiment.train, history):
         yield f"the run is not finished: {step:,} of {steps:,} steps are saved; its command continues it"
     elif data["metrics"] is None:
         yield "all steps are done, but metrics.json is missing: the same command evaluates"
@@ -185,6 +185,10 @@ def _run_findings(
     if step and described.versions is None:
         yield "the checkpoint was saved before versions of libraries were recorded"
     yield from _data_findings(described)
+
+
+def _ended_early(config: TrainConfig, history: History | None) -> bool:
+    return BestEvaluation(config, history.lines if history else []).is_exhausted
 
 
 def _data_findings(described: Description) -> Iterator[str]:
@@ -211,7 +215,7 @@ def _evaluation_sections(lines: Sequence[dict[str, Any]], monitor: str) -> Itera
     names = list(dict.fromkeys(name for line in evaluated for name in line if name != "step"))
     best = _best(evaluated, monitor)
     rows = [
-        (f"{line['step']:,}", *(_number(line.get(name)) for name in names), "best" * (line is best))
+        (f"{line['step']:,}", *(_number(line.get(name), name) for name in names), "best" * (line is best))
         for line in evaluated[-_EVALUATIONS:]
     ]
     if rows:
@@ -222,8 +226,9 @@ def _evaluation_sections(lines: Sequence[dict[str, Any]], monitor: str) -> Itera
         yield Section("Last log entry", ("", "value"), last)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _number(value: float | None, name: str = "") -> str:
+    digits = 3 if name.startswith("validation_") else 1  # losses are small, AP is in percent
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _contents_section(contents: dict[str, Contents] | None) -> Section:

@@ -26,14 +26,18 @@ class BestEvaluation:
     Args:
         config: ``keep_best``, ``patience`` and ``monitor``.
         lines: history of the run.
+        kept: step of the checkpoint that is kept, with ``keep_best``; 0 without one.
     """
 
-    def __init__(self, config: TrainConfig, lines: Sequence[Mapping[str, Any]]):
+    def __init__(self, config: TrainConfig, lines: Sequence[Mapping[str, Any]], kept: int | None = None):
         self._config, self.step, self._worse = config, 0, 0
-        self._score = -1.0 if config.monitor == "ap" else float("-inf")
+        worst = self._score = -1.0 if config.monitor == "ap" else float("-inf")
         self.evaluated = 0  # last step that was evaluated
-        for step, score in evaluation_scores(lines, config.monitor):
+        scores = dict(evaluation_scores(lines, config.monitor))
+        for step, score in scores.items():
             self._count(step, score)
+        if kept is not None and kept != self.step:  # the setting is new, or is monitored by something else
+            self.step, self._score = (kept, scores[kept]) if kept in scores else (0, worst)
 
     def add(
         self, step: int, metrics: Mapping[str, Mapping[str, float | None]], loss: float | None = None

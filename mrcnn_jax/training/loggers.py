@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from mrcnn_jax import distributed
 from mrcnn_jax.atomic_io import write_json
 from mrcnn_jax.config import Experiment, to_dict
-from mrcnn_jax.errors import InputError, first_line
+from mrcnn_jax.errors import InputError, Interrupted, first_line
 from mrcnn_jax.paths import read_bytes
 from mrcnn_jax.training.run_lock import by_primary
 
@@ -33,7 +33,13 @@ class Logger:
     Methods are called by the primary process alone, between steps. What ``log``, ``log_image`` and ``close``
     raise becomes a warning, as a log never stops a run. After an interruption entries since the step resumed
     from come again, with equal values, as training is reproducible.
+
+    Attributes:
+        error: when ``close`` is called, what ended the training before its end: an ``Interrupted`` if it can
+            be resumed; None otherwise.
     """
+
+    error: BaseException | None = None
 
     def start(self, directory: epath.Path, experiment: Experiment, step: int) -> None:
         """Begins, before anything is compiled; raises InputError if it cannot.
@@ -124,7 +130,7 @@ class WandbLogger(Logger):
         self._run.log({"step": step, name: self._image(image)})
 
     def close(self) -> None:
-        self._run.finish()
+        self._run.finish(exit_code=0 if self.error is None else 1)
 
 
 class MlflowLogger(Logger):
@@ -174,7 +180,8 @@ class MlflowLogger(Logger):
         self._client.log_image(self._id, image, key=name, step=step)
 
     def close(self) -> None:
-        self._client.set_terminated(self._id)
+        status = "KILLED" if isinstance(self.error, Interrupted) else "FAILED"
+        self._client.set_terminated(self._id, "FINISHED" if self.error is None else status)
 
 
 LOGGERS = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MlflowLogger}

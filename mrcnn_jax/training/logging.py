@@ -109,10 +109,19 @@ class MetricLogger:
 
                 plot_curves(losses(self.lines), file, evaluations(self.lines))
 
-    def close(self) -> None:
-        """Writes everything to disk, and ends the loggers."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Writes everything to disk, and ends the loggers.
+
+        Args:
+            error: what ended the training before its end.
+        """
         self.flush()
-        self._pass_on(lambda logger: logger.close())
+
+        def end(logger: Logger) -> None:
+            logger.error = error
+            logger.close()
+
+        self._pass_on(end)
 
     def _write_table(self) -> None:
         """Writes metrics.csv, with a column for everything that was logged so far."""

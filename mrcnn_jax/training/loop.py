@@ -106,15 +106,16 @@ def _train(
     experiment = sources.experiment
     ended = has_ended(experiment.train, sources.step, directory, warning)
     if ended and (metrics := read_metrics(file, warning)):
+        limit = "steps" if sources.step >= experiment.train.steps else "patience"
         console.print(f"{directory} is finished: {sources.step:,} steps. Its metrics are in {file}; "
-                      "raise --train.steps to train longer, or fine-tune it on another --data.dataset.",
+                      f"raise --train.{limit} to train longer, or fine-tune it on another --data.dataset.",
                       highlight=False, markup=False, soft_wrap=True)  # fmt: skip
         return metrics
 
     loggers = start_loggers(experiment, directory, sources.step, loggers)
-    run = start_run(sources, directory, console, store_programs)
     history = MetricLogger(directory, sources.step, distributed.is_primary(), warning, loggers)
-    resources.callback(history.close)  # however training ends
+    resources.push(lambda kind, error, trace: history.close(error))  # however training ends
+    run = start_run(sources, directory, console, store_programs)
     with ProgressDisplay(console, experiment.train.steps, sources.step) as display:
         loop = _Loop(run, directory, console, checkpoints, history, preemption, watchdog, display)
         loop.run_steps()
@@ -177,8 +178,9 @@ class _Loop:
             if self.evaluation.is_due(self.step):
                 self._evaluate_and_log()
         if self.best.is_exhausted:
-            self.console.print(f"No evaluation since step {self.best.step:,} was better, so training ends at "
-                               f"step {self.step:,} of {config.steps:,} (train.patience).")  # fmt: skip
+            since = f"since step {self.best.step:,} was better" if self.best.step else "has a defined AP"
+            self.console.print(f"No evaluation {since}, so training ends at step {self.step:,} of "
+                               f"{config.steps:,} (train.patience).")  # fmt: skip
         self._wait_for_checkpoint()  # the evaluation that follows may be interrupted
 
     def _log(self, metrics: dict[str, Any]) -> None:

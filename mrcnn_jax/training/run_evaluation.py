@@ -38,7 +38,7 @@ class RunEvaluation:
         self._display, self._watch, self._save_to = display, watch, save_to
         self._experiment = run.sources.experiment
         lines = distributed.all_gather_object(history.lines)[0]
-        self.best = BestEvaluation(self._experiment.train, lines)
+        self.best = BestEvaluation(self._experiment.train, lines, self._kept_step())
 
     def is_due(self, step: int) -> bool:
         """Returns whether to evaluate after a step; the evaluation after the last one is not among these."""
@@ -70,13 +70,15 @@ class RunEvaluation:
             losses = self.validation_losses(variables)
             self._keep_if_best(step, evaluation, losses)
             self._history.log_evaluation(step, evaluation.metrics, losses)
-        if not self._experiment.train.keep_best or self.best.step == step:
+        if not self._experiment.train.keep_best or self.best.step in (0, step):
             return evaluation
-        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics, losses)}; step "
-                            f"{self.best.step:,} was better and is the result", highlight=False)  # fmt: skip
         with self._best_store() as store:
             kept = store.restore_latest(lambda message: warn(self._console, f"{message}."))
-        return evaluation if kept is None else self.evaluate(kept.variables)
+        if kept is None:
+            return evaluation
+        self._console.print(f"step {step:,}: {_headlines(evaluation.metrics, losses)}; step "
+                            f"{kept.step:,} was better and is the result", highlight=False)  # fmt: skip
+        return self.evaluate(kept.variables)
 
     def evaluate(self, variables: dict[str, Any]) -> Evaluation:
         """Evaluates a state on the validation images."""
@@ -106,6 +108,15 @@ class RunEvaluation:
         state = self._run.state
         params = state.params if state.averaged is None else state.averaged
         return self._run.sharding.to_local({"params": params, **state.model_state})
+
+    def _kept_step(self) -> int | None:
+        """Returns the step of the best checkpoint, 0 without one; None if none is to be kept."""
+        if not self._experiment.train.keep_best:
+            return None
+        if not (self._directory / BEST).exists():
+            return 0
+        with self._best_store() as store:
+            return max(store.steps, default=0)
 
     def _best_store(self) -> CheckpointStore:
         return CheckpointStore(self._directory / BEST, keep=1)

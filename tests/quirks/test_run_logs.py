@@ -14,6 +14,7 @@ from saved_runs import INFO, METRICS, Started, saved_run, write
 from mrcnn_jax.checkpoint import DAMAGED, CheckpointStore
 from mrcnn_jax.config import Experiment
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.detector import read_weights
 from mrcnn_jax.run_description import Description, edited_experiment, parse_description
 from mrcnn_jax.training import run_setup
 from mrcnn_jax.training.history import read_history, read_metrics
@@ -131,6 +132,15 @@ def test_odd_description_of_a_checkpoint(tmp_path, change):
     with pytest.raises(InputError, match="no checkpoint in .* can be read; the newest: .*6 cannot be read"):
         train(experiment, tmp_path, tiny_run.recording_console())
     assert edited_experiment(tmp_path) is None
+
+
+def test_the_best_checkpoint_of_an_earlier_start_is_not_loaded(tmp_path, capsys):
+    """The run goes on with train.keep_best switched off."""
+    saved_run(tmp_path / "run", write(tmp_path / "data"), steps=(3, 6))
+    (tmp_path / "run/best").mkdir()
+    (tmp_path / "run/checkpoints/3").rename(tmp_path / "run/best/3")
+    read_weights(tmp_path / "run")
+    assert "loading step 3" not in capsys.readouterr().err
 
 
 def test_unknown_field_of_a_checkpoint_is_named(tmp_path):

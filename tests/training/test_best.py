@@ -11,6 +11,7 @@ from mrcnn_jax.checkpoint import CheckpointStore
 from mrcnn_jax.config import TrainConfig
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load, read_weights
+from mrcnn_jax.inspection.inspect import inspect
 from mrcnn_jax.training import loop
 from mrcnn_jax.training.best import BestEvaluation, mean_precision
 from mrcnn_jax.training.run_evaluation import RunEvaluation
@@ -44,6 +45,17 @@ def test_a_resumed_run_counts_what_its_history_holds():
     assert (best.step, best.evaluated) == (2, 3)
     assert not best.add(4, metrics(31, 31)) and best.is_exhausted
     assert not BestEvaluation(dataclasses.replace(KEEPING, keep_best=False), []).add(1, metrics(1, 1))
+
+
+def test_a_resumed_run_goes_on_from_the_checkpoint_that_is_kept():
+    lines = [{"step": step, "segm/AP": score} for step, score in ((1, 30.0), (2, 20.0), (3, 25.0))]
+    assert BestEvaluation(KEEPING, lines, kept=1).step == 1
+    new = BestEvaluation(KEEPING, lines, kept=0)  # the setting is new
+    assert new.step == 0 and new.add(4, metrics(None, 10)) and new.step == 4
+    other = BestEvaluation(KEEPING, lines, kept=3)  # by what was monitored before
+    assert other.step == 3 and not other.add(4, metrics(None, 25)) and other.add(5, metrics(None, 26))
+    lost = BestEvaluation(KEEPING, lines[:2], kept=3)  # killed between its save and its entry in the history
+    assert lost.add(3, metrics(None, 25))
 
 
 @pytest.mark.parametrize("field, value", [("keep_best", True), ("patience", 3)])
@@ -102,3 +114,5 @@ def test_run_ends_early_with_its_best_checkpoint(tmp_path, tmp_path_factory, mon
     again = tiny_run.recording_console()
     assert loop.train(experiment, tmp_path, again) == json.loads((tmp_path / "metrics.json").read_text())
     assert "is finished: 4 steps" in again.file.getvalue() and len(asked) == 6
+    assert "raise --train.patience to train longer" in " ".join(again.file.getvalue().split())
+    assert inspect(tmp_path).findings == []

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from mrcnn_jax.config import Experiment, TrainConfig
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, Interrupted, TrainingError
 from mrcnn_jax.training import loggers
 from mrcnn_jax.training.logging import MetricLogger
 
@@ -197,6 +197,25 @@ def test_mlflow_continues_its_run_without_repeating_points(tmp_path, monkeypatch
     (tmp_path / loggers.RUNS).write_text('{"mlflow": "other"}')
     with pytest.raises(InputError, match=r"^train.loggers mlflow: MLflow cannot use .* \(Run 'other' not"):
         begin(tmp_path, logging_to("mlflow"))
+
+
+@pytest.mark.parametrize("error, status", [
+    (None, "FINISHED"), (TrainingError("diverged"), "FAILED"), (Interrupted("stopped"), "KILLED"),
+])  # fmt: skip
+def test_services_are_told_how_a_run_ended(tmp_path, monkeypatch, error, status):
+    fake, codes = FakeMlflow(), []
+    install(monkeypatch, "mlflow", **fake.package())
+    package = FakeWandb().package()
+    start = package["init"]
+
+    def init(**settings):
+        run = start(**settings)
+        run.finish = lambda exit_code=None: codes.append(exit_code)
+        return run
+
+    install(monkeypatch, "wandb", **package | {"init": init})
+    begin(tmp_path, logging_to("mlflow", "wandb")).close(error)
+    assert fake.status == {"id0": status} and codes == [int(error is not None)]
 
 
 def test_what_is_missing_is_one_sentence_before_training(tmp_path, monkeypatch):
