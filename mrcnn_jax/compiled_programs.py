@@ -6,7 +6,7 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -132,5 +132,14 @@ def _environment() -> str:
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
     settings = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     devices = [(device.id, device.device_kind) for device in jax.devices()]
-    flags = os.environ.get("XLA_FLAGS"), os.environ.get("LIBTPU_INIT_ARGS")
+    flags = _flags("XLA_FLAGS"), _flags("LIBTPU_INIT_ARGS")
     return f"{sources.hexdigest()}{packages}{sorted(settings.items(), key=str)}{devices}{flags}"
+
+
+def _flags(variable: str) -> str | None:
+    """Returns the flags of a variable, or the content of the file that it names."""
+    value = os.environ.get(variable)
+    if value and not value.lstrip().startswith("-"):
+        with suppress(OSError, UnicodeDecodeError):
+            return Path(value.strip()).read_text()
+    return value

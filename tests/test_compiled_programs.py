@@ -64,6 +64,18 @@ def test_programs_of_the_compilation_cache_are_stored_too(tmp_path):
     assert jax.config.jax_enable_compilation_cache
 
 
+def test_flags_in_a_file_are_part_of_the_environment(tmp_path, monkeypatch):
+    file, seen = tmp_path / "flags", set()
+    for content in ("--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=false"):
+        file.write_text(content)
+        for value in (str(file), content):
+            monkeypatch.setenv("XLA_FLAGS", value)
+            compiled_programs._environment.cache_clear()
+            seen.add(compiled_programs._environment())
+    compiled_programs._environment.cache_clear()
+    assert len(seen) == 2
+
+
 def test_least_recently_used_programs_are_discarded():
     traces = []
 

@@ -114,7 +114,8 @@ def stage(
 class ResNet(nn.Module):
     """Stem and stages, up to res5, or res4 if res5 is the head of RoIs (features c4).
 
-    The first ``freeze_stages`` of stem, res2, .., res5 pass no gradient; nor are they updated.
+    The first ``freeze_stages`` of stem, res2, .., res5 pass no gradient; nor are they updated, and batch norm
+    uses its running statistics in them.
     """
 
     config: BackboneConfig
@@ -129,17 +130,19 @@ class ResNet(nn.Module):
 
         Args:
             images: normalised.
-            train: batch norm uses and updates the statistics of the batch.
+            train: batch norm of trained stages uses and updates the statistics of the batch.
         """
         config = self.config
-        x = self._stem(images, make_norm(config.norm, config.norm_epsilon, train, self.dtype))
+        learns = train and config.freeze_stages < 1
+        x = self._stem(images, make_norm(config.norm, config.norm_epsilon, learns, self.dtype))
         features = []
         for number in range(2, 5 if config.features == "c4" else 6):
             if number - 1 <= config.freeze_stages:
                 x = jax.lax.stop_gradient(x)
+            learns = train and number > config.freeze_stages
             dilated = number == 5 and config.features == "dc5"
             stride, dilation = (1 if number == 2 or dilated else 2), (2 if dilated else 1)
-            x = stage(number, x, config, stride, train, self.dtype, self.remat, dilation)
+            x = stage(number, x, config, stride, learns, self.dtype, self.remat, dilation)
             features.append(x)
         frozen = max(config.freeze_stages - 1, 0)  # the first is the stem
         return [*map(jax.lax.stop_gradient, features[:frozen]), *features[frozen:]]

@@ -51,7 +51,7 @@ class PreemptionHandler:
 
     def raise_if_requested(self) -> None:
         """Raises Interrupted if a single process was asked to stop: for work that can simply be repeated."""
-        if self._received is not None:
+        if self._received is not None and not self._several:  # which stop together after a step
             raise self.interruption("; repeat the command to resume")
 
     def _receive(self, kind: signal.Signals) -> None:

@@ -177,8 +177,8 @@ def load_frozen_rpn(variables: dict[str, Any], experiment: Experiment) -> dict[s
         raise InputError(f"model.rpn.proposals_from {origin} has no RPN of its own: name a run that has")
     if _proposer_settings(weights.experiment.model) != _proposer_settings(experiment.model):
         raise InputError(
-            f"model.rpn.proposals_from {origin} has another backbone, pixel_mean, pixel_std or anchors than "
-            "this experiment"
+            f"model.rpn.proposals_from {origin} has another backbone, pixel_mean, pixel_std, channel_order, "
+            "anchors or conventions of these than this experiment"
         )
     return {
         collection: modules | ({"proposer": proposer[collection]} if "proposer" in modules else {})
@@ -186,7 +186,12 @@ def load_frozen_rpn(variables: dict[str, Any], experiment: Experiment) -> dict[s
     }
 
 
+_PROPOSER_CONVENTIONS = "resize", "size_rounding", "anchor_rounding", "anchor_offset", "anchor_strides"
+
+
 def _proposer_settings(model: ModelConfig):
     """Returns the settings of the proposer's network and input; the number of proposals may differ."""
     rpn = model.rpn.anchor_sizes, model.rpn.aspect_ratios, model.rpn.convolutions
-    return replace(model.backbone, freeze_stages=0), rpn, model.pixel_mean, model.pixel_std
+    pixels = model.pixel_mean, model.pixel_std, model.channel_order
+    conventions = [getattr(model.conventions, name) for name in _PROPOSER_CONVENTIONS]
+    return replace(model.backbone, freeze_stages=0), rpn, pixels, conventions

@@ -3,13 +3,16 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from mrcnn_jax.config import BackboneConfig
 from mrcnn_jax.distributed import DEVICE_AXIS
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.norm import BatchNorm, FrozenBatchNorm, GroupNorm
+from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.models.systems import init_variables
 
 
@@ -39,6 +42,24 @@ def test_frozen_batch_norm_is_a_fixed_affine_map():
     np.testing.assert_allclose(out, (x - mean) / np.sqrt(var + 1e-3) * scale + bias, atol=2e-5, rtol=2e-5)
     fresh = FrozenBatchNorm(epsilon=0.0).init(jax.random.key(0), x)
     np.testing.assert_allclose(FrozenBatchNorm(epsilon=0.0).apply(fresh, x), x, rtol=1e-6)
+
+
+def test_frozen_stages_keep_their_running_statistics():
+    config = BackboneConfig(name="resnet18", width=8, norm="batch", freeze_stages=2, features="c4")
+    model, images = ResNet(config), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def changed(variables, images):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])[1]
+
+    traced = jax.make_jaxpr(changed, axis_env=[(DEVICE_AXIS, 1)])(variables, images).jaxpr
+    kept = {var for var in traced.outvars if var in traced.invars}
+    paths = jax.tree_util.tree_leaves_with_path({"batch_stats": variables["batch_stats"]})
+    paths = [jax.tree_util.keystr(path) for path, _ in paths]
+    names = {name: var in kept for name, var in zip(paths, traced.outvars, strict=True)}
+    assert len(names) > 20
+    for name, is_kept in names.items():
+        assert is_kept == ("stem" in name or "res2" in name), name
 
 
 @pytest.mark.parametrize("channels, groups", [(64, 32), (48, 16), (8, 8)])

@@ -21,6 +21,13 @@ def send(kind: signal.Signals, wait_for) -> None:
         time.sleep(0.005)
 
 
+def test_one_of_several_processes_waits_for_the_others(monkeypatch):
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    handler = PreemptionHandler()
+    handler._received = signal.SIGINT
+    handler.raise_if_requested()  # they stop together after a step
+
+
 @pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("kind, error", [("SIGTERM", Interrupted), ("SIGHUP", Interrupted),
                                          ("SIGINT", KeyboardInterrupted)])  # fmt: skip

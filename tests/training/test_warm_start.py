@@ -15,7 +15,7 @@ import tiny_run
 from variants import VARIANTS
 
 from mrcnn_jax.cli.main import main
-from mrcnn_jax.config import BranchPoolConfig, Experiment, KeypointHeadConfig, ModelConfig
+from mrcnn_jax.config import TORCHVISION, BranchPoolConfig, Experiment, KeypointHeadConfig, ModelConfig
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import DatasetSplit, open_dataset
 from mrcnn_jax.data.dataset_writer import write_dataset
@@ -356,8 +356,9 @@ def test_unsuitable_rpn_runs_are_rejected(base, rpn_run, separate_run):
     wider = replace(experiment.model, backbone=replace(experiment.model.backbone, width=16))
     wider = replace(experiment, model=wider)
     darker = replace(experiment, model=replace(experiment.model, pixel_mean=(0.0, 0.0, 0.0)))
-    for other in (wider, darker):
-        message = "has another backbone, pixel_mean, pixel_std or anchors than this experiment$"
+    theirs = replace(experiment, model=replace(experiment.model, conventions=TORCHVISION))
+    for other in (wider, darker, theirs):
+        message = "has another backbone, pixel_mean, pixel_std, channel_order, anchors or conventions"
         with pytest.raises(InputError, match=message):
             load_frozen_rpn({}, on_frozen_proposals(other, rpn_run))
     with pytest.raises(InputError, match="holds no checkpoints: give the directory of a training run"):
