@@ -73,11 +73,11 @@ class VideoWriter:
 
     Args:
         path: with the suffix .mp4, on this machine.
-        frames_per_second: of the video.
+        frames_per_second: of the video, which are rounded to what the codec takes.
     """
 
     def __init__(self, path: Path, frames_per_second: float):
-        self._path, self._rate = path, frames_per_second
+        self._path, self._rate = path, _rate_of_codec(frames_per_second)
         self._unfinished = path.with_name(f".{os.getpid()}.{path.name}")
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -94,6 +94,7 @@ class VideoWriter:
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._unfinished), code, self._rate, self._size)
             if not self._writer.isOpened():
+                self._writer = None
                 raise OSError(0, "the video cannot be written", str(self._path))
         cut = picture[: self._size[1], : self._size[0]]
         if cut.shape[1::-1] != self._size:
@@ -107,6 +108,12 @@ class VideoWriter:
             if self._unfinished.exists():
                 self._unfinished.replace(self._path)
             self._writer = None
+
+
+def _rate_of_codec(rate: float) -> float:
+    """Returns a rate that MPEG-4 part 2 can express: as a fraction with a numerator of at most 65535."""
+    digits = 3 if rate <= 65 else 2 if rate <= 655 else 1
+    return max(0.01, round(rate, digits))  # OpenCV takes those below 0.001 for 0
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from stand_in_detector import StandInDetector
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import Experiment
+from mrcnn_jax.data.video_io import VideoWriter, read_video_info
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference import predict as prediction
@@ -283,6 +284,23 @@ def test_output_is_one_line_for_each_image(folder, tmp_path, monkeypatch, capsys
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].startswith(f"{folder}/1.jpg: nothing above 0.8 (")
     assert lines[3].startswith("3 detections in 3 images: ")
+
+
+# ---- videos ----
+
+
+@quirk("videos of uneven or extreme rates, `--every 100000`",
+       "overlays at the nearest rate MPEG-4 can express")  # fmt: skip
+@pytest.mark.parametrize(
+    "given, written",
+    [(119.873, 119.87), (90.417, 90.42), (239.913, 239.91), (999.99, 1000), (65.5355, 65.54),
+     (24000 / 1001, 23.976), (59.94, 59.94), (0.00025, 0.01), (1e-9, 0.01)],
+)  # fmt: skip
+def test_rates_of_videos_are_rounded(tmp_path, given, written):
+    writer = VideoWriter(tmp_path / "a.mp4", given)
+    writer.add(np.zeros((16, 16, 3), np.uint8))
+    writer.close()
+    assert read_video_info(tmp_path / "a.mp4") == (1, pytest.approx(written))
 
 
 # ---- other data sets ----
