@@ -1,6 +1,7 @@
 """Video files (OpenCV): frames as images, and pictures as a video."""
 
 import contextlib
+import errno
 import math
 import os
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mrcnn_jax.typing import UInt8
 Frame = UInt8[np.ndarray, "H W 3"]
 _FRAMES_PER_SECOND = 25.0  # of videos that do not say it
 _MISSING = 0.02  # share of the frames by which a claimed number may be wrong
+_PROBE = 1 << 20  # bytes, more than FFmpeg holds back: they fit on no disk that was too small for the video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # failures are reported by exceptions
 
 
@@ -80,7 +82,7 @@ class VideoWriter:
         self._path, self._rate = path, _rate_of_codec(frames_per_second)
         self._unfinished = path.with_name(f".{os.getpid()}.{path.name}")
         self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
+        self._size, self._frames = (0, 0), 0
 
     def add(self, picture: Frame) -> None:
         """Adds a picture; its last row and column are dropped where the codec needs even sides.
@@ -100,14 +102,39 @@ class VideoWriter:
         if cut.shape[1::-1] != self._size:
             cut = cv2.resize(picture, self._size)
         self._writer.write(cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def close(self) -> None:
-        """Finishes the file, if there was a picture."""
-        if self._writer is not None:
-            self._writer.release()
-            if self._unfinished.exists():
-                self._unfinished.replace(self._path)
-            self._writer = None
+        """Finishes the file, if there was a picture.
+
+        Raises:
+            OSError: the file does not hold all pictures, as the disk is full; it is deleted.
+        """
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        writer.release()
+        try:
+            self._require_all_frames()
+            self._unfinished.replace(self._path)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+
+    def _require_all_frames(self) -> None:
+        """Raises OSError if the file cannot be read, or lacks frames: OpenCV reports no failure to write."""
+        try:
+            with _opened(self._unfinished) as video:
+                found = video.get(cv2.CAP_PROP_FRAME_COUNT)
+        except InputError:
+            found = -1
+        if found == 0 or found >= self._frames:  # 0: the container does not say it
+            return
+        try:
+            with open(self._unfinished, "ab") as file:  # finds the reason
+                file.write(bytes(_PROBE))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        raise OSError(errno.EIO, "the video cannot be written", str(self._path))
 
 
 def _rate_of_codec(rate: float) -> float:

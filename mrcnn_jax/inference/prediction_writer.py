@@ -158,8 +158,10 @@ class PredictionWriter:
 
     def finish(self) -> None:
         """Completes the video at hand, and writes the lists and the contact sheet."""
-        self._close_video()
-        self.save()
+        try:
+            self._close_video()
+        finally:
+            self.save()
         if self._out is not None and (sheet := self._sheet.draw()) is not None:
             save_picture(self._out / _SHEET, sheet)
 
@@ -188,8 +190,8 @@ class PredictionWriter:
 
     def _close_video(self) -> None:
         if self._video is not None:
-            self._video[2].close()
-            self._video = None
+            writer, self._video = self._video[2], None
+            writer.close()
 
 
 def instance_ids(detections: Detections) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:

@@ -2,9 +2,14 @@
 
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +19,7 @@ from stand_in_detector import StandInDetector
 from mrcnn_jax.atomic_io import require_writable
 from mrcnn_jax.cli.main import main
 from mrcnn_jax.config import Experiment
-from mrcnn_jax.data.video_io import VideoWriter, read_video_info
+from mrcnn_jax.data.video_io import VideoWriter, read_frames, read_video_info
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference import predict as prediction
@@ -289,6 +294,14 @@ def test_output_is_one_line_for_each_image(folder, tmp_path, monkeypatch, capsys
 # ---- videos ----
 
 
+def write_video(path: Path, frames: int = 3) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(frames):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    return path
+
+
 @quirk("videos of uneven or extreme rates, `--every 100000`",
        "overlays at the nearest rate MPEG-4 can express")  # fmt: skip
 @pytest.mark.parametrize(
@@ -301,6 +314,47 @@ def test_rates_of_videos_are_rounded(tmp_path, given, written):
     writer.add(np.zeros((16, 16, 3), np.uint8))
     writer.close()
     assert read_video_info(tmp_path / "a.mp4") == (1, pytest.approx(written))
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Lets files grow to a number of bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@quirk("the disk is full while a video is written",
+       "an error with the reason; no video that cannot be played")  # fmt: skip
+@pytest.mark.parametrize("size", [1_000, 40_000, 130_000])
+def test_videos_are_whole_or_not_there(tmp_path, size):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 128, 160, 3), np.uint8)
+
+    def write(path):
+        writer = VideoWriter(path, 10)
+        for frame in frames:
+            writer.add(frame)
+        writer.close()
+
+    write(tmp_path / "whole.mp4")
+    assert len(list(read_frames(tmp_path / "whole.mp4"))) == 12
+    assert (tmp_path / "whole.mp4").stat().st_size > 130_000
+    with limited_files(size), pytest.raises(OSError, match="File too large") as caught:
+        write(tmp_path / "cut.mp4")
+    assert caught.value.filename == str(tmp_path / "cut.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.mp4"]
+
+
+def test_lists_are_kept_if_a_video_cannot_be_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(VideoWriter, "_require_all_frames", raising := Mock(side_effect=OSError(28, "full")))
+    source = write_video(tmp_path / "a.avi")
+    with pytest.raises(OSError, match="full"):
+        predict_files(OneObject(), source, tmp_path / "out")
+    assert raising.called and not list((tmp_path / "out").glob("*.mp4"))
+    assert len(read(tmp_path / "out/images.json")) == 3
 
 
 # ---- other data sets ----
