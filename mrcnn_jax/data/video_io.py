@@ -98,10 +98,12 @@ class VideoWriter:
             if not self._writer.isOpened():
                 self._writer = None
                 raise OSError(0, "the video cannot be written", str(self._path))
-        cut = picture[: self._size[1], : self._size[0]]
-        if cut.shape[1::-1] != self._size:
-            cut = cv2.resize(picture, self._size)
-        self._writer.write(cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))
+        width, height = self._size
+        if picture.shape[0] - height in (0, 1) and picture.shape[1] - width in (0, 1):
+            fitted = picture[:height, :width]
+        else:
+            fitted = cv2.resize(picture, self._size)
+        self._writer.write(cv2.cvtColor(fitted, cv2.COLOR_RGB2BGR))
         self._frames += 1
 
     def close(self) -> None:

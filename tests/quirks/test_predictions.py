@@ -348,6 +348,18 @@ def test_videos_are_whole_or_not_there(tmp_path, size):
     assert [path.name for path in tmp_path.iterdir()] == ["whole.mp4"]
 
 
+@pytest.mark.parametrize("larger", [(48, 64), (49, 65), (96, 128), (48, 128), (24, 32)])
+def test_pictures_of_a_video_are_fitted_whole(tmp_path, larger):
+    writer = VideoWriter(tmp_path / "a.mp4", 10)
+    writer.add(np.zeros((48, 64, 3), np.uint8))
+    picture = np.zeros((*larger, 3), np.uint8)
+    picture[larger[0] // 2 :, larger[1] // 2 :] = 255  # a quarter of any size
+    writer.add(picture)
+    writer.close()
+    *_, (_, frame) = read_frames(tmp_path / "a.mp4")
+    assert frame.shape == (48, 64, 3) and (frame > 127).mean() == pytest.approx(0.25, abs=0.01)
+
+
 def test_lists_are_kept_if_a_video_cannot_be_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(VideoWriter, "_require_all_frames", raising := Mock(side_effect=OSError(28, "full")))
     source = write_video(tmp_path / "a.avi")
