@@ -102,6 +102,18 @@ def test_findings_name_what_costs_most():
     assert any("Confident detections where nothing is annotated: 1 or more" in text for text in rest)
 
 
+@pytest.mark.parametrize(
+    "score, shown", [(0.9963, "0.996"), (0.57, "0.570"), (1.0, "1.000"), (9e-7, "0.000")]
+)
+def test_the_recommended_score_finds_what_the_best_one_finds(score, shown):
+    evaluated = {}
+    found = detections((0, score, 0, 0, 20)).to_coco(7, INFO)
+    evaluate_coco(ground_truth((7, 3, 0, 0, 20)), found, ["bbox"], inspect=evaluated.__setitem__)
+    (sentence,) = [text for text in findings(analyze(evaluated["bbox"])) if "--score" in text]
+    assert sentence.startswith(f"The minimum score {shown} balances")
+    assert sentence.endswith(f": mrcnn predict --score {shown}.")
+
+
 @pytest.fixture
 def pair(split, results, tmp_path):
     """Directories of two evaluations, of which the second has no false detections."""

@@ -1,6 +1,7 @@
 """Sentences that say what an analysis shows and what may be done about it."""
 
 from collections.abc import Iterator
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from mrcnn_jax.evaluation.analysis.errors import ERRORS
@@ -72,9 +73,10 @@ def _best_score(analysis: dict[str, Any]) -> Iterator[str]:
     if best is None:
         yield "No detection is correct at IoU 0.5."
         return
+    score = Decimal(str(best["scores"])).quantize(Decimal("0.001"), ROUND_DOWN)  # rounded up it finds less
     yield (
-        f"The minimum score {best['scores']:.2f} balances precision ({best['precision']:.2f}) and recall "
-        f"({best['recall']:.2f}) best: mrcnn predict --score {best['scores']:.2f}."
+        f"The minimum score {score} balances precision ({best['precision']:.2f}) and recall "
+        f"({best['recall']:.2f}) best: mrcnn predict --score {score}."
     )
 
 
