@@ -1,6 +1,10 @@
 """Reports: self-contained and escaped HTML of bounded size, pictures beside annotations, compared files."""
 
 import json
+import operator
+import re
+from functools import reduce
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +12,7 @@ import saved_runs
 from pages import Page
 from square_objects import INFO, detections, ground_truth
 
+from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
@@ -16,7 +21,7 @@ from mrcnn_jax.evaluation.coco import evaluate_coco
 from mrcnn_jax.evaluation.report.compare import compare_results
 from mrcnn_jax.evaluation.report.comparison_page import verdict, write_comparison
 from mrcnn_jax.evaluation.report.files import FIGURES, REPORT_FILES
-from mrcnn_jax.evaluation.report.findings import findings
+from mrcnn_jax.evaluation.report.findings import HINTS, findings
 from mrcnn_jax.evaluation.report.pictures import Illustrator
 from mrcnn_jax.evaluation.report.write import write_report
 
@@ -89,6 +94,14 @@ def test_illustrations_are_reduced_and_bounded(split, results):
     assert all(len(each.content) <= 40_000 and each.content[:2] == b"\xff\xd8" for each in shown)
     outside = illustrator.suspects([{"image_id": 2, "box": [-90.0, 900.0, 5, 5], "class": "b"}])
     assert len(outside) == 1
+
+
+def test_findings_name_fields_of_the_experiment():
+    texts = [*chain(*HINTS.values()), *findings({"objects": 1, "detections": 0})]
+    named = re.findall(r"\b(?:model|data|evaluation|train)\.[a-z_.]*[a-z]", " ".join(texts))
+    assert len(named) == 5
+    for name in named:
+        reduce(operator.getitem, name.split("."), to_dict(Experiment()))
 
 
 def test_findings_name_what_costs_most():

@@ -20,7 +20,7 @@ HINTS = {
     "both": ("detections lie near objects of other classes", "More examples of these classes help."),
     "duplicate": (
         "objects are found more than once",
-        "A lower model.box.nms_threshold removes more of them.",
+        "A lower model.box.nms_iou removes more of them.",
     ),
     "background": (
         "detections lie where nothing is annotated",
