@@ -16,7 +16,7 @@ from mrcnn_jax.config import Experiment, to_dict
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
-from mrcnn_jax.evaluation.analysis.analyze import analyze
+from mrcnn_jax.evaluation.analysis.analyze import MAX_SUSPECTS, analyze
 from mrcnn_jax.evaluation.coco import evaluate_coco
 from mrcnn_jax.evaluation.report.compare import compare_results
 from mrcnn_jax.evaluation.report.comparison_page import verdict, write_comparison
@@ -112,7 +112,10 @@ def test_findings_name_what_costs_most():
     first, *rest = findings(analyze(evaluated["bbox"]))
     assert first.startswith("33.2 points of AP50 are lost because objects are not found (missed: 2).")
     assert any("mrcnn predict --score 0.90" in text for text in rest)
-    assert any("Confident detections where nothing is annotated: 1 or more" in text for text in rest)
+    assert any("Confident detections where nothing is annotated: 1. " in text for text in rest)
+    many = analyze(evaluated["bbox"])
+    many["suspected_annotations"]["not_annotated"] *= MAX_SUSPECTS
+    assert any(f"nothing is annotated: {MAX_SUSPECTS} or more. " in text for text in findings(many))
 
 
 @pytest.mark.parametrize(

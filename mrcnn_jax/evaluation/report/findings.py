@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
+from mrcnn_jax.evaluation.analysis.analyze import MAX_SUSPECTS
 from mrcnn_jax.evaluation.analysis.errors import ERRORS
 from mrcnn_jax.evaluation.analysis.sizes import QUARTERS
 
@@ -115,7 +116,8 @@ def _annotations(analysis: dict[str, Any]) -> Iterator[str]:
     suspects, score = analysis["suspected_annotations"], analysis["min_score"]
     confident = sum(each["score"] >= max(score, 0.8) for each in suspects["not_annotated"])
     if confident:
-        number = f"{confident} or more" if confident == len(suspects["not_annotated"]) else confident
+        listed = len(suspects["not_annotated"])  # at most MAX_SUSPECTS
+        number = f"{confident} or more" if confident == listed == MAX_SUSPECTS else confident
         yield (
             f"Confident detections where nothing is annotated: {number}. Annotations may be missing; see the "
             "pictures."
