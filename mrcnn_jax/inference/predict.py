@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -202,8 +203,9 @@ def _find(
         require_writable(out, LISTS)
         if "://" in str(out) and any(map(is_video, found.files)):
             raise InputError(f"videos cannot be written to {out}: it must be a path on this machine")
-        place = Path(out).absolute()  # whose pictures are no input, where it lies in a folder that is given
-        found = found._replace(files=[file for file in found.files if place not in file.absolute().parents])
+        place = Path(out).resolve()  # whose pictures are no input, where it lies in a folder that is given
+        is_output = cache(lambda folder: folder.resolve().is_relative_to(place))
+        found = found._replace(files=[file for file in found.files if not is_output(file.parent)])
         if not found.files:
             raise InputError(f"all images are in {out}, which is written to: choose another output folder")
     return found

@@ -241,6 +241,17 @@ def test_stale_pictures_are_removed(folder, tmp_path):
     assert [image["picture"] for image in read(out / "images.json")] == ["0001_3.png"]
 
 
+@quirk("`--out` lies in the folder of the images, by any spelling or link", "what it holds is no input")
+@pytest.mark.parametrize("given, out", [("../images", "out"), (".", "../images/out"), ("../link", "out"),
+                                        ("../link/*", "out"), (".", "../link/out/deeper")])  # fmt: skip
+def test_outputs_are_no_input_by_any_spelling(folder, monkeypatch, given, out):
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        found = predict_files(OneObject(), given, out, crops=True)
+        assert [Path(image["file_name"]).name for image in found.images] == ["1.jpg", "2.jpg", "3.jpg"]
+
+
 @quirk("`--out` holds lists of something else than a prediction", "refused; nothing is changed")
 @pytest.mark.parametrize(
     "name, content",
