@@ -1,5 +1,6 @@
 """Imports weights of other libraries into a directory, for detection and training; exports weights."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,9 +156,16 @@ def save_imported(
     if unused:
         np.savez(out / UNUSED_FILE, **unused)
     state = {"params": variables.pop("params"), "model_state": variables}
-    with CheckpointStore(out / "checkpoints") as checkpoints:
-        checkpoints.save(0, state, 0, experiment, info)
-        checkpoints.wait()
+    partial_checkpoints = out / ".checkpoints.part"
+    shutil.rmtree(partial_checkpoints, ignore_errors=True)  # of a process that was killed
+    try:
+        partial_checkpoints.mkdir()
+        with CheckpointStore(partial_checkpoints) as checkpoints:
+            checkpoints.save(0, state, 0, experiment, info)
+            checkpoints.wait()
+        partial_checkpoints.rename(out / "checkpoints")
+    finally:
+        shutil.rmtree(partial_checkpoints, ignore_errors=True)
     return missing
 
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from library_models import variable_shapes
 
-from mrcnn_jax.checkpoint import CheckpointStore
+from mrcnn_jax.checkpoint import CheckpointStore, CheckpointWriteError
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, ModelConfig, read_experiment
 from mrcnn_jax.data import coco_classes
 from mrcnn_jax.errors import InputError
@@ -113,6 +113,18 @@ def test_directories_with_checkpoints_are_refused(tmp_path, source):
         save_imported(source, source.experiment, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert not any((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_failed_import_can_be_repeated(tmp_path, source, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", Mock(side_effect=CheckpointWriteError("the disk is full")))
+        with pytest.raises(CheckpointWriteError):
+            save_imported(source, source.experiment, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"experiment.json", "import.json"}
+    (tmp_path / ".checkpoints.part/0").mkdir(parents=True)  # of a process that was killed
+    assert save_imported(source, source.experiment, tmp_path) == []
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
+    assert read_checkpoint(tmp_path)[0] == source.experiment and len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(
