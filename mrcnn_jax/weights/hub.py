@@ -80,6 +80,12 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
         InputError: the licence is no identifier, the directory holds no detector, or the folder is not empty
             or cannot be written.
     """
+    _check_shared(out, licence)
+    _write_shared(load(require_weights(directory)), directory, out, licence, model or str(out))
+
+
+def _check_shared(out: Path, licence: str) -> None:
+    """Checks the arguments of ``write_shared_model`` before long work."""
     if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)?", licence):
         raise InputError(
             "the licence must be an identifier of letters, digits, dots, hyphens and underscores, such as "
@@ -88,12 +94,14 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
     require_writable(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder: choose another --out")
-    detector = load(require_weights(directory))
+
+
+def _write_shared(detector: Detector, directory: str, out: Path, licence: str, model: str) -> None:
+    """Writes a detector, which is that of the directory, and its model card."""
     experiment = folder.without_paths(detector.experiment)
     variables = jax.device_get(detector.variables)
     folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))
-    card = _model_card(detector, _read_metrics(directory), licence, model or str(out))
-    write_text(out / "README.md", card)
+    write_text(out / "README.md", _model_card(detector, _read_metrics(directory), licence, model))
 
 
 def push(directory: str, model: str, *, out: Path, licence: str = "", private: bool = False) -> str:
@@ -112,12 +120,14 @@ def push(directory: str, model: str, *, out: Path, licence: str = "", private: b
     repository, revision = parse_name(model)
     if revision:
         raise InputError(f"a model is pushed to its newest revision: leave @{revision} out")
-    with _explaining(model):  # before long work
-        pass
-    write_shared_model(directory, out, licence, model)
-    with _explaining(model) as library:
+    with _explaining(model) as library:  # before long work
         hub = library.HfApi(library_name="mrcnn_jax")
+    _check_shared(out, licence)
+    detector = load(require_weights(directory))
+    with _explaining(model):  # before anything is written: without a login it fails
         address = str(hub.create_repo(repository, private=private, exist_ok=True))
+    _write_shared(detector, directory, out, licence, model)
+    with _explaining(model):
         hub.upload_folder(repo_id=repository, folder_path=out, commit_message="Model of mrcnn_jax")
     return address
 

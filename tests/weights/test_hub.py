@@ -109,6 +109,25 @@ def test_a_run_is_pushed(run, package):
     assert uploaded == ("upload_folder", "me/letters", FILES)
 
 
+def test_a_push_without_a_login_can_be_repeated(run, package, tmp_path):
+    def refuse(*_, **__):
+        raise OSError("401 Client Error: log in")
+
+    arguments = "push", run, "hf://me/letters", "--out", tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package.HfApi, "create_repo", refuse)
+        assert call_cli(*arguments) == (2, "mrcnn: hf://me/letters: 401 Client Error: log in\n")
+    assert not (tmp_path / "out").exists()
+    assert call_cli(*arguments)[0] == 0 and names(tmp_path / "out") == FILES
+
+
+def test_nothing_is_made_on_the_hub_for_what_cannot_be_shared(run, package, folder, tmp_path):
+    for directory, options in ((run, ["--out", folder]), (run, ["--licence", "a:b"]), (tmp_path / "no", [])):
+        status, printed = call_cli("push", directory, "hf://me/letters", *options)
+        assert status == 2 and len(printed.splitlines()) == 1, printed
+    assert package.calls == []
+
+
 def test_a_model_of_the_hub_is_loaded_by_name(package, folder):
     assert load("hf://me/letters@v1").class_names == ("a", "b")
     assert ("snapshot_download", "me/letters", "v1") in package.calls
