@@ -163,7 +163,7 @@ def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence:
             cells = (f"{values[name]:.1f}" if is_finite(values.get(name)) else "-"
                      for name in ("AP", "AP50", "AP75"))  # fmt: skip
             lines.append(f"| {kind} | {' | '.join(cells)} |")
-        lines += ["", "COCO metrics, in percent, on the validation split.", ""]
+        lines += ["", "COCO metrics of its evaluation, in percent.", ""]
     code = [
         "import mrcnn_jax", "", f'detector = mrcnn_jax.load("{model}")',
         "detections = detector(image)  # uint8 RGB [H, W, 3]",

@@ -90,7 +90,7 @@ def test_the_card_has_metrics_classes_and_an_example(folder):
     fields = "license: apache-2.0\nlibrary_name: mrcnn_jax\npipeline_tag: image-segmentation\n"
     assert card.startswith(f"---\n{fields}")
     assert "of 2 classes: a, b." in card and "trained on set." in card
-    assert "| bbox | 1.0 | 2.0 | - |\n| segm | 2.2 | - | - |\n" in card
+    assert "| bbox | 1.0 | 2.0 | - |\n| segm | 2.2 | - | - |\n\nCOCO metrics of its evaluation, in" in card
     assert f'detector = mrcnn_jax.load("{folder}")\ndetections = detector(image)' in card
 
 
