@@ -74,14 +74,14 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
         directory: of the run, or another model that ``load`` accepts.
         out: new or empty folder.
         licence: identifier for the card, such as "apache-2.0"; without one the card has none.
-        model: name on the Hub, for the card's example.
+        model: name on the Hub, for the card's example; by default the folder's name.
 
     Raises:
         InputError: the licence is no identifier, the directory holds no detector, or the folder is not empty
             or cannot be written.
     """
     _check_shared(out, licence)
-    _write_shared(load(require_weights(directory)), directory, out, licence, model or str(out))
+    _write_shared(load(require_weights(directory)), directory, out, licence, model or out.absolute().name)
 
 
 def _check_shared(out: Path, licence: str) -> None:
