@@ -77,11 +77,12 @@ def write_shared_model(directory: str, out: Path, licence: str = "", model: str 
         model: name on the Hub, for the card's example; by default the folder's name.
 
     Raises:
-        InputError: the licence is no identifier, the directory holds no detector, or the folder is not empty
-            or cannot be written.
+        InputError: the licence is no identifier, the directory holds no detector or damaged metrics, or the
+            folder is not empty or cannot be written.
     """
     _check_shared(out, licence)
-    _write_shared(load(require_weights(directory)), directory, out, licence, model or out.absolute().name)
+    metrics = _read_metrics(directory)
+    _write_shared(load(require_weights(directory)), metrics, out, licence, model or out.absolute().name)
 
 
 def _check_shared(out: Path, licence: str) -> None:
@@ -96,12 +97,14 @@ def _check_shared(out: Path, licence: str) -> None:
         raise InputError(f"{out} is not an empty folder: choose another --out")
 
 
-def _write_shared(detector: Detector, directory: str, out: Path, licence: str, model: str) -> None:
-    """Writes a detector, which is that of the directory, and its model card."""
+def _write_shared(
+    detector: Detector, metrics: dict[str, dict[str, Any]], out: Path, licence: str, model: str
+) -> None:
+    """Writes a detector and its model card."""
     experiment = folder.without_paths(detector.experiment)
     variables = jax.device_get(detector.variables)
     folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))
-    write_text(out / "README.md", _model_card(detector, _read_metrics(directory), licence, model))
+    write_text(out / "README.md", _model_card(detector, metrics, licence, model))
 
 
 def push(directory: str, model: str, *, out: Path, licence: str = "", private: bool = False) -> str:
@@ -123,24 +126,39 @@ def push(directory: str, model: str, *, out: Path, licence: str = "", private: b
     with _explaining(model) as library:  # before long work
         hub = library.HfApi(library_name="mrcnn_jax")
     _check_shared(out, licence)
+    metrics = _read_metrics(directory)
     detector = load(require_weights(directory))
     with _explaining(model):  # before anything is written: without a login it fails
         address = str(hub.create_repo(repository, private=private, exist_ok=True))
-    _write_shared(detector, directory, out, licence, model)
+    _write_shared(detector, metrics, out, licence, model)
     with _explaining(model):
         hub.upload_folder(repo_id=repository, folder_path=out, commit_message="Model of mrcnn_jax")
     return address
 
 
 def _read_metrics(directory: str) -> dict[str, dict[str, Any]]:
-    """Returns the metrics of a run, or of its later evaluation; nothing without any."""
+    """Returns the metrics of a run, or of its later evaluation; nothing without any.
+
+    Raises:
+        InputError: the file of the metrics is damaged.
+    """
     if is_local(directory):
         for file in (epath.Path(directory) / name for name in ("metrics.json", "evaluation/metrics.json")):
             if file.exists():
-                kinds = json.loads(file.read_text()).items()
-                metrics = {kind: each for kind, each in kinds if isinstance(each, dict)}
+                metrics = _metrics_by_kind(file)
                 return {kind: each for kind, each in metrics.items() if is_finite(each.get("AP"))}
     return {}
+
+
+def _metrics_by_kind(file: epath.Path) -> dict[str, dict[str, Any]]:
+    try:
+        kinds = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise InputError(f"{file} cannot be read ({reason}): evaluate again, or delete it") from error
+    if not isinstance(kinds, dict):
+        raise InputError(f"{file} must hold a JSON object of metrics: evaluate again, or delete it")
+    return {kind: each for kind, each in kinds.items() if isinstance(each, dict)}
 
 
 def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence: str, model: str) -> str:

@@ -101,6 +101,15 @@ def test_metrics_that_are_not_defined_are_left_out(tmp_path):
     assert list(hub._read_metrics(str(tmp_path))) == ["bbox"]
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[1]", b"[" * 99_999])
+def test_damaged_metrics_are_refused_before_anything_is_written(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(hub, "load", None)  # must not be reached
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"metrics\.json .*: evaluate again, or delete it$") as caught:
+        hub.write_shared_model(str(tmp_path), tmp_path / "out")
+    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
 def test_a_run_is_pushed(run, package):
     status, printed = call_cli("push", run, "hf://me/letters", "--private")
     assert status == 0, printed
