@@ -144,7 +144,8 @@ class Detections:
                 ("object" or "class"), ``skeleton``, ``scale``, ``max_side``.
 
         Raises:
-            InputError: the image is no array, or of another size than the masks, where there are any.
+            InputError: the image is no uint8 RGB array, or of another size than the masks, where there are
+                any.
         """
         from mrcnn_jax.visualize.draw import draw_detections  # lazy: needs OpenCV and Pillow
 

@@ -164,6 +164,22 @@ def test_detections_come_back_from_coco():
     assert len(Detections.from_coco([], INFO, 60, 80)) == 0
 
 
+@pytest.mark.parametrize(
+    "image, hint",
+    [
+        (np.zeros((8, 8), np.uint8), "repeat the channel of a gray image"),
+        (np.zeros((8, 8, 1), np.uint8), "repeat the channel of a gray image"),
+        (np.zeros((8, 8, 4), np.uint8), "drop the alpha channel"),
+        (np.zeros((8, 8, 3), np.float32), "levels are 0 to 255"),
+        (np.zeros((8, 8, 3), np.uint16), "levels are 0 to 255"),
+    ],
+)
+def test_draw_refuses_other_arrays_than_rgb(image, hint):
+    for settings in ({}, {"scale": 1}, {"max_side": 4}):
+        with pytest.raises(InputError, match=rf"must be uint8 RGB of shape \[H, W, 3\], not .* \({hint}\)"):
+            FOUND.draw(image, **settings)
+
+
 def test_draw_needs_the_image_of_the_detections():
     image = np.full((8, 8, 3), 90, np.uint8)
     drawn = FOUND.draw(image, score_threshold=0.5, scale=2)

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from mrcnn_jax.data.image_files import find_image_files, is_pattern
 from mrcnn_jax.data.image_io import pillow_samples, read_image, to_8_bits
+from mrcnn_jax.data.rgb_arrays import require_rgb
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.typing import UInt8
 
@@ -50,21 +51,7 @@ def to_rgb(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image, upright=True)
-    image = _from_pillow(image) if isinstance(image, Image.Image) else _to_array(image)
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return image
-    if not image.size:
-        raise InputError(f"an image must have pixels, not the shape {list(image.shape)}")
-    hints = {
-        "pass the images of a batch as a list": image.ndim == 4,
-        "repeat the channel of a gray image": image.ndim == 2 or image.shape[2:] == (1,),
-        "drop the alpha channel": image.ndim == 3 and image.shape[2] == 4,
-        "move the channels last": image.ndim == 3 and image.shape[0] in (1, 3, 4),
-        "levels are 0 to 255": image.dtype != np.uint8 and image.dtype.kind in "biuf",
-    }
-    hint = next((f" ({hint})" for hint, applies in hints.items() if applies), "")
-    given = f"{image.dtype} of shape {list(image.shape)}"
-    raise InputError(f"an image must be uint8 RGB of shape [H, W, 3], not {given}{hint}")
+    return require_rgb(_from_pillow(image) if isinstance(image, Image.Image) else image)
 
 
 def _from_pillow(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -74,14 +61,3 @@ def _from_pillow(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes a file when its pixels are read
         raise InputError(f"Pillow cannot decode {name}: {error}") from error
     return to_8_bits(samples, name) if samples.size else samples.astype(np.uint8)
-
-
-def _to_array(image: Any) -> np.ndarray:
-    try:
-        array = np.asarray(image)
-    except ValueError:  # lists of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in "biufc":
-        given = type(image).__name__
-        raise InputError(f"an image must be a uint8 array, a Pillow image or a file's path, not {given}")
-    return array

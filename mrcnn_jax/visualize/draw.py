@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mrcnn_jax.data.rgb_arrays import require_rgb
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.run_length_masks import Masks, RunLengthMasks
 from mrcnn_jax.typing import Bool, Float, Int, UInt8
@@ -45,7 +46,11 @@ def draw_detections(
         A picture of scale * H x scale * W, or less with ``max_side``. Labels that would cover another label
         or a small object are left out; the name of an only class is left out of labels that it would make
         wider than their box.
+
+    Raises:
+        InputError: the image is no uint8 RGB array.
     """
+    image = require_rgb(image)
     names, shown = detections.class_names, np.flatnonzero(np.asarray(detections.scores) >= score_threshold)
     scores = [f"{detections.scores[index]:.2f}" for index in shown]
     classes = np.asarray(detections.class_ids)[shown]
@@ -67,6 +72,7 @@ def draw_ground_truth(
 
     The third number of a keypoint is its visibility; keypoints of visibility 0 are left out.
     """
+    image = require_rgb(image)
     objects = Detections(boxes, np.ones(len(boxes), np.float32), class_ids, masks, keypoints)
     labels = [legible(class_names[class_id]) for class_id in class_ids]
     short_labels = [""] * len(labels) if len(class_names) == 1 else labels
