@@ -1,12 +1,16 @@
 """Exported detectors: the live one's detections through the same interface, and plain errors for what is
 damaged or cannot be changed."""
 
+import errno
 import json
 import re
+import shutil
 import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -16,11 +20,12 @@ from cli_inputs import call_cli
 from variants import ALL_TASKS, BASE, VARIANTS
 
 import mrcnn_jax
-from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.config import Experiment, ModelConfig
 from mrcnn_jax.data import shapes
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference import benchmark
 from mrcnn_jax.inference.detector import Detector, load
+from mrcnn_jax.inference.export import export as export_module
 from mrcnn_jax.inference.export import onnx
 from mrcnn_jax.inference.export.detector import ExportedDetector
 from mrcnn_jax.weights.folder import Weights, write_model_folder
@@ -81,6 +86,52 @@ def assert_equal(found, expected, pixels: float = 1e-3):
     assert np.mean(np.asarray(found.masks) != np.asarray(expected.masks)) <= 1e-4
     np.testing.assert_allclose(found.keypoints[..., :2], expected.keypoints[..., :2], atol=1e-2, rtol=0)
     np.testing.assert_allclose(found.keypoints[..., 2], expected.keypoints[..., 2], atol=1e-3, rtol=0)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Replaces what an export computes: it writes one file, after a function that is put into the list."""
+    before: list = []
+
+    def write(folder, *_):
+        for function in before:
+            function()
+        (folder / "file").write_text("")
+
+    detector = SimpleNamespace(experiment=Experiment(), info=INFO, variables={})
+    monkeypatch.setattr(export_module, "load", lambda *_, **__: detector)
+    monkeypatch.setattr(export_module, "_write", write)
+    return before
+
+
+@pytest.mark.parametrize("out", [".", "link", "new", "deeper/new", "../cwd/empty"])
+def test_an_export_goes_to_any_new_or_empty_folder(written, tmp_path, monkeypatch, out):
+    for name in ("cwd/empty", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    if out == ".":
+        Path("empty").rmdir()
+    if out == "link":
+        Path("link").symlink_to(tmp_path / "elsewhere")
+    assert mrcnn_jax.export("run", out) == Path(out)
+    assert [file.name for file in Path(out).iterdir()] == ["file"]
+    assert Path("link").is_symlink() == (out == "link")
+    assert not list(tmp_path.rglob(".*.part"))
+
+
+def test_a_folder_that_is_no_longer_empty_is_not_overwritten(written, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for make in (lambda: out.mkdir() or (out / "mine").mkdir(), lambda: out.write_text("mine")):
+        written[:] = [make]
+        with pytest.raises(InputError, match="out is not an empty folder any more: choose another one$"):
+            mrcnn_jax.export("run", out)
+        shutil.rmtree(out, ignore_errors=True)
+    out.unlink()
+    written.clear()
+    monkeypatch.setattr(Path, "rename", Mock(side_effect=OSError(errno.EXDEV, "Invalid cross-device link")))
+    with pytest.raises(InputError, match="cannot write to .*out: Invalid cross-device link$"):
+        mrcnn_jax.export("run", out)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -1,5 +1,6 @@
 """Exports a detector to a folder that runs without this package, and that ``load`` reads."""
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ def export(
     """
     out = Path(out)
     _check_arguments(directory, out, format, batch_size)
+    place = out.resolve()
     detector = load(directory, settings, checkpoint=checkpoint)
     experiment = without_paths(detector.experiment)
     if is_augmented(experiment):
@@ -67,23 +69,32 @@ def export(
         experiment = replace(experiment, train=replace(experiment.train, dtype="float32"))
     else:
         experiment = replace(experiment, data=replace(experiment.data, padding_divisor=0))
-    partial = out.with_name(f".{out.name}.part")
+    partial = place.with_name(f".{place.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir(parents=True)
         weights = Weights(experiment, detector.info, jax.device_get(detector.variables))
         _write(partial, format, weights, batch_size)
-        _move_into_place(partial, out)
+        _move_into_place(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
 def _move_into_place(partial: Path, out: Path) -> None:
+    """Gives a folder its name; an empty folder of that name, perhaps the working directory, is filled."""
     try:
-        partial.rename(out)  # also onto an empty folder, but not onto what was put there since
+        if out.is_dir():
+            if any(out.iterdir()):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            for file in partial.iterdir():
+                file.rename(out / file.name)
+        else:
+            partial.rename(out)
     except OSError as error:
-        raise InputError(f"{out} is not an empty folder any more: choose another one") from error
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # something was put there since
+            raise InputError(f"{out} is not an empty folder any more: choose another one") from error
+        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
 def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) -> None:
