@@ -31,6 +31,53 @@ def test_compare_prints_and_writes_the_difference(mrcnn):
     assert Path("compared/comparison.html").exists()
 
 
+def test_no_image_and_no_detection_are_no_difference(mrcnn):
+    Path("empty.json").write_text(json.dumps(ground_truth() | {"images": []}))
+    arguments = "none.json", "none.json", "--truth", "empty.json", "--out", "compared", "--resamples", "100"
+    status, out, err = mrcnn("compare", *arguments)
+    assert status == 0 and err == "" and "Boxes: AP is not defined." in out
+
+
+@pytest.mark.parametrize("content", [[1], [None], [[]]])
+def test_entries_of_results_are_checked(rejected, content):
+    Path("bad.json").write_text(json.dumps(content))
+    message = rejected("compare", "all.json", "bad.json", "--truth", "truth.json")
+    assert "bad.json must be a list of objects, but its entry 0 is" in message
+
+
+@pytest.mark.parametrize(
+    "change", [{"annotations": None}, {"annotations": 5}, {"images": 5}, {"categories": [1]}]
+)
+def test_ground_truth_is_checked(rejected, change):
+    Path("truth.json").write_text(json.dumps(ground_truth(*OBJECTS) | change))
+    message = rejected("compare", "all.json", "all.json", "--truth", "truth.json")
+    assert f'"{next(iter(change))}" of the ground truth must be a list of objects' in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [5, [], {"dataset": "x"}, {"kinds": 5}, {"kinds": {"bbox": 5}}, {"kinds": {"bbox": {"classes": []}}},
+     {"kinds": {}, "dataset": 5}, {"kinds": {"bbox": {"classes": [], "max_detections": []}}},
+     {"kinds": {"bbox": {"classes": [{"class": "cat"}], "max_detections": ["x"]}}},
+     {"kinds": {"bbox": {"classes": ["cat"], "max_detections": [1]}}}],
+)  # fmt: skip
+def test_an_analysis_is_checked(rejected, content):
+    Path("evaluation").mkdir()
+    Path("all.json").rename("evaluation/results.json")
+    Path("evaluation/analysis.json").write_text(json.dumps(content))
+    message = rejected("compare", "none.json", "evaluation", "--truth", "truth.json")
+    assert "analysis.json is not an analysis: evaluate again" in message
+
+
+def test_an_analysis_of_no_common_kind_leaves_boxes(mrcnn):
+    Path("evaluation").mkdir()
+    Path("all.json").rename("evaluation/results.json")
+    Path("evaluation/analysis.json").write_text('{"kinds": {}}')
+    arguments = "none.json", "evaluation", "--truth", "truth.json", "--resamples", "100"
+    status, out, _ = mrcnn("compare", *arguments)
+    assert status == 0 and "Boxes: the second is better" in out and "Masks" not in out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -75,7 +75,7 @@ def _draws(
 ) -> Iterator[Float[np.ndarray, "B n"]]:
     """Yields how often each of n images is drawn, for some resamples at once, as many as memory allows."""
     generator = np.random.default_rng(seed)
-    widest = max(images, *(np.bincount(each.detections.classes, minlength=1).max() for each in matches))
+    widest = max(1, images, *(np.bincount(each.detections.classes, minlength=1).max() for each in matches))
     chunk = max(1, int(_CHUNK_BYTES / (8 * widest)))
     for begin in range(0, resamples if images else 0, chunk):
         count = min(chunk, resamples - begin)

@@ -11,6 +11,8 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.analysis.comparison import RESAMPLES, compare
 from mrcnn_jax.evaluation.analysis.matches import Matches, read_matches
 from mrcnn_jax.evaluation.coco import DEFAULT_SIGMA, Kind, evaluate_coco
+from mrcnn_jax.evaluation.coco_checks import check_ground_truth
+from mrcnn_jax.evaluation.coco_values import read_entries
 from mrcnn_jax.evaluation.report.files import ANALYSIS
 from mrcnn_jax.paths import require_local
 
@@ -48,6 +50,7 @@ def compare_results(
     """
     pair = [_open(each) for each in (first, second)]
     ground_truth, sigmas = _open_truth(pair, truth, split)
+    check_ground_truth(ground_truth)
     found: dict[str, dict[str, Any]] = {}
     for kind in _common_kinds(pair, ground_truth):
         limits = _limits(pair, kind)
@@ -79,11 +82,28 @@ def _open(path: str | os.PathLike) -> Results:
     entries = load_json(file)
     if not isinstance(entries, list):
         raise InputError(f"{file} is not a COCO results file: it must hold a JSON array of entries")
+    read_entries(entries, f"{file}")
     beside = file.with_name(ANALYSIS)
     analysis = load_json(beside) if given.is_dir() and beside.exists() else {}
-    if not isinstance(analysis, dict):
+    if analysis != {} and not _is_analysis(analysis):
         raise InputError(f"{beside} is not an analysis: evaluate again")
     return Results(file, entries, analysis)
+
+
+def _is_analysis(content: Any) -> bool:
+    """Tests for what a comparison needs of an analysis."""
+    kinds = content.get("kinds") if isinstance(content, dict) else None
+    if not isinstance(kinds, dict) or any(
+        not isinstance(content.get(name), str | None) for name in ("dataset", "split")
+    ):
+        return False
+    return all(
+        isinstance(kind, dict)
+        and all(isinstance(kind.get(name), list) for name in ("classes", "max_detections"))
+        and all(isinstance(row, dict) and "class" in row for row in kind["classes"])
+        and all(isinstance(limit, int) for limit in kind["max_detections"] or [None])
+        for kind in kinds.values()
+    )
 
 
 def _open_truth(
@@ -122,7 +142,7 @@ def _common_kinds(pair: list[Results], truth: Mapping[str, Any]) -> list[str]:
     return [
         kind
         for kind, field in _FIELDS.items()
-        if any(entry.get(field) for entry in truth.get("annotations", []) if isinstance(entry, dict))
+        if any(entry.get(field) for entry in truth["annotations"])
         and all(not each.entries or field in each.entries[0] for each in pair)
         and all(not each.analysis or kind in each.analysis["kinds"] for each in pair)
     ] or ["bbox"]
@@ -130,12 +150,15 @@ def _common_kinds(pair: list[Results], truth: Mapping[str, Any]) -> list[str]:
 
 def _common_classes(pair: list[Results], kind: str) -> list[str] | None:
     """Returns the names of the classes that both were evaluated on; None if that is not known."""
-    known = [
-        [row["class"] for row in each.analysis["kinds"][kind]["classes"]] for each in pair if each.analysis
-    ]
+    known = [[row["class"] for row in each["classes"]] for each in _analyses(pair, kind)]
     return [name for name in known[0] if name in known[-1]] if known else None
 
 
 def _limits(pair: list[Results], kind: str) -> list[int]:
-    given = [each.analysis["kinds"][kind]["max_detections"] for each in pair if each.analysis]
+    given = [each["max_detections"] for each in _analyses(pair, kind)]
     return max(given, key=max, default=[1, 10, 100])
+
+
+def _analyses(pair: list[Results], kind: str) -> list[dict[str, Any]]:
+    """Returns the analyses of a kind, of those that have one."""
+    return [each.analysis["kinds"][kind] for each in pair if kind in each.analysis.get("kinds", ())]
