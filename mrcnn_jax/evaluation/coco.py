@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pycocotools.cocoeval import Params
 from rich.table import Table
+from rich.text import Text
 
 from mrcnn_jax.data.formats.coco_json import load_json
-from mrcnn_jax.errors import InputError
+from mrcnn_jax.errors import InputError, printable
 from mrcnn_jax.evaluation.coco_checks import (
     GroundTruth,
     check_ground_truth,
@@ -156,7 +157,7 @@ def evaluate_files(
 
 def metrics_table(metrics: Metrics, title: str | None = None) -> Table:
     """Makes a table with a row per metric and a column per kind; a dash stands for undefined metrics."""
-    table = Table(title=title)
+    table = Table(title=title and Text(printable(title), "table.title"))  # a text is no markup
     table.add_column("metric")
     for kind in metrics:
         table.add_column(kind, justify="right")

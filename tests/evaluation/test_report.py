@@ -4,12 +4,14 @@ import json
 import operator
 import re
 from functools import reduce
+from io import StringIO
 from itertools import chain
 from types import SimpleNamespace
 
 import pytest
 import saved_runs
 from pages import Page
+from rich.console import Console
 from square_objects import INFO, detections, ground_truth
 
 from mrcnn_jax.config import Experiment, to_dict
@@ -17,9 +19,9 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.image_io import read_image
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.evaluation.analysis.analyze import MAX_SUSPECTS, analyze
-from mrcnn_jax.evaluation.coco import evaluate_coco
+from mrcnn_jax.evaluation.coco import evaluate_coco, metrics_table
 from mrcnn_jax.evaluation.report.compare import compare_results
-from mrcnn_jax.evaluation.report.comparison_page import verdict, write_comparison
+from mrcnn_jax.evaluation.report.comparison_page import comparison_table, verdict, write_comparison
 from mrcnn_jax.evaluation.report.files import FIGURES, REPORT_FILES
 from mrcnn_jax.evaluation.report.findings import HINTS, findings
 from mrcnn_jax.evaluation.report.pictures import Illustrator
@@ -128,6 +130,15 @@ def test_the_recommended_score_finds_what_the_best_one_finds(score, shown):
     (sentence,) = [text for text in findings(analyze(evaluated["bbox"])) if "--score" in text]
     assert sentence.startswith(f"The minimum score {shown} balances")
     assert sentence.endswith(f": mrcnn predict --score {shown}.")
+
+
+@pytest.mark.parametrize("name", ["data[old]", "x[/b]", "[red]", ":smile:", "a\\"])
+def test_names_in_titles_of_tables_are_no_markup(name):
+    row = dict.fromkeys(("first", "second", "difference", "low", "high"))
+    for table in (metrics_table({}, name), comparison_table("bbox", {"metrics": {"AP": row}}, (name, name))):
+        console = Console(file=StringIO(), width=99)
+        console.print(table)
+        assert name in console.file.getvalue()
 
 
 @pytest.fixture

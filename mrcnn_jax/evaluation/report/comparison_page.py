@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from mrcnn_jax.atomic_io import write_json, write_text
+from mrcnn_jax.errors import printable
 from mrcnn_jax.evaluation.analysis.comparison import LEVEL
 from mrcnn_jax.evaluation.report.findings import NAMES
 from mrcnn_jax.evaluation.report.html import listing, page, shown, table
@@ -18,7 +20,8 @@ _HEADER = "first", "second", "difference", f"{100 * LEVEL:.0f} % interval"
 
 def comparison_table(kind: str, found: Mapping[str, Any], names: tuple[str, str]) -> Table:
     """Makes a table of the metrics of one kind, for ``rich.print``."""
-    result = Table(title=f"{NAMES[kind]}: {names[0]} and {names[1]}")
+    title = printable(f"{NAMES[kind]}: {names[0]} and {names[1]}")
+    result = Table(title=Text(title, "table.title"))  # a text is no markup
     result.add_column("metric")
     for header in _HEADER:
         result.add_column(header, justify="right")
