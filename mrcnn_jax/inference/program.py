@@ -74,5 +74,6 @@ def explaining_exhaustion() -> Iterator[None]:
         reason = first_line(error)
         if "RESOURCE_EXHAUSTED" not in reason:
             raise
-        advice = "lower --data.short-edge-test and --data.long-edge, or --evaluation.images-per-device"
-        raise InputError(f"out of device memory: {advice} ({reason})") from error
+        batch = "--batch-size (of evaluate, --evaluation.images-per-device)"
+        advice = f"lower --data.short-edge-test and --data.long-edge, or {batch}"
+        raise InputError(f"out of device memory: {advice}: {reason}") from error

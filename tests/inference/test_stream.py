@@ -3,13 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from mrcnn_jax.cli import evaluate, predict, serve
 from mrcnn_jax.data.image_io import save_image
 from mrcnn_jax.detections import Detections
 from mrcnn_jax.errors import InputError
+from mrcnn_jax.inference.program import explaining_exhaustion
 from mrcnn_jax.inference.stream import BatchScheduler, PreparedImage, ScaledImage, prefetch
 
 
@@ -180,3 +183,11 @@ def test_prefetch_keeps_order_and_stops_what_is_not_needed():
         assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
         results.close()
         assert len(begun) <= 4 + 3 + more
+
+
+def test_advice_against_exhausted_memory_names_options_of_each_command():
+    message = r"--batch-size \(of evaluate, --evaluation\.images-per-device\): RESOURCE_EXHAUSTED: 9 GiB$"
+    with pytest.raises(InputError, match=message), explaining_exhaustion():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nmore lines")
+    assert all(hasattr(command.Options, "batch_size") for command in (predict, serve))
+    assert not hasattr(evaluate.Options, "batch_size")
