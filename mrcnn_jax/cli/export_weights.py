@@ -30,18 +30,14 @@ def main(arguments: list[str]) -> int:
     """Runs `mrcnn export-weights`; returns the exit status."""
     options = parse(Options, "export-weights", arguments)
     refuse_experiment(options.directory)
-    from mrcnn_jax.config import read_experiment
-    from mrcnn_jax.weights.import_export import export_weights
-    from mrcnn_jax.weights.locate import locate
+    from mrcnn_jax.weights.import_export import export_model
     from mrcnn_jax.weights.summary import torchvision_loading_code
 
+    model, differences = export_model(options.target, options.directory, options.file)
     if options.target == "safetensors":
-        export_weights(options.target, options.directory, options.file)
         command = shlex.join([PROGRAM, "import-weights", str(options.file), "--out", "weights/mine"])
         print(printable(f"The weights are in {options.file}. `{command}` makes a detector of them again."))
         return OK
-    differences = export_weights(options.target, options.directory, options.file)
-    model = read_experiment(Path(locate(options.directory)) / "experiment.json").model
     loading, handled = torchvision_loading_code(model, options.file)
     differences = [line for line in differences if not line.startswith(handled)]
     lines = [f"The weights are in {options.file}. In torchvision:", *(f"  {line}" for line in loading)]

@@ -211,6 +211,11 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     Raises:
         InputError: torchvision has no such model, or the file exists or cannot be written.
     """
+    return export_model(target, directory, file)[1]
+
+
+def export_model(target: str, directory: str | Path, file: str | Path) -> tuple[ModelConfig, list[str]]:
+    """Does what ``export_weights`` does; returns the configuration of the model, and the differences."""
     if target not in TARGETS:
         raise InputError(f"weights can be exported to {' or '.join(TARGETS)}, not to {target!r}")
     _check_file(file, target)
@@ -219,7 +224,7 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     if target == "safetensors":
         weights = Weights(detector.experiment, detector.info, jax.device_get(detector.variables))
         own_file.write_own_file(file, weights)
-        return []
+        return detector.experiment.model, []
     model = detector.experiment.model
     if unsupported := _unsupported_by_torchvision(model):
         raise InputError(
@@ -240,7 +245,7 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     trained_norm = any(name.endswith("num_batches_tracked") for name in tensors)
     weights = torchvision.normalize_state_dict(tensors)
     theirs = torchvision.infer_experiment(weights, str(file), trained_norm=trained_norm).model
-    return list(_differences(_comparable(theirs), _comparable(model)))
+    return model, list(_differences(_comparable(theirs), _comparable(model)))
 
 
 def _check_file(file: str | Path, target: str) -> None:

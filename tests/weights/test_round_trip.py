@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -164,6 +165,15 @@ def test_export_names_only_differences_that_loading_does_not_set(file, tmp_path)
     _, printed = mrcnn("export-weights", "torchvision", "tv", "again.npz")
     assert "FrozenBatchNorm2d(channels, eps=1e-05)" in printed and "norm_epsilon" not in printed
     assert "model.box.max_detections: 40 here, 100 there" in printed and "conventions" not in printed
+
+
+def test_export_prints_the_code_for_the_model_of_the_checkpoint(imported, tmp_path):
+    shutil.copytree(imported[0], "edited")
+    text = Path("edited/experiment.json").read_text()
+    Path("edited/experiment.json").write_text(text.replace('"num_classes": 5', '"num_classes": 9'))
+    assert read_experiment("edited/experiment.json").model.num_classes == 9
+    status, printed = mrcnn("export-weights", "torchvision", "edited", "again.npz")
+    assert status == 0 and f"num_classes={1 + len(CLASSES)})" in printed
 
 
 def test_export_refuses_what_torchvision_does_not_have(tmp_path, monkeypatch):
