@@ -80,9 +80,9 @@ def evaluate_coco(
 ) -> Metrics:  # fmt: skip
     """Computes the COCO metrics of a list of results.
 
-    Ids may be whole numbers, also as text or float, or other texts. Objects of images or categories that are
-    not listed do not count. For "segm", a detection on an object without a mask (a region of the shape of its
-    box) is neither right nor wrong.
+    Ids may be whole numbers, also as text or float, or other texts. Objects of images that are not listed do
+    not count, nor, except for "proposals", objects of categories that are not listed. For "segm", a detection
+    on an object without a mask (a region of the shape of its box) is neither right nor wrong.
 
     Args:
         ground_truth: the data set in COCO's format; not changed.

@@ -236,6 +236,13 @@ def test_objects_of_unlisted_images_and_categories_do_not_count():
     assert changed(change) == CLEAN
 
 
+def test_objects_of_unlisted_categories_are_objects_for_proposals():
+    truth = ground_truth(*OBJECTS)
+    truth["annotations"][0]["category_id"] = 99
+    recall = [evaluate_coco(truth, FOUND[n:], ["proposals"])["proposals"]["AR100"] for n in (0, 1)]
+    assert recall == [pytest.approx(100), pytest.approx(100 * 2 / 3)]
+
+
 @quirk("files with a byte order mark; nested too deeply; not UTF-8", "read; refused in one sentence")
 def test_files_with_a_byte_order_mark_and_deeply_nested_ones(tmp_path):
     truth, results = tmp_path / "truth.json", tmp_path / "results.json"
