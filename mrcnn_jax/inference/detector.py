@@ -114,7 +114,7 @@ class Detector:
 
         Raises:
             InputError: at once, for a batch size below 1 or beyond 4,096, tiles or an overlap that are
-                impossible, one image in place of many, or a folder without images.
+                impossible, an array or a Pillow image in place of many images, or a folder without images.
         """
         require_whole("the batch size", batch_size, 1, LARGEST_BATCH)
         if tile != 0:

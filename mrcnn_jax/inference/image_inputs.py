@@ -29,10 +29,11 @@ def is_one_image(images: Any) -> bool:
 def list_images(images: Any) -> Iterator[ImageLike]:
     """Returns an iterator over the images of an iterable, or over the image files of a folder or a pattern.
 
-    Files are in alphabetical order (``find_image_files``).
+    Files are in alphabetical order (``find_image_files``). The path of one file is like a list of it.
 
     Raises:
-        InputError: at once, for a folder without image files, or for one image in place of many.
+        InputError: at once, for a folder without image files, or for one array or Pillow image in place of
+            many.
     """
     if isinstance(images, str | os.PathLike):
         return iter(find_image_files([images]).files)

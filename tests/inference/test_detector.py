@@ -172,7 +172,7 @@ def test_deep_pillow_images_are_read_as_files_are(tmp_path):
 def test_many_images_are_no_single_one():
     assert len(list(list_images(noise(8, 8)[None]))) == 1
     assert list(list_images(np.array(["a.png", "b.png"]))) == ["a.png", "b.png"]
-    for single in (noise(8, 8), None, 5):
+    for single in (noise(8, 8), Image.fromarray(noise(8, 8)), None, 5):
         with pytest.raises(InputError, match="many images must be a folder or a list of images, not "):
             list_images(single)
 
@@ -181,6 +181,7 @@ def test_paths_of_images_are_a_path_or_a_list(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(b"")
     assert find_image_files(str(file)).files == find_image_files([file]).files == [file]
+    assert list(list_images(file)) == list(list_images(str(file))) == [file]
     with pytest.raises(InputError, match="image files are given by their paths, not as ndarray"):
         find_image_files([noise(8, 8)])
     with pytest.raises(InputError, match="load takes a directory or a name of weights, not None"):
