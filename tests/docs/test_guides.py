@@ -11,14 +11,21 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import REPOSITORY
+from PIL import Image
+from stand_in_detector import StandInDetector
 
 import mrcnn_jax
 from mrcnn_jax import presets
 from mrcnn_jax.cli import exit_codes
 from mrcnn_jax.cli import main as cli
 from mrcnn_jax.config import Experiment, to_dict
+from mrcnn_jax.data.dataset import open_dataset
+from mrcnn_jax.detections import Detections
+from mrcnn_jax.inference.predict import predict_files
+from mrcnn_jax.structures import DatasetInfo
 
 GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 TEXTS = {guide.name: guide.read_text() for guide in GUIDES}
@@ -97,6 +104,33 @@ def test_guides_have_commands():
     assert sum(map(is_training, COMMANDS)) > 8
     assert {"benchmarks.data.measure", "experiments.run"} <= {words[0] for words in COMMANDS}
     assert all("&" not in words and "do" not in words for words in COMMANDS)
+
+
+def test_command_that_prepares_predictions_fits_rotated_photos(tmp_path, monkeypatch):
+    """Photos upside down, whose size is the same upright, with an object in the upper right corner."""
+
+    class Finder(StandInDetector):
+        info, experiment = DatasetInfo("pets", (1,), ("cat",)), Experiment()
+
+        def __call__(self, image):
+            box = np.float32([[40, 0, 60, 20]])
+            assert image[:20, 40:].min() > 200 > image[:20, :40].max()
+            return Detections(box, np.ones(1, np.float32), np.zeros(1, int))
+
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[20:, :20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Path("more_photos").mkdir()
+    for file in ("more_photos/a.jpg", "photo.jpg"):
+        Image.fromarray(pixels).save(file, exif=exif)
+    predict_files(Finder(), ["photo.jpg", "more_photos"], "predictions")
+    (command,) = [words for words in COMMANDS if "predictions/coco.json" in words]
+    assert cli.main(list(command[1:])) == 0
+    records = list(open_dataset(command[command.index("--out") + 1], "train"))
+    assert [record.upright for record in records] == [True, True]
+    assert [record.objects.boxes.tolist() for record in records] == [[[40, 0, 60, 20]]] * 2
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if is_training(words)], ids=" ".join)
