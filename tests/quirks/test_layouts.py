@@ -157,7 +157,15 @@ def test_missing_images_are_not_replaced():
     Path("set/train/2.jpg").unlink()
     _, reports = prepare(folder, "out")
     assert reports["train"].images_left_out == {"missing from set/train": ["2.jpg"]}
+    assert "left out: 1 x annotation of an image" in " ".join(str(reports["train"]).split())
     assert not reports["validation"].images_left_out
+
+
+def test_missing_images_without_annotations_leave_none_out():
+    folder = write_set(Path("set"), lambda content: content["annotations"].pop(1))
+    Path("set/images/2.jpg").unlink()
+    _, reports = prepare(folder, "out", max_bad=0.5)
+    assert "2.jpg" in str(reports["train"]) and not reports["train"].left_out
 
 
 def test_images_of_folders_with_the_same_names_are_not_exchanged(tmp_path):

@@ -217,7 +217,8 @@ class CocoFile:
     def _leave_out_image(self, id_: int, kind: str) -> None:
         image = self.contents.images[id_]
         self._note(self.report.images_left_out, kind, image)
-        self.report.left_out[OF_A_BAD_IMAGE] |= set(map(place_of, self.contents.annotations[id_]))
+        if annotations := self.contents.annotations[id_]:
+            self.report.left_out[OF_A_BAD_IMAGE] |= set(map(place_of, annotations))
 
     def _check_images(self) -> None:
         if self.report.images_left_out:
