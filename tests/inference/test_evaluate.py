@@ -105,7 +105,7 @@ def test_evaluate_repeats_the_metrics_of_training(tmp_path, tmp_path_factory):
     np.testing.assert_array_equal(drawn, read_image(run / "predictions.png"))
     np.testing.assert_array_equal(drawn, evaluation.sheet())
     (table,) = evaluation.tables()
-    assert table.title == "tiny-shapes/validation: 10 images"
+    assert str(table.title) == "tiny-shapes/validation: 10 images"
 
 
 def test_evaluate_takes_a_detector_and_writes_only_into_out(detector, tmp_path, monkeypatch):
