@@ -13,8 +13,10 @@ from mrcnn_jax.visualize.plots import plot_comparison
 TEXT = f"""\
 Small sets of real photos: the preset `finetune` with a ResNet-50 that has seen ImageNet (and was fine-tuned
 for another task), images of at most 256 x 352 pixels and lighter heads, on two CPU cores. Each row does
-without one ingredient; one run with one seed each, on a machine that was shared with other work. AP in
-percent. `{PROGRAM} TASK` runs the rows of a task."""
+without one ingredient; one run with one seed each, on a machine that was shared with other work. The row
+without moving average is the run with everything, evaluated by its last parameters: as a cosine ends at a
+learning rate of 0, they have hardly moved while they were averaged. AP in percent. `{PROGRAM} TASK` runs the
+rows of a task."""
 
 
 def evidence_section(folder: Path = EVIDENCE) -> Iterator[str]:

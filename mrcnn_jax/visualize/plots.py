@@ -91,6 +91,8 @@ def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str |
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
+        if key != "loss":
+            axis.set_ylim(bottom=0)  # else a hundredth of a percent looks like a fall
     axes[0].set_yscale("log")
     for bound in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         bound("{x:g}")
