@@ -81,7 +81,8 @@ def write_dataset(
 
 
 def _clear_abandoned(directory: Path) -> None:
-    for left in directory.parent.glob(f".{glob.escape(directory.name)}.*"):
+    random = "?" * 8  # as tempfile names it: the folder of a set "coco" is not that of a set "coco.2"
+    for left in directory.parent.glob(f".{glob.escape(directory.name)}.{random}"):
         if is_abandoned(left):
             if (left / _REPLACED).exists() and not directory.exists():  # killed between two renamings
                 (left / _REPLACED).rename(directory)

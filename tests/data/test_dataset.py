@@ -236,16 +236,19 @@ def test_what_a_killed_process_left_is_removed_and_what_it_replaced_put_back(tmp
     if late:
         write_dataset(tmp_path / "set", INFO, {"train": [make_record(5, 1)]})
     (tmp_path / ".set.of mine").mkdir()
+    others = tmp_path / ".set.2.abcdefgh"  # of a killed process that wrote a set named "set.2"
+    others.mkdir()
+    (others / ".lock").touch()
     code = KILLED.format(path=[*sys.path, str(Path(__file__).parent)], late=late)
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -9
-    assert not (tmp_path / "set").exists() and len(list(tmp_path.glob(".set.*"))) == 2
+    assert not (tmp_path / "set").exists() and len(list(tmp_path.glob(".set.*"))) == 3
     if late:
         with pytest.raises(InputError, match="set exists already"):
             write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
         assert_equal(open_dataset(tmp_path / "set", "train")[0], make_record(5, 1))
     else:
         write_dataset(tmp_path / "set", INFO, {"train": [make_record(1, 2)]})
-    assert [path.name for path in tmp_path.glob(".set.*")] == [".set.of mine"]
+    assert {path.name for path in tmp_path.glob(".set.*")} == {".set.of mine", others.name}
 
 
 @pytest.mark.parametrize("file, content", [

@@ -32,16 +32,18 @@ class Description(NamedTuple):
 
 def find_description(files: dict[str, list[Path]]) -> Path | None:
     """Returns the description among the files of a folder, the one nearest to its root."""
-    paths = [*files.get(".yaml", []), *files.get(".yml", [])]
     named = [path for path in named_descriptions(files) if not _is_other(path)]
-    found = named or [path for path in paths if _is_description(path)]
+    found = named or [path for path in _yaml_files(files) if _is_description(path)]
     return min(found, key=lambda path: (len(path.parts), path), default=None)
 
 
 def named_descriptions(files: dict[str, list[Path]]) -> list[Path]:
     """Returns the files that are named like a description, whatever they hold."""
-    paths = [*files.get(".yaml", []), *files.get(".yml", [])]
-    return [path for path in paths if path.stem.lower() in ("data", "dataset")]
+    return [path for path in _yaml_files(files) if path.stem.lower() in ("data", "dataset")]
+
+
+def _yaml_files(files: dict[str, list[Path]]) -> list[Path]:
+    return [*files.get(".yaml", []), *files.get(".yml", [])]
 
 
 def _is_description(path: Path) -> bool:
