@@ -91,7 +91,8 @@ class PreemptionHandler:
 class Watchdog:
     """Ends the process when nothing has progressed for too long, and reports where its threads hang.
 
-    A hanging disk, device or process would otherwise be waited for forever.
+    A hanging disk, device or process would otherwise be waited for forever. Time in which this process was
+    itself stopped, as by Ctrl-Z, does not count.
 
     Args:
         seconds: without progress; 0 disables the watchdog.
@@ -114,8 +115,12 @@ class Watchdog:
         self._closed.set()
 
     def _watch(self):
-        while not self._closed.wait(min(1.0, self._seconds / 4)):
-            if time.monotonic() - self._since > self._seconds:
+        interval, checked = min(1.0, self._seconds / 4), time.monotonic()
+        while not self._closed.wait(interval):
+            now = time.monotonic()
+            stopped = max(0.0, now - checked - interval)
+            checked, self._since = now, min(now, self._since + stopped)
+            if now - self._since > self._seconds:
                 process = f" in process {jax.process_index()}" if jax.process_count() > 1 else ""
                 print(f"\nNo progress for {self._seconds:g} seconds (train.stall_seconds) while {self._phase}"
                       f"{process}. Stack traces of all threads:", file=sys.stderr)  # fmt: skip

@@ -111,6 +111,16 @@ def test_watchdog_leaves_a_process_that_progresses_alone(exit_statuses):
     assert not exit_statuses
 
 
+def test_watchdog_does_not_count_the_time_in_which_the_process_was_stopped(exit_statuses, monkeypatch):
+    clock, stopped = time.monotonic, [0.0]
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: clock() + stopped[0])
+    with Watchdog(0.8):
+        time.sleep(0.3)
+        stopped[0] = 3600.0
+        time.sleep(0.4)
+    assert not exit_statuses
+
+
 def test_watchdog_is_disabled_at_0(exit_statuses):
     with Watchdog(0):
         time.sleep(0.1)
