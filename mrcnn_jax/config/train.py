@@ -43,8 +43,9 @@ class TrainConfig:
     """Steps after which the learning rate is multiplied by decay_factor."""
     decay_factor: Fraction = 0.1
     """Factor of each learning-rate decay."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer: sgd with momentum (the paper), or adamw, which learns from scratch in far fewer steps."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """Optimizer: sgd with momentum (the paper), adamw, which learns from scratch in far fewer steps, or muon,
+    adamw with orthogonal updates of the hidden layers, which takes fewer still."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     weight_decay: NonNegativeFloat = 1e-4

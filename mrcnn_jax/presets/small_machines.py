@@ -30,6 +30,9 @@ SMALL_TRAIN = TrainConfig(
     images_per_device=4, optimizer="adamw", learning_rate=0.004, weight_decay=0.01, warmup_steps=50,
     clip_norm=5.0, checkpoint_every=100, log_every=10,
 )  # fmt: skip
+SHAPES_TRAIN = replace(
+    SMALL_TRAIN, steps=900, images_per_device=8, learning_rate=0.003, decay_steps=(660, 820)
+)
 
 
 @preset
@@ -52,9 +55,7 @@ def demo() -> Experiment:
         data=DataConfig(
             short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2
         ),
-        train=replace(
-            SMALL_TRAIN, steps=900, images_per_device=8, learning_rate=0.003, decay_steps=(660, 820)
-        ),
+        train=replace(SHAPES_TRAIN, optimizer="muon", steps=480, decay_steps=(355, 435)),
         evaluation=EvaluationConfig(images_per_device=8),
     )
 
@@ -138,7 +139,7 @@ def shapes_keypoints() -> Experiment:
     return replace(
         base,
         model=replace(base.model, tasks=("boxes", "masks", "keypoints")),
-        train=replace(base.train, steps=1500, decay_steps=(1100, 1350)),
+        train=replace(SHAPES_TRAIN, steps=1500, decay_steps=(1100, 1350)),
     )
 
 
@@ -156,4 +157,5 @@ def shapes_c5() -> Experiment:
         base,
         model=replace(base.model, backbone=replace(NARROW, features="c5"), rpn=rpn, roi=roi),
         data=replace(base.data, short_edge=(256,), short_edge_test=256, long_edge=320),
+        train=SHAPES_TRAIN,
     )

@@ -1,4 +1,4 @@
-"""SGD with momentum, warm-up, step decay and weight decay (section 3.1 and its released code), or AdamW.
+"""SGD with momentum, warm-up, step decay and weight decay (section 3.1 and its released code), AdamW or Muon.
 
 Other schedules, and rates and a freeze of the backbone of its own, by fields of ``TrainConfig``.
 """
@@ -13,6 +13,7 @@ import optax
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
 from mrcnn_jax.models.resnet import frozen_modules
+from mrcnn_jax.training.muon import scale_by_muon
 
 
 class OptimizerSettings(NamedTuple):
@@ -108,8 +109,11 @@ def _make_optimizer(settings, frozen_stages, images_per_step, steps, neck_factor
     if settings.optimizer == "sgd":
         sgd = optax.sgd(schedule, momentum=settings.momentum)
         trained = optax.chain(clip, optax.add_decayed_weights(decay, mask=is_kernel), sgd)
-    else:
+    elif settings.optimizer == "adamw":
         trained = optax.chain(clip, optax.adamw(schedule, weight_decay=decay, mask=is_kernel))
+    else:
+        decayed = optax.add_decayed_weights(decay, mask=is_kernel)
+        trained = optax.chain(clip, scale_by_muon(), decayed, optax.scale_by_learning_rate(schedule))
     # always, so that a run may be resumed with other values
     trained = optax.chain(trained, _scale_backbone(settings.layer_decay, settings.freeze_backbone_steps))
     if neck_factor != 1:

@@ -38,7 +38,7 @@ CHOICES = [
     (BranchPoolConfig, "pool", "operation", "crop", f"inherit, {OPERATIONS}"),
     (Conventions, "conventions", "anchor_rounding", "down", "none, corners, sides"),
     (Conventions, "conventions", "keypoint_score", "peak", "probability, logit"),
-    (TrainConfig, "train", "optimizer", "lion", "sgd, adamw"),
+    (TrainConfig, "train", "optimizer", "lion", "sgd, adamw, muon"),
     (TrainConfig, "train", "dtype", "float16", "float32, bfloat16"),
 ]
 

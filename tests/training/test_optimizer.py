@@ -114,7 +114,7 @@ def test_three_steps_of_torch_sgd():
             np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_weight_decay_reaches_kernels_only(name):
     optimizer, params = rule(optimizer=name), some_params()
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
