@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from rich.console import Console
@@ -152,7 +152,7 @@ def _receive(url: str, part: Path, is_checked: bool, report: Callable[[int, int 
     headers = {"User-Agent": "mrcnn_jax", "Accept-Encoding": "identity"}
     if start and (known or is_checked):
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": known} if known else {})
-    with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
+    with urlopen(Request(_encoded(url), headers=headers), timeout=TIMEOUT) as response:
         if response.headers.get_content_type() == "text/html":
             page = "a web page came instead of the file, perhaps that of a proxy or a login"
             raise InputError(f"{url} cannot be loaded: {page}")
@@ -172,6 +172,13 @@ def _receive(url: str, part: Path, is_checked: bool, report: Callable[[int, int 
                     start += stream.write(block)
                 report(start, total)
     return total is None or start == total
+
+
+def _encoded(url: str) -> str:
+    """Returns an address whose spaces and umlauts are encoded, as browsers do; what is encoded stays."""
+    parts = urlsplit(url)
+    path, query = (quote(part, safe="/%:@!$&'()*+,;=~?") for part in (parts.path, parts.query))
+    return parts._replace(path=path, query=query).geturl()
 
 
 def _check(url: str, part: Path, file: Path, checksum: tuple[str, str] | None) -> None:

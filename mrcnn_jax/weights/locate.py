@@ -117,8 +117,15 @@ def _say_path_precedes(text: str) -> None:
 
 
 def _own_entry(url: str) -> zoo.Entry:
-    """Returns the entry of an address: the file's name and a digest of the address name it in the cache."""
-    path = Path(urlsplit(url).path)
+    """Returns the entry of an address: the file's name and a digest of the address name it in the cache.
+
+    Raises:
+        InputError: the address cannot be parsed.
+    """
+    try:
+        path = Path(urlsplit(url).path)
+    except ValueError as error:
+        raise InputError(f"{url} is not an address: {error}") from error
     stem = re.sub(r"[^\w.-]", "_", path.stem) or "weights"
     name = f"url/{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     return zoo.Entry(name, url, (), None, trained_on="", inferred=True)

@@ -49,6 +49,12 @@ def test_md5_is_checked_as_well(server, file):
     assert file.read_bytes() == CONTENT
 
 
+def test_addresses_are_encoded_as_browsers_do(server, file):
+    server.files["/m%C3%BCll%201.pth?f=%C3%BC%20x"] = CONTENT
+    download.download(f"{server.address}/müll%201.pth?f=ü x", file)
+    assert file.read_bytes() == CONTENT
+
+
 def test_a_cut_connection_continues_where_it_ended(server, file):
     server.cut_after = [2_000_000, 500_000]
     fetch(server, file)

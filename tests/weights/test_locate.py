@@ -115,6 +115,12 @@ def test_an_address_of_something_else_leaves_nothing(server):
     assert [path.name for path in left if not path.name.endswith("lock")] == []
 
 
+def test_a_misspelt_address_is_named():
+    for function in (locate.locate, locate.short_name):
+        with pytest.raises(InputError, match=r"^https://\[::1/x.pth is not an address: "):
+            function("https://[::1/x.pth")
+
+
 def test_a_path_precedes_a_name(server, capsys):
     Path(NAME).mkdir(parents=True)
     assert locate.locate(NAME) == NAME and locate.is_local(NAME) and server.requests == []
