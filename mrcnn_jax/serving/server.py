@@ -16,7 +16,7 @@ SECONDS_TO_FINISH = 60
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Reserves an address; connections are refused until the server runs.
+    """Reserves an address for this process; connections are refused until the server runs.
 
     Args:
         host: name or address of this machine; "0.0.0.0" is all of its addresses.
@@ -29,8 +29,12 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
+            try:
+                bound.bind(address)
+            except OSError:  # perhaps of connections that a server has left a minute ago: those may be reused
+                # not before, as two sockets that may be reused share an address until one of them listens
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(address)
         except BaseException:
             bound.close()
             raise
@@ -76,7 +80,7 @@ def run(app: Any, bound: socket.socket, close: Callable[[], None], started: Call
 
 
 class _Server(uvicorn.Server):
-    """Calls a function when it listens."""
+    """Calls a function when it listens. Its connections do not keep the address when it has ended."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]):
         super().__init__(config)
@@ -84,4 +88,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for bound in sockets or ():
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._started()
