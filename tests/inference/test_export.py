@@ -119,6 +119,16 @@ def test_an_export_goes_to_any_new_or_empty_folder(written, tmp_path, monkeypatc
     assert not list(tmp_path.rglob(".*.part"))
 
 
+def test_an_empty_folder_may_be_another_disk_and_hold_what_a_killed_export_has_left(written, tmp_path):
+    out = tmp_path / "volume"
+    (out / ".export.part/old").mkdir(parents=True)
+    written.append(lambda: outside.append([path.name for path in tmp_path.iterdir()]))
+    outside: list[list[str]] = []
+    mrcnn_jax.export("run", out)
+    assert outside == [["volume"]]  # nothing has to be moved from disk to disk
+    assert [file.name for file in out.iterdir()] == ["file"]
+
+
 def test_a_folder_that_is_no_longer_empty_is_not_overwritten(written, tmp_path, monkeypatch):
     out = tmp_path / "out"
     for make in (lambda: out.mkdir() or (out / "mine").mkdir(), lambda: out.write_text("mine")):

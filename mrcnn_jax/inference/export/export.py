@@ -24,6 +24,8 @@ from mrcnn_jax.run_description import current_versions
 from mrcnn_jax.weights.folder import DATASET, EXPERIMENT, Weights, without_paths, write_model_folder
 
 FORMATS = ("stablehlo", "onnx")
+_PART = ".export.part"
+"""Folder of the files in an empty folder until all are written."""
 
 
 def export(
@@ -69,7 +71,8 @@ def export(
         experiment = replace(experiment, train=replace(experiment.train, dtype="float32"))
     else:
         experiment = replace(experiment, data=replace(experiment.data, padding_divisor=0))
-    partial = place.with_name(f".{place.name}.part")
+    # within an empty folder, which may be another disk, such as a volume of a container
+    partial = place / _PART if place.is_dir() else place.with_name(f".{place.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir(parents=True)
@@ -84,8 +87,8 @@ def export(
 def _move_into_place(partial: Path, out: Path) -> None:
     """Gives a folder its name; an empty folder of that name, perhaps the working directory, is filled."""
     try:
-        if out.is_dir():
-            if any(out.iterdir()):
+        if partial.parent == out:
+            if not _is_empty(out):
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             for file in partial.iterdir():
                 file.rename(out / file.name)
@@ -95,6 +98,11 @@ def _move_into_place(partial: Path, out: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # something was put there since
             raise InputError(f"{out} is not an empty folder any more: choose another one") from error
         raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Returns whether a folder holds nothing but what an export has left that was killed."""
+    return all(file.name == _PART for file in folder.iterdir())
 
 
 def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) -> None:
@@ -109,7 +117,7 @@ def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) ->
         raise InputError(f"{directory} is exported already: export what it was made of")
     require_local(out, "the output")
     require_writable(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and _is_empty(out)):
         raise InputError(f"{out} is not an empty folder: choose another one")
 
 
