@@ -101,10 +101,14 @@ def write_tensors(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
         if metadata:
             safetensors.numpy.save_file(tensors, part, dict(metadata))
         else:
             _WRITERS[path.suffix.lower()](part, tensors)
+        if part.stat().st_mode != mode:  # safetensors writes files that no other user may read
+            part.chmod(mode)
         part.replace(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or _one_line(error)

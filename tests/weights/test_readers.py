@@ -48,6 +48,19 @@ def test_write_tensors_normalises_layout_and_dtype(suffix, tmp_path):
         assert read[name].shape == np.shape(value) and read[name].dtype.isnative
 
 
+@pytest.mark.parametrize("suffix", WRITTEN)
+@pytest.mark.parametrize("metadata", [{}, {"about": "it"}])
+def test_write_tensors_lets_the_same_users_read_as_other_files(suffix, metadata, tmp_path):
+    path, other = tmp_path / f"weights{suffix}", tmp_path / "other"
+    before = os.umask(0o022)
+    try:
+        other.touch()
+        write_tensors(path, tensors(), metadata if suffix == ".safetensors" else {})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 @pytest.mark.parametrize(
     "nested",
     [
