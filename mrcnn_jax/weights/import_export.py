@@ -21,7 +21,7 @@ from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.paths import require_local
 from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import own_file, torchvision
-from mrcnn_jax.weights.folder import Weights
+from mrcnn_jax.weights.folder import EXPORTED, TENSORS, Weights
 from mrcnn_jax.weights.identify import SourceModel, identify_model
 from mrcnn_jax.weights.locate import find_file, locate
 from mrcnn_jax.weights.param_map import check_tensors, collect_unused_rows, to_jax, to_source
@@ -128,6 +128,8 @@ def check_out(out: Path) -> None:
     require_local(out, "the output")
     if (out / "checkpoints").exists():
         raise InputError(f"{out} already holds checkpoints: choose another directory")
+    if (out / TENSORS).exists() or (out / EXPORTED).exists():  # whose description would be replaced
+        raise InputError(f"{out} already holds a shared or exported model: choose another directory")
     require_writable(out)
 
 

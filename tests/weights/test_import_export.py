@@ -107,12 +107,19 @@ def test_classes_and_keypoints_are_named_as_in_coco(tmp_path, monkeypatch, class
         assert info == known[classes]
 
 
-def test_directories_with_checkpoints_are_refused(tmp_path, source):
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="already holds checkpoints: choose another directory$"):
+@pytest.mark.parametrize(
+    "name, held",
+    [
+        ("checkpoints", "checkpoints"),
+        ("model.safetensors", "a shared or exported model"),
+        ("export.json", "a shared or exported model"),
+    ],
+)
+def test_directories_with_a_model_are_refused(tmp_path, source, name, held):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"already holds {held}: choose another directory$"):
         save_imported(source, source.experiment, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
-    assert not any((tmp_path / "checkpoints").iterdir())
+    assert list(tmp_path.rglob("*")) == [tmp_path / name]
 
 
 def test_a_failed_import_can_be_repeated(tmp_path, source, monkeypatch):
