@@ -183,7 +183,7 @@ def _model_card(detector: Detector, metrics: dict[str, dict[str, Any]], licence:
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         lines += ["", "COCO metrics of its evaluation, in percent.", ""]
     code = [
-        "import mrcnn_jax", "", f'detector = mrcnn_jax.load("{model}")',
+        "import mrcnn_jax", "", f"detector = mrcnn_jax.load({json.dumps(model, ensure_ascii=False)})",
         "detections = detector(image)  # uint8 RGB [H, W, 3]",
     ]  # fmt: skip
     return "\n".join([*lines, "```python", *code, "```", ""])

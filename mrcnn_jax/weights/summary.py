@@ -1,5 +1,6 @@
 """Summarises imported and exported weights in a few lines of text."""
 
+import json
 from pathlib import Path
 
 from mrcnn_jax.config import DataConfig, Experiment, ModelConfig, RoIPooling
@@ -58,7 +59,7 @@ def describe_assumptions(source: SourceModel, experiment: Experiment) -> str | N
         rpn, data, epsilon = experiment.model.rpn, experiment.data, experiment.model.backbone.norm_epsilon
         return {
             "--model.rpn.anchor-sizes": f"anchors of {_join(rpn.anchor_sizes)} pixels",
-            "--model.rpn.aspect-ratios": f"of height / width {_join(rpn.aspect_ratios)}",
+            "--model.rpn.aspect-ratios": f"aspect ratios (height / width) {_join(rpn.aspect_ratios)}",
             "--model.backbone.norm-epsilon": f"norm with epsilon {epsilon:g}",
             "--data.short-edge-test": f"images of {data.short_edge_test} pixels",
         }
@@ -91,10 +92,11 @@ def _describe_pool(pool: RoIPooling) -> str:
 def torchvision_loading_code(model: ModelConfig, file: Path) -> tuple[list[str], tuple[str, ...]]:
     """Returns two lines of Python that load an exported file in torchvision, and the fields that they set."""
     has_masks, has_keypoints, backbone = "masks" in model.tasks, "keypoints" in model.tasks, model.backbone
+    name = json.dumps(str(file), ensure_ascii=False)  # whatever quotes are in it
     read = {
-        ".npz": f'{{name: torch.from_numpy(array) for name, array in numpy.load("{file}").items()}}',
-        ".safetensors": f'safetensors.torch.load_file("{file}")',
-    }.get(file.suffix.lower(), f'torch.load("{file}", weights_only=True)')
+        ".npz": f"{{name: torch.from_numpy(array) for name, array in numpy.load({name}).items()}}",
+        ".safetensors": f"safetensors.torch.load_file({name})",
+    }.get(file.suffix.lower(), f"torch.load({name}, weights_only=True)")
     kind = "KeypointRCNN" if has_keypoints else "MaskRCNN" if has_masks else "FasterRCNN"
     heads = f"num_classes={model.num_classes + 1}"
     heads += f", num_keypoints={model.keypoint.num_keypoints}" if has_keypoints else ""

@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(run, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("shared") / "model"
+    out = tmp_path_factory.mktemp("shared") / 'my "müll" model'
     status, printed = call_cli("push", run, "--out", out, "--licence", "apache-2.0")
     assert (status, printed) == (0, f"The model and its card are in {out}.\n")
     return out
@@ -92,7 +92,8 @@ def test_the_card_has_metrics_classes_and_an_example(folder):
     assert card.startswith(f"---\n{fields}")
     assert "of 2 classes: a, b." in card and "trained on set." in card
     assert "| bbox | 1.0 | 2.0 | - |\n| segm | 2.2 | - | - |\n\nCOCO metrics of its evaluation, in" in card
-    assert f'detector = mrcnn_jax.load("{folder.name}")\ndetections = detector(image)' in card
+    loading = r'detector = mrcnn_jax.load("my \"müll\" model")'
+    assert f"{loading}\ndetections = detector(image)" in card
 
 
 def test_metrics_that_are_not_defined_are_left_out(tmp_path):

@@ -1,11 +1,17 @@
 """Summaries follow the configuration; loading code is given for each generation and file format."""
 
+import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mrcnn_jax.config import BackboneConfig, Experiment, ModelConfig
-from mrcnn_jax.weights.summary import describe_conventions, torchvision_loading_code
+from mrcnn_jax.config import BackboneConfig, Experiment, ModelConfig, RPNConfig
+from mrcnn_jax.weights.summary import (
+    describe_assumptions,
+    describe_conventions,
+    torchvision_loading_code,
+)
 
 
 def test_conventions_follow_the_configuration():
@@ -15,6 +21,15 @@ def test_conventions_follow_the_configuration():
     pool = "align, 2 samples per bin and axis, half-pixel centres"
     assert lines[4] == f"RoIs: boxes 7x7 {pool}; keypoints 14x14 {pool}"
     assert lines[6:] == ["keypoints: 17, scored by probability"]
+
+
+def test_what_is_assumed_is_named_without_what_is_given():
+    source = SimpleNamespace(experiment=Experiment(), is_backbone=False, known=("data",))
+    rpn = RPNConfig(anchor_sizes=(8, 16, 32, 64, 128))
+    sentence = describe_assumptions(source, Experiment(model=ModelConfig(rpn=rpn)))
+    assumed = "aspect ratios (height / width) 0.5 1 2, norm with epsilon 1e-05; if it was trained with others"
+    assert sentence == (f"assumed, as the file does not specify: {assumed}, give --model.rpn.aspect-ratios, "
+                        "--model.backbone.norm-epsilon")  # fmt: skip
 
 
 def test_loading_code_of_first_generation_sets_the_epsilon():
@@ -29,6 +44,14 @@ def test_loading_code_of_first_generation_sets_the_epsilon():
         "torchvision.ops.FrozenBatchNorm2d(channels, eps=0)), num_classes=6)"
     )
     assert load == 'model.load_state_dict(torch.load("mine.pth", weights_only=True))'
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+def test_loading_code_is_python_whatever_the_name_of_the_file(suffix):
+    file = f'my "best" \\ müll{suffix}'
+    (_, load), _ = torchvision_loading_code(ModelConfig(num_classes=5), Path(file))
+    constants = [node.value for node in ast.walk(ast.parse(load)) if isinstance(node, ast.Constant)]
+    assert file in constants
 
 
 def test_loading_code_of_second_generation_calls_the_builder():
