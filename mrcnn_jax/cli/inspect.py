@@ -18,8 +18,8 @@ class Options:
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH|NAME")]
     """Prepared data set; what `mrcnn dataset` prepares, which is done in a temporary directory; directory of
-    a run, of imported weights or of a model to share; or a name of published weights (`mrcnn zoo`) that were
-    downloaded before."""
+    a run, of imported weights, of a model to share or of an exported detector; or a name of published weights
+    (`mrcnn zoo`) that were downloaded before."""
     experiment: str | None = None
     """Name of an experiment, or directory of a run, whose image sizes, anchors and data.max_objects a data
     set is held against; by default the one that `mrcnn dataset` proposes."""

@@ -27,8 +27,9 @@ def inspect(
     """Makes the report of a data set, a run or weights.
 
     Args:
-        path: prepared data set, what `mrcnn dataset` takes, directory of a run, of imported weights or of
-            a model to share, or a name of published weights that were downloaded before.
+        path: prepared data set, what `mrcnn dataset` takes, directory of a run, of imported weights, of a
+            model to share or of an exported detector, or a name of published weights that were
+            downloaded before.
         experiment: name of an experiment or directory of a run, against which a data set is held; by default
             the one that `mrcnn dataset` proposes.
         near: images of each split of a data set that are compared for near duplicates.

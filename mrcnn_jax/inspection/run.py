@@ -30,7 +30,7 @@ from mrcnn_jax.training.data_identity import changed_contents, recorded_contents
 from mrcnn_jax.training.history import History, evaluations, losses, parse_history, read_metrics
 from mrcnn_jax.visualize.analysis_plots import encode_png
 from mrcnn_jax.visualize.plots import curves
-from mrcnn_jax.weights.folder import is_model_folder, read_description, read_shapes
+from mrcnn_jax.weights.folder import EXPORTED, is_model_folder, read_description, read_shapes
 
 _EVALUATIONS = 20
 
@@ -52,9 +52,12 @@ def report_run(directory: str | os.PathLike, *, pictures: bool = False) -> Inspe
         InputError: nothing describes the model.
     """
     place = epath.Path(directory)
-    if is_model_folder(place):
+    exported = (place / EXPORTED).exists()
+    if exported or is_model_folder(place):
         experiment, info = read_description(place)
-        return _report(place, experiment, info, read_shapes(place), [], {}, "a model to share")
+        shapes = read_shapes(place) if is_model_folder(place) else {}  # in a graph of ONNX
+        kind = "an exported detector" if exported else "a model to share"
+        return _report(place, experiment, info, shapes, [], {}, kind)
     step, described = newest_description(place) or (None, _undescribed(place))
     checkpoints, shapes = _checkpoints(place, step)
     if step == 0:

@@ -152,9 +152,14 @@ def test_a_model_to_share_and_a_damaged_one(tmp_path):
     expected = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert sum(part["parameters"] for part in found.data["model"]["parameters"].values()) == expected
     assert found.data["model"]["kind"] == "a model to share" and found.findings == []
+    (tmp_path / "model/export.json").touch()
+    assert inspect(tmp_path / "model").data["model"]["kind"] == "an exported detector"
     (tmp_path / "model/model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         inspect(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()  # as in an export to ONNX
+    found = inspect(tmp_path / "model")
+    assert found.data["model"]["kind"] == "an exported detector" and found.findings == []
 
 
 def test_experiments_are_for_data_sets(original):
