@@ -86,11 +86,14 @@ def benchmark(
         progress: called with the number of measurements done and of all.
 
     Raises:
-        InputError: there is no model, a model or an image cannot be read, test-time augmentation is on, or a
-            number is out of range.
+        InputError: there is no model, a model or an image cannot be read, test-time augmentation is on, a
+            number is out of range, or sizes are given besides an image.
     """
     if not models:
         raise InputError("name at least one detector to measure")
+    if images is not None and sizes:
+        raise InputError("sizes are those of images of noise: leave them out, or the image")
+    models, sizes, batch_sizes = ([*dict.fromkeys(each)] for each in (models, sizes, batch_sizes))
     require_whole("the number of rounds", rounds, 1, 10_000)
     for batch_size in batch_sizes:
         require_whole("the batch size", batch_size, 1, LARGEST_BATCH)

@@ -216,8 +216,8 @@ def test_the_command_line_takes_an_exported_folder(exported, validation, tmp_pat
 
 
 def test_speeds_are_measured_side_by_side(exported, folder, tmp_path):
-    models = [folder, exported["onnx"]]
-    options = ["--sizes", 40, 60, 64, 64, "--batch-sizes", 2, "--rounds", 1]
+    models = [folder, exported["onnx"], folder]  # what is repeated is measured once
+    options = ["--sizes", 40, 60, 64, 64, 40, 60, "--batch-sizes", 2, "--rounds", 1]
     status, printed = call_cli("benchmark", *models, *options, "--json", tmp_path / "speed.json")
     assert status == 0 and "40 x 60" in printed
     timings = json.loads((tmp_path / "speed.json").read_text())["timings"]
@@ -227,6 +227,8 @@ def test_speeds_are_measured_side_by_side(exported, folder, tmp_path):
     assert all(0 < each["network"] and 0 < each["whole"] and each["objects"] > 0 for each in timings)
     with pytest.raises(InputError, match="name at least one detector"):
         benchmark.benchmark([])
+    with pytest.raises(InputError, match="sizes are those of images of noise: leave them out, or the image"):
+        benchmark.benchmark(models, images="photo.jpg", sizes=[(40, 60)])
 
 
 @pytest.mark.parametrize("format_", FORMATS)
