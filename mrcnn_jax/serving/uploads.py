@@ -108,11 +108,16 @@ async def _read_form(headers: Headers, body: bytes) -> Upload:
     except (MultiPartException, FormParserError, LookupError, ValueError) as error:
         reason = getattr(error, "message", None) or str(error)
         raise RequestError(422, f"the form cannot be read: {printable(reason)[:200]}") from None
-    for value in form.values():
-        if isinstance(value, UploadFile):
-            with value.file:
-                return Upload(printable(value.filename or "the image")[:100], value.file.read())
-    raise RequestError(422, "the form has no file: send the image as one, such as `curl -F image=@photo.jpg`")
+    file = next((value for value in form.values() if isinstance(value, UploadFile)), None)
+    if file is None:
+        message = "the form has no file: send the image as one, such as `curl -F image=@photo.jpg`"
+        raise RequestError(422, message)
+    with file.file:
+        if fields := [name for name, value in form.multi_items() if not isinstance(value, UploadFile)]:
+            shown = printable(fields[0])[:80]
+            message = "besides its file: parameters belong to the address, /predict?score_threshold=0.5"
+            raise RequestError(422, f"the form has a field {shown!r} {message}")
+        return Upload(printable(file.filename or "the image")[:100], file.file.read())
 
 
 def decode_upload(upload: Upload, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:

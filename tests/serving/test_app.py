@@ -73,6 +73,10 @@ def test_refusals_name_what_is_wrong(app):
     assert "it is truncated or damaged" in refusal(app, 422, "POST", "/predict", [PNG[:-20]])
     assert "is empty" in refusal(app, 422, "POST", "/predict")
     assert "the form has no file" in refusal(app, 422, "POST", "/predict", [form(PNG, filename="x=1")], FORM)
+    field = b'--limit\r\nContent-Disposition: form-data; name="score_threshold"\r\n\r\n0.9\r\n'
+    assert refusal(app, 422, "POST", "/predict", [field + form(PNG)], FORM) == (
+        "the form has a field 'score_threshold' besides its file: parameters belong to the address, "
+        "/predict?score_threshold=0.5")  # fmt: skip
     assert "the form cannot be read" in refusal(app, 422, "POST", "/predict", [b"no form"], FORM)
     assert "Missing boundary" in refusal(
         app, 422, "POST", "/predict", [PNG], {"Content-Type": "multipart/form-data"})  # fmt: skip
