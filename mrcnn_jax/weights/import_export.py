@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mrcnn_jax.atomic_io import require_writable, write_json
-from mrcnn_jax.checkpoint import CheckpointStore
+from mrcnn_jax.checkpoint import CheckpointStore, run_directory
 from mrcnn_jax.config import Experiment, ModelConfig, to_dict
 from mrcnn_jax.config.model import BASIC
 from mrcnn_jax.data import coco_classes
@@ -128,7 +128,7 @@ def check_out(out: Path) -> None:
     require_local(out, "the output")
     if (out / "checkpoints").exists():
         raise InputError(f"{out} already holds checkpoints: choose another directory")
-    if (out / TENSORS).exists() or (out / EXPORTED).exists():  # whose description would be replaced
+    if (out / TENSORS).exists() or (out / EXPORTED).exists():
         raise InputError(f"{out} already holds a shared or exported model: choose another directory")
     require_writable(out)
 
@@ -150,11 +150,11 @@ def save_imported(
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "experiment.json", to_dict(experiment))
-    record = {"file": Path(model.origin).name, "tensors": len(model.tensors), "missing": missing}
-    record |= provenance
+    record = {"file": Path(model.origin).name, "tensors": len(model.tensors), "missing": missing} | provenance
     if assumed := describe_assumptions(model, experiment):
         record["note"] = assumed
     write_json(out / RECORD_FILE, record)
+    (out / UNUSED_FILE).unlink(missing_ok=True)  # of another file, whose import has failed
     if unused:
         np.savez(out / UNUSED_FILE, **unused)
     state = {"params": variables.pop("params"), "model_state": variables}
@@ -171,9 +171,7 @@ def save_imported(
     return missing
 
 
-def _dataset_info(
-    model: ModelConfig, names: Sequence[str], known: DatasetInfo | None = None
-) -> DatasetInfo:
+def _dataset_info(model: ModelConfig, names: Sequence[str], known: DatasetInfo | None = None) -> DatasetInfo:
     """Returns the given names of the classes, or those that are known, or COCO's if there are as many."""
     count, num_keypoints = model.num_classes, model.keypoint.num_keypoints
     if names and len(names) != count:
@@ -202,7 +200,7 @@ def export_weights(target: str, directory: str | Path, file: str | Path) -> list
     Args:
         target: "torchvision", or "safetensors" with our names (``weights.own_file``), which
             ``import_weights`` takes.
-        directory: of a training run, or of imported weights.
+        directory: of a training run, perhaps in a bucket, or another model that ``load`` accepts.
         file: new, .pth, .pt, .safetensors or .npz; .safetensors for the target of that name.
 
     Returns:
@@ -221,7 +219,7 @@ def export_model(target: str, directory: str | Path, file: str | Path) -> tuple[
     if target not in TARGETS:
         raise InputError(f"weights can be exported to {' or '.join(TARGETS)}, not to {target!r}")
     _check_file(file, target)
-    directory, file = Path(locate(directory)), Path(file)
+    directory, file = locate(directory), Path(file)
     detector = load(require_weights(directory))
     if target == "safetensors":
         weights = Weights(detector.experiment, detector.info, jax.device_get(detector.variables))
@@ -233,9 +231,9 @@ def export_model(target: str, directory: str | Path, file: str | Path) -> tuple[
             f"torchvision has no model like that of {directory}: {', '.join(unsupported)}; the target "
             "safetensors takes any"
         )
-    unused = {}
-    if (directory / UNUSED_FILE).exists():
-        with np.load(directory / UNUSED_FILE) as arrays:
+    unused, beside = {}, run_directory(directory) / UNUSED_FILE
+    if beside.exists():
+        with beside.open("rb") as stream, np.load(stream) as arrays:
             unused = dict(arrays)
     param_map = torchvision.make_param_map(model)
     tensors = to_source(jax.tree.map(np.asarray, detector.variables), param_map, unused)

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from library_models import variable_shapes
 
+from mrcnn_jax import paths
 from mrcnn_jax.checkpoint import CheckpointStore, CheckpointWriteError
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, ModelConfig, read_experiment
 from mrcnn_jax.data import coco_classes
@@ -129,9 +130,20 @@ def test_a_failed_import_can_be_repeated(tmp_path, source, monkeypatch):
             save_imported(source, source.experiment, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"experiment.json", "import.json"}
     (tmp_path / ".checkpoints.part/0").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / "unused.npz").touch()  # of another file
     assert save_imported(source, source.experiment, tmp_path) == []
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
     assert read_checkpoint(tmp_path)[0] == source.experiment and len(list(tmp_path.iterdir())) == 3
+
+
+def test_weights_of_a_run_in_a_bucket_are_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_export, "require_weights", lambda directory: directory)
+    monkeypatch.setattr(paths, "_require_package", lambda bucket: None)
+    loaded = Mock(side_effect=InputError("loaded"))
+    monkeypatch.setattr(import_export, "load", loaded)
+    with pytest.raises(InputError, match="^loaded$"):
+        import_export.export_weights("safetensors", "gs://bucket/run", tmp_path / "out.safetensors")
+    loaded.assert_called_once_with("gs://bucket/run")
 
 
 @pytest.mark.parametrize(
