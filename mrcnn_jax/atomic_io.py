@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from etils import epath
 
 _CODES = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS
+_PART = ".folder.part"
+"""Name of what is being written in a folder that was there before."""
 DISK_ERRORS = {os.strerror(code): code for code in _CODES}
 """Errors of files that cannot be written, by their text."""
 
@@ -38,6 +41,54 @@ def replacing(path: str | PathLike) -> Iterator["epath.Path"]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder whose files are in a new or empty one when the block ends, else deleted.
+
+    Raises:
+        InputError: something was put there since ``require_new_folder``, or nothing can be written there.
+    """
+    place = folder.resolve()
+    # within an empty folder, which may be another disk, such as a volume of a container
+    partial = place / _PART if place.is_dir() else place.with_name(f".{place.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        with naming(folder):
+            partial.mkdir(parents=True)
+            yield partial
+        _move_into_place(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """Gives a folder its name; an empty folder of that name, perhaps the working directory, is filled."""
+    try:
+        if partial.parent == folder:
+            if not _is_empty(folder):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            for file in partial.iterdir():
+                file.rename(folder / file.name)
+        else:
+            partial.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"{folder} is not an empty folder any more: choose another one") from error
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Returns whether a folder holds nothing but what a process has left that was killed."""
+    return all(file.name == _PART for file in folder.iterdir())
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raises InputError unless ``new_folder`` can write a folder, because it is neither there nor empty."""
+    require_writable(folder)
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+        raise InputError(f"{folder} is not an empty folder: choose another one")
 
 
 @contextmanager

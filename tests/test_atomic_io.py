@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from example_records import THINGS, record
 
-from mrcnn_jax.atomic_io import naming, replacing, write_json
+from mrcnn_jax.atomic_io import naming, new_folder, replacing, require_new_folder, write_json
 from mrcnn_jax.data.dataset_writer import write_dataset
+from mrcnn_jax.errors import InputError
 
 
 def test_file_is_replaced_when_the_block_ends(tmp_path):
@@ -34,6 +35,23 @@ def test_earlier_file_remains_when_the_block_raises(tmp_path):
         raise KeyboardInterrupt
     assert json.loads(path.read_text()) == {"AP": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_new_folder_is_written_whole_or_not_at_all(tmp_path, exists):
+    folder = tmp_path / "out"
+    if exists:
+        (folder / ".folder.part/old").mkdir(parents=True)  # of a process that was killed
+    with pytest.raises(OSError, match="No space left on device: '.*out'"), new_folder(folder) as partial:
+        (partial / "half").touch()
+        raise OSError(28, "No space left on device")  # by a library that does not name the file
+    assert list(tmp_path.rglob("*")) == [folder] * exists
+    require_new_folder(folder)
+    with new_folder(folder) as partial:
+        (partial / "whole").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
+    with pytest.raises(InputError, match="out is not an empty folder: choose another one$"):
+        require_new_folder(folder)
 
 
 @contextmanager

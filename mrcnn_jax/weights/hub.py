@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mrcnn_jax.atomic_io import require_writable, write_text
+from mrcnn_jax.atomic_io import new_folder, require_new_folder, write_text
 from mrcnn_jax.errors import InputError, first_line, printable
 from mrcnn_jax.evaluation.coco_values import is_finite
 from mrcnn_jax.inference.detector import Detector, load, require_weights
@@ -92,9 +92,7 @@ def _check_shared(out: Path, licence: str) -> None:
             "the licence must be an identifier of letters, digits, dots, hyphens and underscores, such as "
             f"apache-2.0, not {licence!r}"
         )
-    require_writable(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder: choose another --out")
+    require_new_folder(out)
 
 
 def _write_shared(
@@ -103,8 +101,9 @@ def _write_shared(
     """Writes a detector and its model card."""
     experiment = folder.without_paths(detector.experiment)
     variables = jax.device_get(detector.variables)
-    folder.write_model_folder(out, folder.Weights(experiment, detector.info, variables))
-    write_text(out / "README.md", _model_card(detector, metrics, licence, model))
+    with new_folder(out) as partial:
+        folder.write_model_folder(partial, folder.Weights(experiment, detector.info, variables))
+        write_text(partial / "README.md", _model_card(detector, metrics, licence, model))
 
 
 def push(directory: str, model: str, *, out: Path, licence: str = "", private: bool = False) -> str:

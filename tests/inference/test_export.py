@@ -121,7 +121,7 @@ def test_an_export_goes_to_any_new_or_empty_folder(written, tmp_path, monkeypatc
 
 def test_an_empty_folder_may_be_another_disk_and_hold_what_a_killed_export_has_left(written, tmp_path):
     out = tmp_path / "volume"
-    (out / ".export.part/old").mkdir(parents=True)
+    (out / ".folder.part/old").mkdir(parents=True)
     written.append(lambda: outside.append([path.name for path in tmp_path.iterdir()]))
     outside: list[list[str]] = []
     mrcnn_jax.export("run", out)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_folder_holds_the_same_model(run, folder):
 def test_a_folder_is_fine_tuned_not_continued(folder):
     assert presets.stored_run(folder) is None
     experiment, name = presets.resolve(str(folder))
-    assert name == "model_tuned" and experiment.train.init_from == str(folder)
+    assert name == f"{folder.name}_tuned" and experiment.train.init_from == str(folder)
 
 
 def test_the_card_has_metrics_classes_and_an_example(folder):
@@ -169,10 +170,17 @@ def test_the_missing_package_is_named(run, monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_leaves_nothing_of_a_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "write_text", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left on device"):
+        hub.write_shared_model(str(run), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_are_found_before_work(run, folder, tmp_path):
     message = "mrcnn: give a name on the Hub, hf://owner/name, or a folder, --out DIR\n"
     assert call_cli("push", run) == (2, message)
-    with pytest.raises(InputError, match="is not an empty folder: choose another --out"):
+    with pytest.raises(InputError, match="is not an empty folder: choose another one$"):
         hub.write_shared_model(str(run), folder)
     for licence in ("no licence\n---\nx: y", "my licence", "-", "a:b"):
         with pytest.raises(InputError, match="the licence must be an identifier of letters, digits, dots, "):

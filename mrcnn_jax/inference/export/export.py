@@ -1,8 +1,6 @@
 """Exports a detector to a folder that runs without this package, and that ``load`` reads."""
 
-import errno
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mrcnn_jax.atomic_io import require_writable, write_json
+from mrcnn_jax.atomic_io import new_folder, require_new_folder, write_json
 from mrcnn_jax.config import to_dict
 from mrcnn_jax.config.validation import LARGEST_BATCH, require_whole
 from mrcnn_jax.errors import InputError
@@ -24,8 +22,6 @@ from mrcnn_jax.run_description import current_versions
 from mrcnn_jax.weights.folder import DATASET, EXPERIMENT, Weights, without_paths, write_model_folder
 
 FORMATS = ("stablehlo", "onnx")
-_PART = ".export.part"
-"""Folder of the files in an empty folder until all are written."""
 
 
 def export(
@@ -59,7 +55,6 @@ def export(
     """
     out = Path(out)
     _check_arguments(directory, out, format, batch_size)
-    place = out.resolve()
     detector = load(directory, settings, checkpoint=checkpoint)
     experiment = without_paths(detector.experiment)
     if is_augmented(experiment):
@@ -71,38 +66,10 @@ def export(
         experiment = replace(experiment, train=replace(experiment.train, dtype="float32"))
     else:
         experiment = replace(experiment, data=replace(experiment.data, padding_divisor=0))
-    # within an empty folder, which may be another disk, such as a volume of a container
-    partial = place / _PART if place.is_dir() else place.with_name(f".{place.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         weights = Weights(experiment, detector.info, jax.device_get(detector.variables))
         _write(partial, format, weights, batch_size)
-        _move_into_place(partial, place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """Gives a folder its name; an empty folder of that name, perhaps the working directory, is filled."""
-    try:
-        if partial.parent == out:
-            if not _is_empty(out):
-                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-            for file in partial.iterdir():
-                file.rename(out / file.name)
-        else:
-            partial.rename(out)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # something was put there since
-            raise InputError(f"{out} is not an empty folder any more: choose another one") from error
-        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def _is_empty(folder: Path) -> bool:
-    """Returns whether a folder holds nothing but what an export has left that was killed."""
-    return all(file.name == _PART for file in folder.iterdir())
 
 
 def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) -> None:
@@ -116,9 +83,7 @@ def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) ->
     if is_exported(directory):
         raise InputError(f"{directory} is exported already: export what it was made of")
     require_local(out, "the output")
-    require_writable(out)
-    if out.exists() and not (out.is_dir() and _is_empty(out)):
-        raise InputError(f"{out} is not an empty folder: choose another one")
+    require_new_folder(out)
 
 
 def _write(folder: Path, format: Format, weights: Weights, batch_size: int) -> None:
