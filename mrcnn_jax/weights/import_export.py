@@ -19,8 +19,8 @@ from mrcnn_jax.errors import InputError
 from mrcnn_jax.inference.detector import load, require_weights
 from mrcnn_jax.models.systems import init_variables, make_model
 from mrcnn_jax.paths import require_local
-from mrcnn_jax.structures import DatasetInfo
 from mrcnn_jax.weights import own_file, torchvision
+from mrcnn_jax.weights.class_names import dataset_info
 from mrcnn_jax.weights.folder import EXPORTED, TENSORS, Weights
 from mrcnn_jax.weights.identify import SourceModel, identify_model
 from mrcnn_jax.weights.locate import find_file, locate
@@ -77,6 +77,7 @@ def import_weights(
         InputError: the file cannot be read, is not a supported model, or does not fit it; nothing is written
             then.
     """
+    require_local(out, "the output")  # also against an empty name, which Path makes the working directory
     check_out(Path(out))
     found = read_source(file, source=source, key=key, config=Path(config) if config else None)
     experiment = change(found.model.experiment)
@@ -144,7 +145,7 @@ def save_imported(
     missing = check_tensors(model.tensors, param_map, template, model.origin, partial)
     info = coco_classes.unknown(0)
     if not model.is_backbone:
-        info = _dataset_info(experiment.model, classes, model.info)
+        info = dataset_info(experiment.model, classes, model.info)
     variables = to_jax(model.tensors, param_map)
     unused = model.unused | collect_unused_rows(model.tensors, param_map)
 
@@ -169,26 +170,6 @@ def save_imported(
     finally:
         shutil.rmtree(partial_checkpoints, ignore_errors=True)
     return missing
-
-
-def _dataset_info(model: ModelConfig, names: Sequence[str], known: DatasetInfo | None = None) -> DatasetInfo:
-    """Returns the given names of the classes, or those that are known, or COCO's if there are as many."""
-    count, num_keypoints = model.num_classes, model.keypoint.num_keypoints
-    if names and len(names) != count:
-        raise InputError(f"{len(names)} names of classes are given, but the model has {count} classes")
-    if known:
-        return known._replace(category_names=tuple(names)) if names else known
-    info = {80: coco_classes.COCO, 90: coco_classes.COCO_WITH_GAPS}.get(count, coco_classes.unknown(count))
-    if "keypoints" in model.tasks:
-        if count == 1 and num_keypoints == len(coco_classes.COCO_PERSON.keypoint_names):
-            info = coco_classes.COCO_PERSON
-        else:
-            info = info._replace(
-                keypoint_names=tuple(f"keypoint {index}" for index in range(1, num_keypoints + 1)),
-                keypoint_flip=tuple(range(num_keypoints)),
-                keypoint_classes=model.keypoint.classes,
-            )
-    return info._replace(category_names=tuple(names)) if names else info
 
 
 def export_weights(target: str, directory: str | Path, file: str | Path) -> list[str]:

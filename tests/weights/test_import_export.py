@@ -10,6 +10,7 @@ import pytest
 import tiny
 from library_models import variable_shapes
 
+import mrcnn_jax
 from mrcnn_jax import paths
 from mrcnn_jax.checkpoint import CheckpointStore, CheckpointWriteError
 from mrcnn_jax.config import BackboneConfig, BoxHeadConfig, KeypointHeadConfig, ModelConfig, read_experiment
@@ -157,6 +158,8 @@ def test_weights_of_a_run_in_a_bucket_are_exported(tmp_path, monkeypatch):
             rf"1 of the wrong shape: {SCORES} \[9, 16\] instead of \[4, 16\]",
         ),
         (lambda tensors: None, ("ant", "bee"), "2 names of classes are given, but the model has 3 classes"),
+        (lambda tensors: None, "ant", "names of the classes must be a sequence of texts, not 'ant'$"),
+        (lambda tensors: None, (1, 2, 3), r"the classes must be a sequence of texts, not \(1, 2, 3\)$"),
     ],
 )
 def test_nothing_is_written_if_something_does_not_fit(tmp_path, source, change, classes, reason):
@@ -184,6 +187,14 @@ def test_unknown_sources_and_configurations_are_refused(tmp_path, monkeypatch, s
     with pytest.raises(InputError, match=reason):
         import_weights("weights.npz", "out", source=source, config=config)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for function in (import_weights, mrcnn_jax.export):
+        with pytest.raises(InputError, match="^the output has an empty name"):
+            function("weights.npz", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_backbones_alone_take_no_configuration(tmp_path):

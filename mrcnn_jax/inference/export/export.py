@@ -53,6 +53,7 @@ def export(
         InputError: the detector cannot be expressed in the format, a package is missing, or the folder is not
             empty or cannot be written.
     """
+    require_local(out, "the output")  # also against an empty name, which Path makes the working directory
     out = Path(out)
     _check_arguments(directory, out, format, batch_size)
     detector = load(directory, settings, checkpoint=checkpoint)
@@ -82,7 +83,6 @@ def _check_arguments(directory: Any, out: Path, format: str, batch_size: int) ->
             raise InputError(f"ONNX takes one image at a time: leave the batch size {batch_size} out")
     if is_exported(directory):
         raise InputError(f"{directory} is exported already: export what it was made of")
-    require_local(out, "the output")
     require_new_folder(out)
 
 
