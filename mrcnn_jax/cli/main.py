@@ -111,7 +111,7 @@ def console() -> None:
     interruption = Interruption(ends_at_once=sys.argv[1:2] == ["train"])
     _prepare_process()
     with signals.receiving(interruption.receive, interruption.in_main_thread), fewer_collections():
-        status = _run()
+        status = _run(interruption)
         if status == KEYBOARD_INTERRUPT and interruption.received not in (None, signal.SIGINT):
             status = RETRY
         if status in (RETRY, KEYBOARD_INTERRUPT) and not _is_one_of_several():
@@ -134,7 +134,7 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _run() -> int:
+def _run(interruption: "Interruption") -> int:
     """Returns the exit status of the command, whatever it raises."""
     try:
         try:
@@ -156,6 +156,9 @@ def _run() -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
+        if interruption.received is not None:  # a library that is being imported raises its own
+            _complain("interrupted")
+            return KEYBOARD_INTERRUPT
         first = f"{type(error).__name__}: {error}".splitlines()[0]
         _complain(f"unexpected error, please report it: {first}; {TRACEBACK}=1 shows where it comes from")
         return FAILED

@@ -8,6 +8,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from mrcnn_jax import presets
 from mrcnn_jax.atomic_io import write_json
+from mrcnn_jax.cli import main as cli_main
 from mrcnn_jax.cli.main import Interruption, main
 from mrcnn_jax.cli.terminal import TolerantStream
 from mrcnn_jax.cli.train import Options, _resolve
@@ -343,6 +345,18 @@ def test_the_second_signal_ends_the_process(monkeypatch, kind):
     assert len(ended) == 1
     interruption.receive(kind)
     assert len(ended) == 2 and ended[1][0] == kind
+
+
+@quirk("Ctrl-C while a library is imported, which then raises an error of its own",
+       "the command ends as interrupted; without a signal the error is to be reported")  # fmt: skip
+def test_an_error_that_comes_of_a_signal(monkeypatch, capsys):
+    monkeypatch.setattr(cli_main, "main", Mock(side_effect=ImportError("while initializing the extension")))
+    interruption = Interruption(ends_at_once=False)
+    assert cli_main._run(interruption) == 1
+    assert capsys.readouterr().err.startswith("mrcnn: unexpected error, please report it: ImportError: while")
+    interruption.received = signal.SIGINT
+    assert cli_main._run(interruption) == 130
+    assert capsys.readouterr().err == "mrcnn: interrupted\n"
 
 
 @quirk("a run of slow steps",
