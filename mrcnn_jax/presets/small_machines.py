@@ -55,7 +55,9 @@ def demo() -> Experiment:
         data=DataConfig(
             short_edge=(128,), short_edge_test=128, long_edge=160, max_objects=8, mask_size=56, threads=2
         ),
-        train=replace(SHAPES_TRAIN, optimizer="muon", steps=480, decay_steps=(355, 435)),
+        train=replace(
+            SHAPES_TRAIN, optimizer="muon", learning_rate=0.004, steps=500, decay_steps=(370, 455)
+        ),
         evaluation=EvaluationConfig(images_per_device=8),
     )
 
