@@ -6,7 +6,7 @@ from mrcnn_jax.config.data import DataConfig
 from mrcnn_jax.config.evaluation import EvaluationConfig
 from mrcnn_jax.config.model import ModelConfig
 from mrcnn_jax.config.train import TrainConfig
-from mrcnn_jax.config.validation import require
+from mrcnn_jax.config.validation import check_fields, require
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
+        check_fields("experiment", self)
         pyramid, divisor = self.model.backbone.features == "fpn", self.data.padding_divisor
         require(not pyramid or divisor % 32 == 0,
                 "data.padding_divisor must be 0 or a multiple of 32 with model.backbone.features fpn, not "

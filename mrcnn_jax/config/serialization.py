@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from mrcnn_jax.config.experiment import Experiment
-from mrcnn_jax.config.validation import require
+from mrcnn_jax.config.validation import check_type, require
 from mrcnn_jax.errors import InputError
 from mrcnn_jax.paths import read_bytes
 
@@ -129,9 +129,7 @@ def _converter():
 
     def exactly(value: Any, kind: type) -> Any:
         # cattrs alone would convert 2.7 to the integer 2, and "false" to True
-        allowed = (int, float) if kind is float else kind
-        fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-        require(fits, f"must be {kind.__name__}, not {value!r}")
+        check_type("", value, kind)
         return kind(value)
 
     converter = cattrs.Converter(forbid_extra_keys=True)

@@ -64,8 +64,15 @@ def require_whole(name: str, value: Any, low: int, high: int) -> None:
             f"{name} must be a whole number from {low:,} to {high:,}, not {value!r:.50}")
 
 
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raises InputError unless a value is of a type; a whole number is a float too, and True is no number."""
+    allowed = (int, float) if kind is float else kind
+    fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+    require(fits, f"{name} must be {kind.__name__}, not {value!r:.60}".lstrip())
+
+
 def check_fields(owner: str, config: Any) -> None:
-    """Checks every field of a dataclass against the choices (``Literal``) and bounds of its type.
+    """Checks every field of a dataclass against its type: its choices (``Literal``), bounds and length.
 
     Args:
         owner: what the message puts before the field's name, such as "train".
@@ -75,22 +82,38 @@ def check_fields(owner: str, config: Any) -> None:
         InputError: a value is not allowed. The message names the field, the value and what is allowed.
     """
     for name, hint in _type_hints(type(config)).items():
-        given = getattr(config, name)
-        values, kind = (given,), hint
-        if get_origin(hint) is tuple:
-            values, kind = given, get_args(hint)[0]
-        elif type(None) in get_args(hint):  # None inherits the value of another field
-            values, kind = () if given is None else (given,), get_args(hint)[0]
-        choices = get_args(kind) if get_origin(kind) is Literal else None
-        bounds = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Bound)]
-        for value in values:
-            if choices is not None:
-                require(value in choices,
-                        f"{owner}.{name} must be one of {', '.join(choices)}, not {value!r}")
-            for bound in bounds:
-                require(bound.admits(value), f"{owner}.{name} {bound.text}, not {given!s:.60}")
-            limit, words = _LARGEST.get(type(value), (None, ""))
-            require(limit is None or abs(value) <= limit, f"{owner}.{name} {words}")
+        field, given = f"{owner}.{name}", getattr(config, name)
+        for value, kind in _values(field, given, hint):
+            _check_value(field, value, kind, given)
+
+
+def _values(field, given, hint):
+    """Returns the value of a field, or those of a tuple, each with its type."""
+    kinds = get_args(hint)
+    if get_origin(hint) is tuple:
+        require(isinstance(given, tuple), f"{field} must be a tuple, not {given!r:.60}")
+        if kinds[-1] is Ellipsis:
+            return [(value, kinds[0]) for value in given]
+        require(len(given) == len(kinds), f"{field} must have {len(kinds)} values, not {given!s:.60}")
+        return zip(given, kinds, strict=True)
+    if type(None) in kinds:  # None inherits the value of another field
+        return [] if given is None else [(given, kinds[0])]
+    return [(given, hint)]
+
+
+def _check_value(field, value, kind, given):
+    """Raises InputError, which names what was given, unless a value has its type and is within its bounds."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        require(value in choices, f"{field} must be one of {', '.join(choices)}, not {value!r}")
+        return
+    plain, *extras = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+    check_type(field, value, plain)
+    for bound in extras:
+        if not bound.admits(value):
+            raise InputError(f"{field} {bound.text}, not {given!s:.60}")
+    limit, words = _LARGEST.get(type(value), (None, ""))
+    require(limit is None or abs(value) <= limit, f"{field} {words}")
 
 
 @cache

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from mrcnn_jax.config import (
@@ -99,6 +100,33 @@ def test_values_out_of_bounds_are_rejected(kind, owner, rule, name, value):
     assert str(error.value) == f"{owner}.{name} {rule}, not {value}"
     with pytest.raises(InputError):
         dataclasses.replace(kind(), **{name: value})
+
+
+TYPES = [
+    (TrainConfig, "train", "steps", "100", "must be int, not '100'"),
+    (TrainConfig, "train", "steps", 100.0, "must be int, not 100.0"),
+    (TrainConfig, "train", "steps", np.int64(100), "must be int, not np.int64(100)"),
+    (TrainConfig, "train", "learning_rate", None, "must be float, not None"),
+    (TrainConfig, "train", "remat", "false", "must be bool, not 'false'"),
+    (TrainConfig, "train", "decay_steps", [10, 20], "must be a tuple, not [10, 20]"),
+    (DataConfig, "data", "short_edge", 800, "must be a tuple, not 800"),
+    (DataConfig, "data", "empty_share", "half", "must be float, not 'half'"),
+    (RoIConfig, "roi", "levels", (3,), "must have 2 values, not (3,)"),
+    (RPNConfig, "rpn", "anchor_sizes", [32, 64], "must be a tuple, not [32, 64]"),
+    (BackboneConfig, "backbone", "freeze_stages", True, "must be int, not True"),
+    (ModelConfig, "model", "num_classes", True, "must be int, not True"),
+    (ModelConfig, "model", "tasks", "boxes", "must be a tuple, not 'boxes'"),
+    (ModelConfig, "model", "pixel_mean", (1.0, 2.0), "must have 3 values, not (1.0, 2.0)"),
+    (ModelConfig, "model", "backbone", "resnet18", "must be BackboneConfig, not 'resnet18'"),
+    (Experiment, "experiment", "model", None, "must be ModelConfig, not None"),
+]
+
+
+@pytest.mark.parametrize("kind, owner, name, value, rule", TYPES)
+def test_values_of_other_types_are_rejected(kind, owner, name, value, rule):
+    with pytest.raises(InputError) as error:
+        kind(**{name: value})
+    assert str(error.value) == f"{owner}.{name} {rule}"
 
 
 AT_MOST = [
