@@ -2,12 +2,13 @@
 
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.boxes import at_least_float32
 from mrcnn_jax.ops.checks import check_shape
-from mrcnn_jax.typing import Array, Float, Int
+from mrcnn_jax.typing import Array, Int, Shaped
 
 
 def assign_levels(
-    boxes: Float[Array, "*n 4"],
+    boxes: Shaped[Array, "*n 4"],
     lowest: int = 2,
     highest: int = 5,
     canonical_size: float = 224.0,
@@ -17,7 +18,8 @@ def assign_levels(
     """Computes the pyramid level of each box, floor(canonical_level + log2(sqrt(area) / canonical_size)).
 
     Args:
-        boxes: (x1, y1, x2, y2) in image pixels; those without area or with NaN go to the lowest level.
+        boxes: (x1, y1, x2, y2) in image pixels, of any real type; those without area or with NaN go to the
+            lowest level.
         lowest: finest level; subtract it from the result for the ``levels`` of ``pool_rois``.
         highest: coarsest level.
         canonical_size: side, in pixels, of a square box on ``canonical_level``.
@@ -34,6 +36,7 @@ def assign_levels(
         Lin et al., "Feature pyramid networks for object detection", 2017, equation 1.
     """
     check_shape("boxes", boxes, "...", 4)
+    boxes = at_least_float32(boxes)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     area = jnp.maximum(width, 0) * jnp.maximum(height, 0)
     size = jnp.sqrt(jnp.where(area > 0, area, 0))  # NaN is 0

@@ -25,6 +25,13 @@ def test_levels_by_hand():
     np.testing.assert_array_equal(assign_levels(elongated), [4, 4])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+def test_levels_of_other_types_are_those_of_float32(dtype):
+    sides = [(300, 300), (224, 224), (223, 224), (112, 111)]  # areas of more than float16 or bfloat16 hold
+    boxes = jnp.asarray([[0, 0, *side] for side in sides], dtype)
+    np.testing.assert_array_equal(assign_levels(boxes), [4, 4, 3, 2])
+
+
 def test_boxes_without_area_are_on_the_lowest_level():
     boxes = [[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 2.0, 2.0], [0.0, 0.0, 900.0, 0.0], [500.0, 0.0, 0.0, 500.0]]
     np.testing.assert_array_equal(assign_levels(jnp.asarray(boxes)), [2, 2, 2, 2])
