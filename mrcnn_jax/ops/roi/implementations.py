@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.boxes import at_least_float32
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.manual_axes import vary_alike
 from mrcnn_jax.ops.roi import matmul, tuning
@@ -113,7 +114,7 @@ def pool_one_map(
     spatial_scale: float,
 ) -> Float[Array, "N PH PW c"]:
     """Pools RoIs, in image pixels, from the map of one image or of several; see ``roi_align``."""
-    features, boxes = jnp.asarray(features), jnp.asarray(boxes)
+    features, boxes = jnp.asarray(features), at_least_float32(boxes)
     if features.ndim == 4:
         check_shape("boxes", boxes, "N", 5, note="image, x1, y1, x2, y2 for features [B, H, W, C]")
         images, boxes = jnp.nan_to_num(boxes[:, 0]).astype(jnp.int32), boxes[:, 1:]

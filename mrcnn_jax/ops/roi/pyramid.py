@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.boxes import at_least_float32
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.roi.align import align_by_definition
 from mrcnn_jax.ops.roi.implementations import pool_pyramid
@@ -55,7 +56,7 @@ def pool_rois(
         R-CNN", 2017, section 3.
     """
     _check(pyramid, boxes, levels, strides)
-    boxes, levels = jnp.asarray(boxes), jnp.asarray(levels)
+    boxes, levels = at_least_float32(boxes), jnp.asarray(levels)
     spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size, box_gradient)
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
     batch, number = levels.shape

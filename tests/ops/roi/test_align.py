@@ -258,6 +258,14 @@ def test_unknown_options_are_refused(options, message):
         roi_align(GRID, jnp.zeros((1, 4)), **{"output_size": 7, **options})
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_boxes_of_half_precision_are_computed_in_float32(dtype):
+    """Samples of a long RoI lie at positions that the dtype cannot hold."""
+    features, boxes = jnp.arange(300.0).reshape(1, 300, 1), jnp.asarray([[128, 0, 256, 1]], dtype)
+    pooled = roi_align(features, boxes, (1, 7))
+    np.testing.assert_allclose(pooled[0, 0, :, 0], 127.5 + 128 / 7 * (np.arange(7) + 0.5), rtol=1e-6)
+
+
 @pytest.mark.parametrize("operation", [roi_align, roi_pool, roi_warp])
 @pytest.mark.parametrize(
     "features, boxes, message",
