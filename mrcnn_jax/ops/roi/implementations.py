@@ -90,6 +90,8 @@ def pool_pyramid(
     if implementation not in (*allowed, None):
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"implementation of this operation must be {names} or None, not {implementation!r}")
+    if not jnp.issubdtype(pyramid[0].dtype, jnp.floating):
+        raise ValueError(f"features must be floating point numbers, not {pyramid[0].dtype}")
     batch, channels = pyramid[0].shape[0], spec.channels(pyramid[0].shape[-1])
     if 0 in (levels.size, channels):
         return jnp.zeros((levels.size, *spec.output_size, channels), pyramid[0].dtype)

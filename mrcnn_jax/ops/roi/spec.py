@@ -1,6 +1,9 @@
 """Static description of a RoI operation, and the checks of its arguments."""
 
+from numbers import Integral
 from typing import NamedTuple
+
+import numpy as np
 
 OPERATIONS = ("align", "pool", "warp")
 
@@ -51,9 +54,10 @@ def make_spec(
         ValueError: for an unknown operation or reduction, a negative sampling ratio, or bins that are not
             positive.
     """
-    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(bins) != 2 or min(bins) < 1:
+    bins = tuple(output_size) if np.iterable(output_size) else (output_size, output_size)
+    if len(bins) != 2 or not all(isinstance(side, Integral) and side > 0 for side in bins):
         raise ValueError(f"output_size must be one or two positive numbers, not {output_size}")
+    bins = int(bins[0]), int(bins[1])  # of NumPy too
     if operation not in OPERATIONS:
         raise ValueError(f'operation must be "align", "pool" or "warp", not {operation!r}')
     if operation == "pool":
@@ -62,8 +66,9 @@ def make_spec(
         return PoolSpec("cells", bins)
     if reduction not in ("average", "max"):
         raise ValueError(f'reduction must be "average" or "max", not {reduction!r}')
-    if sampling_ratio < 0:
-        raise ValueError(f"sampling_ratio must be 0 (adaptive) or more, not {sampling_ratio}")
+    if not isinstance(sampling_ratio, Integral) or sampling_ratio < 0:
+        allowed = "0 (adaptive) or a positive whole number"
+        raise ValueError(f"sampling_ratio must be {allowed}, not {sampling_ratio}")
     is_warp = operation == "warp"
     half_pixel, box_gradient = half_pixel and not is_warp, box_gradient and is_warp
     return PoolSpec(reduction, bins, sampling_ratio, half_pixel, is_warp, box_gradient)

@@ -249,13 +249,21 @@ def test_other_boxes_do_not_recompile(reduction, samples):
     "options, message",
     [
         ({"reduction": "median"}, "reduction must be \"average\" or \"max\", not 'median'"),
-        ({"sampling_ratio": -1}, "sampling_ratio must be 0 .adaptive. or more, not -1"),
+        ({"sampling_ratio": -1}, "sampling_ratio must be 0 .adaptive. or a positive whole number, not -1"),
+        ({"sampling_ratio": 2.5}, "sampling_ratio must be .* or a positive whole number, not 2.5"),
         ({"output_size": 0}, "output_size must be one or two positive numbers, not 0"),
+        ({"output_size": 7.0}, "output_size must be one or two positive numbers, not 7.0"),
+        ({"features": np.zeros((5, 5, 1), np.uint8)}, "features must be floating point numbers, not uint8"),
     ],
 )
-def test_unknown_options_are_refused(options, message):
+def test_unknown_options_are_refused(without_type_checks, options, message):
     with pytest.raises(ValueError, match=message):
-        roi_align(GRID, jnp.zeros((1, 4)), **{"output_size": 7, **options})
+        roi_align(**{"features": GRID, "boxes": jnp.zeros((1, 4)), "output_size": 7, **options})
+
+
+@pytest.mark.parametrize("output_size", [np.int64(2), (np.int32(2), 2)])
+def test_numbers_of_numpy_are_sizes(without_type_checks, output_size):
+    assert roi_align(GRID, jnp.zeros((1, 4)), output_size).shape == (1, 2, 2, 1)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
