@@ -60,7 +60,7 @@ def pool_rois(
     spec = make_spec(operation, reduction, sampling_ratio, half_pixel, output_size, box_gradient)
     scales = 1.0 / jnp.asarray(strides, boxes.dtype)
     batch, number = levels.shape
-    levels = jnp.clip(levels, 0, len(pyramid) - 1)
+    levels = jnp.clip(levels, 0, len(pyramid) - 1).astype(jnp.int32)  # narrow types would overflow
     boxes = (boxes * scales[levels][..., None]).reshape(-1, 4)
     images = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), number)
     pyramid = tuple(map(jnp.asarray, pyramid))

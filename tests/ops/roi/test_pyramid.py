@@ -35,6 +35,15 @@ def test_pools_each_roi_from_its_level_and_image(operation, reduction, samples, 
         np.testing.assert_allclose(pooled[image, own], expected, atol=2e-5, rtol=0)
 
 
+def test_levels_of_narrow_integers():
+    """Of 70 images and 4 levels there are more pairs than int8 can count."""
+    pyramid = [jnp.full((70, 1, 1, 1), level, jnp.float32) for level in range(4)]
+    levels = np.arange(4, dtype=np.int8)[None].repeat(70, axis=0)
+    boxes = jnp.ones((70, 4, 4))
+    pooled = ops.pool_rois(pyramid, boxes, levels, (1,) * 4, 1, implementation="matmul")
+    np.testing.assert_array_equal(pooled[..., 0, 0, 0], levels)
+
+
 @pytest.mark.parametrize("operation, reduction, samples", [("align", "average", 2), ("pool", "max", 2)])
 def test_single_level_is_a_pyramid(operation, reduction, samples):
     pooled = pool_rois(PYRAMID[:1], BOXES, LEVELS * 0, STRIDES[:1], (3, 5), operation, reduction, samples)
