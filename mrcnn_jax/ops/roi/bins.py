@@ -132,7 +132,7 @@ class CellBins(NamedTuple):
 
     def cells(self, k: Int[Array, "n"], size: int) -> Int[Array, "n p size"]:
         """Block k of cells; past the end of a bin its last cell repeats, which leaves a maximum unchanged."""
-        cell = self.begin[..., None] + size * k[:, None, None] + jnp.arange(size)[None, None]
+        cell = self.begin[..., None] + size * k[:, None, None] + jnp.arange(size, dtype=jnp.int32)[None, None]
         return jnp.clip(cell, 0, jnp.maximum(self.end - 1, 0)[..., None])
 
 
@@ -164,7 +164,7 @@ def bins_of_rois(
     spec: PoolSpec, boxes: Float[Array, "n 4"], height: Int[Array, "n"], width: Int[Array, "n"]
 ) -> tuple[Bins, Bins]:
     """Returns the bins of whole RoIs along y and along x."""
-    return _bins(spec, boxes, height, width, jnp.arange(spec.output_size[0])[None])
+    return _bins(spec, boxes, height, width, jnp.arange(spec.output_size[0], dtype=jnp.int32)[None])
 
 
 def clip_coordinates(boxes: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -183,7 +183,7 @@ def round_to_cells(boxes: Float[Array, "*n 4"], gradient: bool = False) -> Float
 
 def _bins(spec, boxes, height, width, rows):
     boxes = clip_coordinates(boxes)
-    columns = jnp.arange(spec.output_size[1])[None]
+    columns = jnp.arange(spec.output_size[1], dtype=jnp.int32)[None]
     if spec.reduction == "cells":
         x1, y1, x2, y2 = jax.lax.round(boxes).astype(jnp.int32).T
         y = cell_ranges(y1, y2, height, rows, spec.output_size[0])

@@ -71,6 +71,14 @@ def test_first_of_equal_cells_in_different_blocks_gets_the_gradient():
     np.testing.assert_array_equal(np.argwhere(gradient), [[1, 9, 0]])
 
 
+def test_gradient_with_64_bits():
+    def total(image):
+        return roi_pool(image, np.zeros((1, 4)), 1).sum()
+
+    with jax.enable_x64(True):
+        assert jax.eval_shape(jax.grad(total), jnp.ones((2, 2, 1))).dtype == jnp.float64
+
+
 def test_boxes_get_no_gradient():
     assert not jax.grad(lambda boxes: roi_pool(IMAGE, boxes, (3, 5), 0.25).sum())(jnp.asarray(BOXES)).any()
 
