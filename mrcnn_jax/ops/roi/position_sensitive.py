@@ -5,9 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.boxes import at_least_float32
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.roi.align import align_by_definition
-from mrcnn_jax.ops.roi.bins import belongs, clip_coordinates, touched_cells
+from mrcnn_jax.ops.roi.bins import MAX_COORDINATE, belongs, clip_coordinates, touched_cells
 from mrcnn_jax.ops.roi.gather import accumulation_dtype
 from mrcnn_jax.ops.roi.implementations import pool_one_map
 from mrcnn_jax.ops.roi.spec import PoolSpec, make_spec
@@ -95,8 +96,9 @@ def ps_roi_pool(
     """
     if rounding not in ("pixels", "cells"):
         raise ValueError(f'rounding must be "pixels" or "cells", not {rounding!r}')
-    boxes = jax.lax.stop_gradient(jnp.asarray(boxes))
-    images, corners = boxes[:, :-4], clip_coordinates(boxes[:, -4:] * spatial_scale) / spatial_scale
+    boxes, limit = jax.lax.stop_gradient(at_least_float32(boxes)), MAX_COORDINATE / spatial_scale
+    # limited in pixels: scaled to cells and back, half a pixel would not always stay one
+    images, corners = boxes[:, :-4], jnp.clip(jnp.nan_to_num(boxes[:, -4:]), -limit, limit)
     if rounding == "pixels":
         ends = jnp.array([[0, 0, 1, 1]], corners.dtype)
         corners, shortest = (jax.lax.round(corners) + ends) * spatial_scale, 0.1

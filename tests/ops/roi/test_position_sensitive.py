@@ -50,6 +50,15 @@ def test_pool_equals_the_oracle(rounding):
     np.testing.assert_allclose(pooled, expected, atol=2e-6, rtol=0)
 
 
+def test_halves_of_pixels_are_rounded_up_at_any_scale():
+    """At a scale such as 0.7, a corner in cells and back in pixels is no longer at half a pixel."""
+    corners = np.arange(30, dtype=np.float32)[:, None]
+    boxes = corners + np.float32([0.5, 0.5, 4.5, 4.5])
+    maps = np.arange(30, dtype=np.float32).repeat(30).reshape(30, 30, 1, 1, 1)
+    pooled = ps_roi_pool(maps, boxes, 4, 0.7)
+    np.testing.assert_array_equal(pooled, ps_roi_pool(maps, boxes + np.float32(0.25), 4, 0.7))
+
+
 def test_align_is_roi_align_of_each_parts_map():
     pooled = ps_roi_align(MAPS, BOXES, (4, 6), 0.5)
     for p in range(4):
