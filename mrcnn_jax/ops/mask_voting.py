@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.ops.boxes import iou
+from mrcnn_jax.ops.boxes import at_least_float32, iou
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.ops.masks import crop_masks, masks_to_boxes
 from mrcnn_jax.typing import Array, Bool, Float, Int
@@ -50,11 +50,12 @@ def vote_masks(
     arrays = boxes, classes, valid, instance_boxes, instance_masks, instance_scores
     _check(*arrays)
     boxes, classes, valid, instance_boxes, instance_masks, instance_scores = map(jnp.asarray, arrays)
+    boxes, instance_boxes = at_least_float32(boxes), at_least_float32(instance_boxes)
     size = instance_masks.shape[-1]
     if 0 in (len(boxes), len(instance_boxes)):
         return jnp.zeros_like(boxes), jnp.zeros((len(boxes), size, size), boxes.dtype)
     similar = (iou(boxes, instance_boxes) >= similar_iou) & valid[:, None]
-    weights = jnp.where(similar, instance_scores.T[classes], 0)
+    weights = at_least_float32(jnp.where(similar, instance_scores.T[classes], 0))
     weights = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
 
     def vote(weights):

@@ -1,16 +1,19 @@
 """Masks: training targets of the mask branch, boxes around masks, overlaps."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.ops.boxes import at_least_float32
 from mrcnn_jax.ops.checks import check_shape
 from mrcnn_jax.typing import Array, Float, Shaped
 
 
 def crop_masks(
     masks: Shaped[Array, "N H W"],
-    mask_boxes: Float[Array, "N 4"],
-    boxes: Float[Array, "N 4"],
+    mask_boxes: Shaped[Array, "N 4"],
+    boxes: Shaped[Array, "N 4"],
     size: int,
     sampling_ratio: int = 2,
     half_pixel: bool = True,
@@ -25,8 +28,8 @@ def crop_masks(
     Args:
         masks: 0 to 1; mask n fills the rectangle mask_boxes[n] (the whole image, or the object's own box) and
             is 0 outside.
-        mask_boxes: in the same pixel frame as ``boxes``.
-        boxes: rectangles to crop.
+        mask_boxes: in the same pixel frame as ``boxes``, of any real type.
+        boxes: rectangles to crop, likewise.
         size: bins a side.
         sampling_ratio: samples per bin and axis; 0 takes ceil(cells of the box / bins) as the libraries do,
             at most as many as a box of twice the mask's size needs.
@@ -41,6 +44,7 @@ def crop_masks(
     check_shape("masks", masks, "N", "H", "W")
     check_shape("mask_boxes", mask_boxes, masks.shape[0], 4)
     check_shape("boxes", boxes, masks.shape[0], 4)
+    mask_boxes, boxes = at_least_float32(mask_boxes), at_least_float32(boxes)
     _, height, width = masks.shape
     mask_size = jnp.maximum(mask_boxes[:, 2:] - mask_boxes[:, :2], 1e-4)
     scale = jnp.asarray([[width, height]], boxes.dtype) / mask_size
@@ -80,7 +84,8 @@ def mask_iou(a: Shaped[Array, "N H W"], b: Shaped[Array, "M H W"]) -> Float[Arra
     """
     check_shape("a", a, "N", "H", "W")
     check_shape("b", b, "M", *a.shape[1:])
-    a, b = (jnp.asarray(masks).astype(bool).reshape(masks.shape[0], -1) for masks in (a, b))
+    pixels = math.prod(a.shape[1:])
+    a, b = (jnp.asarray(masks).astype(bool).reshape(len(masks), pixels) for masks in (a, b))
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     overlap = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - overlap

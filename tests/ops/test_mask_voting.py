@@ -117,6 +117,13 @@ def test_without_detections_or_instances(detections, instances):
     assert boxes.shape == (detections, 4) and masks.shape == (detections, 5, 5) and not boxes.any()
 
 
+def test_boxes_of_half_precision():
+    boxes, masks = jnp.asarray([[2, 2, 6, 8]], jnp.bfloat16), jnp.ones((1, 3, 3))
+    others = jnp.zeros(1, int), jnp.ones(1, bool)
+    found, voted = jax.eval_shape(ops.vote_masks, boxes, *others, boxes, masks, jnp.ones((1, 1)))
+    assert found.dtype == voted.dtype == jnp.float32
+
+
 def test_memory_does_not_grow_with_the_pairs():
     shape = jax.ShapeDtypeStruct
     detections = shape((100, 4), jnp.float32), shape((100,), jnp.int32), shape((100,), bool)

@@ -201,6 +201,19 @@ def test_any_finite_frame_and_box_gives_shares(sampling_ratio):
         assert np.isfinite(target).all() and target.min() >= 0 and target.max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["float64", "int64", "bfloat16"])
+def test_boxes_of_other_types_are_those_of_float32(dtype):
+    mask, frame, box = np.full((1, 4, 4), 0.5, np.float32), [[0, 0, 4, 4]], [[1, 1, 3, 3]]
+    to = np.asarray if dtype != "bfloat16" else jnp.asarray
+    targets = ops.crop_masks(mask, to(frame, dtype), to(box, dtype), 2)
+    assert targets.dtype == jnp.float32 and (targets == 0.5).all()
+
+
+def test_overlaps_without_masks():
+    assert ops.mask_iou(np.zeros((0, 4, 4)), np.ones((2, 4, 4))).shape == (0, 2)
+    assert ops.mask_iou(np.ones((2, 4, 4)), np.zeros((0, 4, 4))).shape == (2, 0)
+
+
 def test_no_objects():
     assert crop_masks(jnp.zeros((0, 6, 6)), jnp.zeros((0, 4)), jnp.zeros((0, 4)), 28).shape == (0, 28, 28)
 
