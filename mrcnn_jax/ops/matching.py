@@ -46,6 +46,7 @@ def match(
         Ren et al., "Faster R-CNN", 2015, section 3.1.2 (low-quality matches).
     """
     check_shape("valid", valid, "G")
+    valid = jnp.asarray(valid)
     if valid.size == 0:
         return jnp.zeros(num_candidates, jnp.int32), jnp.full(num_candidates, BACKGROUND)
 
@@ -73,6 +74,7 @@ def max_overlap(overlaps_of: OverlapsOf, num_candidates: int, valid: Bool[Array,
         ValueError: for slots in more than one dimension.
     """
     check_shape("valid", valid, "G")
+    valid = jnp.asarray(valid)
     if valid.size == 0:
         return jnp.zeros(num_candidates)
 

@@ -81,8 +81,8 @@ def masked_top_k(
     """
     check_shape("keep", keep, "N")
     check_shape("scores", scores, keep.shape[0])
-    size = min(k, scores.size)
-    _, index = jax.lax.top_k(jnp.where(keep, _finite(jnp.asarray(scores)), -jnp.inf), size)
+    keep, scores, size = jnp.asarray(keep), jnp.asarray(scores), min(k, scores.size)
+    _, index = jax.lax.top_k(jnp.where(keep, _finite(scores), -jnp.inf), size)
     index = jnp.pad(index, (0, k - size))
     return index, jnp.pad(keep[index[:size]], (0, k - size))
 

@@ -68,6 +68,13 @@ def test_overlap_equal_to_a_threshold_has_the_upper_label():
     assert labels.tolist() == [1, -1, -1, 0]
 
 
+def test_slots_of_numpy():
+    overlaps, valid = jnp.asarray([[0.2, 0.8], [0.9, 0.0]]), np.array([True, False])
+    index, labels = match(overlaps, valid, 0.5, 0.5)
+    assert index.tolist() == [0, 0] and labels.tolist() == [0, 1]
+    np.testing.assert_array_equal(ops.max_overlap(lambda slot: overlaps[slot], 2, valid), overlaps[0])
+
+
 def test_without_objects_everything_is_background():
     index, labels = match(jnp.full((3, 4), 0.9), jnp.zeros(3, bool), 0.7, 0.3, low_quality=True)
     assert labels.tolist() == [0] * 4 and index.tolist() == [0] * 4

@@ -89,3 +89,11 @@ def test_no_hard_examples():
     assert not hard_examples(jnp.ones(3), jnp.zeros(3, bool), 2)[1].any()
     with pytest.raises(ValueError, match="num_samples must be 1 or more, not 0"):
         hard_examples(jnp.zeros(3), jnp.ones(3, bool), 0)
+
+
+def test_constants_of_numpy_in_a_jitted_function():
+    labels = np.array([1, 0, -1])
+    index, positive, valid = jax.jit(lambda key: sample_labels(key, labels, 2, 0.5))(jax.random.key(0))
+    assert index.tolist() == [0, 1] and positive.tolist() == [True, False] and valid.all()
+    index, _ = jax.jit(lambda losses: hard_examples(losses, labels >= 0, 2))(jnp.asarray([1.0, 2.0, 3.0]))
+    assert index.tolist() == [1, 0]
