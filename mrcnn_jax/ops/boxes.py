@@ -127,6 +127,7 @@ def decode(
     """
     check_shape("deltas", deltas, "...", 4)
     check_shape("anchors", anchors, "...", 4)
+    deltas, anchors = jnp.asarray(deltas), jnp.asarray(anchors)
     deltas = deltas / _row(weights, deltas)
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre = anchor_centre + deltas[..., :2] * anchor_size
@@ -150,6 +151,7 @@ def clip(
         ValueError: for boxes of another shape.
     """
     check_shape("boxes", boxes, "...", 4)
+    boxes = jnp.asarray(boxes)
     limit = _row([jnp.asarray(side, boxes.dtype) for side in (width, height, width, height)], boxes)
     return jnp.clip(boxes, 0, limit)
 

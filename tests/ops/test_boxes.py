@@ -153,6 +153,12 @@ def test_clip_to_traced_sizes_per_image():
     np.testing.assert_array_equal(clipped, [[[0, 0, 20, 10]], [[40, 3, 40, 9]]])
 
 
+def test_boxes_of_float64():
+    anchors = np.array([[0.0, 0.0, 4.0, 8.0]])
+    np.testing.assert_array_equal(decode(np.zeros((1, 4)), anchors), anchors)
+    np.testing.assert_array_equal(clip(anchors, 5, 3), [[0, 0, 3, 5]])
+
+
 def test_nonempty_needs_both_sides(golden):
     boxes = jnp.asarray(
         [
