@@ -1,7 +1,7 @@
 """Anchors of the RPN. They are ordered by level, row, column, and cell anchor."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,9 +23,14 @@ def cell_anchors(
             even.
         stride: in pixels; only used for "sides".
 
+    Raises:
+        ValueError: for another rounding.
+
     References:
         Ren et al., "Faster R-CNN", 2015, section 3.1.1.
     """
+    if rounding not in get_args(Rounding):
+        raise ValueError(f'rounding must be "none", "corners" or "sides", not {rounding!r}')
     size = np.repeat(np.asarray(sizes, np.float64), len(ratios))
     ratio = np.tile(np.asarray(ratios, np.float64), len(sizes))
     if rounding == "sides":
@@ -77,11 +82,14 @@ def pyramid_anchors(
         offset: see ``grid_anchors``.
 
     Raises:
-        ValueError: for sizes, grids and strides of different numbers of levels.
+        ValueError: for sizes, grids and strides of different numbers of levels, or another rounding.
 
     References:
         Lin et al., "Feature pyramid networks for object detection", 2017, section 4.1.
     """
+    if not len(sizes) == len(grids) == len(strides):
+        given = f"{len(sizes)} sizes, {len(grids)} grids and {len(strides)} strides"
+        raise ValueError(f"each level must have sizes, a grid and a stride, not {given}")
     pairs = [tuple(np.broadcast_to(stride, 2).tolist()) for stride in strides]
     return [
         grid_anchors(

@@ -42,11 +42,13 @@ def soft_nms(
         is beyond the number of valid boxes.
 
     Raises:
-        ValueError: for boxes, scores, valid or groups of other shapes.
+        ValueError: for boxes, scores, valid or groups of other shapes, or another method.
 
     References:
         Bodla et al., "Soft-NMS: improving object detection with one line of code", ICCV 2017.
     """
+    if method not in ("linear", "gaussian"):
+        raise ValueError(f'method must be "linear" or "gaussian", not {method!r}')
     check_shape("boxes", boxes, "N", 4)
     for name, array in (("scores", scores), ("valid", valid), ("groups", groups)):
         if array is not None:

@@ -103,8 +103,13 @@ def test_pyramid_equals_detectron2(golden, size, kept):
 
 
 def test_fewer_strides_than_sizes_are_refused():
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match="^each level must have sizes, a grid and a stride, not 5 sizes, 5 "):
         pyramid_anchors(SIZES, RATIOS, [(1, 1)] * 5, STRIDES[:4])
+
+
+def test_other_roundings_are_refused(without_type_checks):
+    with pytest.raises(ValueError, match="rounding must be \"none\", \"corners\" or \"sides\", not 'corner'"):
+        cell_anchors([32], RATIOS, "corner")
 
 
 @pytest.mark.parametrize("rounding, offset", [("none", 0.0), ("corners", 0.0), ("sides", 0.5)])

@@ -69,3 +69,8 @@ def test_no_boxes_and_no_output():
 def test_wrong_shapes_are_refused_by_name(without_type_checks):
     with pytest.raises(ValueError, match="scores"):
         ops.soft_nms(jnp.zeros((3, 4)), jnp.zeros(4), 2)
+
+
+def test_other_methods_are_refused(without_type_checks):
+    with pytest.raises(ValueError, match="method must be \"linear\" or \"gaussian\", not 'gauss'"):
+        ops.soft_nms(jnp.zeros((2, 4)), jnp.zeros(2), 2, method="gauss")
