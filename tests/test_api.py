@@ -3,6 +3,7 @@ docs."""
 
 import doctest
 import inspect
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,16 @@ def test_names_of_models_are_documented(name):
     assert name in mrcnn_jax.models.__doc__
     with pytest.raises(AttributeError, match="module 'mrcnn_jax.models' has no attribute 'MaskRCN'"):
         mrcnn_jax.models.MaskRCN  # noqa: B018
+
+
+@pytest.mark.parametrize("package, page", [(mrcnn_jax, "api"), (mrcnn_jax.ops, "ops")])
+def test_functions_are_on_the_page_of_their_package(package, page):
+    listed = re.findall(r"^::: (\S+)", (REPOSITORY / f"docs/reference/{page}.md").read_text(), re.MULTILINE)
+    names = {place.rpartition(".")[2] for place in listed}
+    for name in package.__all__:
+        value = getattr(package, name)
+        if not inspect.ismodule(value) and name != "Experiment":  # whose fields are on a page of their own
+            assert name in names or inspect.unwrap(value).__module__ in listed, name
 
 
 def test_unknown_names_are_rejected():
