@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax import ops
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.config.validation import require
 from mrcnn_jax.models.detection import Candidates
 from mrcnn_jax.models.resnet import ResNet
 from mrcnn_jax.models.rpn import RPNHead, anchor_layout, select_proposals
@@ -39,6 +40,10 @@ class TwoStage(nn.Module):
 
     def setup(self):
         config, backbone = self.config, self.config.backbone
+        rule = "must be greater than 0 in a network; 0 takes the number from the data set of a training run"
+        require(not config.tasks or config.num_classes > 0, f"model.num_classes {rule}")
+        known = "keypoints" not in config.tasks or config.keypoint.num_keypoints > 0
+        require(known, f"model.keypoint.num_keypoints {rule}")
         if config.rpn.proposals_from:
             rpn_alone = replace(config, tasks=(), rpn=replace(config.rpn, proposals_from=""))
             self.proposer = type(self)(rpn_alone, self.dtype)
@@ -100,6 +105,8 @@ class TwoStage(nn.Module):
         """Computes the backbone's outputs. Images are normalised here, on the device; padding is then 0."""
         check_shape("images", images, "B", "H", "W", 3, note="RGB, channels last")
         check_shape("sizes", sizes, images.shape[0], 2)
+        if 0 in images.shape:
+            raise ValueError(f"images must hold a pixel of at least one image, not {list(images.shape)}")
         config, (_, height, width, _) = self.config, images.shape
         if config.channel_order == "bgr":
             images = images[..., ::-1]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mrcnn_jax.config import BackboneConfig, ModelConfig
+from mrcnn_jax.config import BackboneConfig, KeypointHeadConfig, ModelConfig
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.models import init_variables, make_model
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.resnet import ResNet
 
@@ -213,3 +215,24 @@ def test_frozen_stages_get_no_gradient_at_all(stages):
     for name, leaf in tiny.names_and_leaves(gradients["backbone"]).items():
         assert leaf.any() != name.startswith(tuple(f"['{stage}" for stage in frozen)), name
     assert all(leaf.any() for leaf in jax.tree.leaves(gradients["fpn"]))
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("num_classes", ModelConfig(num_classes=0)),
+        (
+            "keypoint.num_keypoints",
+            ModelConfig(tasks=("boxes", "keypoints"), keypoint=KeypointHeadConfig(num_keypoints=0)),
+        ),
+    ],
+)
+def test_numbers_left_to_the_data_set_are_refused(name, config):
+    with pytest.raises(InputError, match=f"^model.{name} must be greater than 0 in a network"):
+        init_variables(make_model(config), jax.random.key(0))
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match=r"images must hold a pixel of at least one image, not \[0, 64, "):
+        init = MaskRCNN(ModelConfig()).init_with_output
+        jax.eval_shape(init, jax.random.key(0), jnp.zeros((0, 64, 64, 3)), jnp.zeros((0, 2), int))
