@@ -7,6 +7,9 @@ import pytest
 from cli_inputs import table_rows
 from square_objects import INFO, detections, ground_truth
 
+from mrcnn_jax.errors import InputError
+from mrcnn_jax.evaluation.report.compare import compare_results
+
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 OBJECTS = (7, 3, 0, 0, 20), (9, 3, 0, 0, 20)
 
@@ -43,6 +46,13 @@ def test_entries_of_results_are_checked(rejected, content):
     Path("bad.json").write_text(json.dumps(content))
     message = rejected("compare", "all.json", "bad.json", "--truth", "truth.json")
     assert "bad.json must be a list of objects, but its entry 0 is" in message
+
+
+def test_an_unusable_entry_is_named_with_its_file():
+    entries = json.loads(Path("all.json").read_text())
+    Path("bad.json").write_text(json.dumps([entries[0] | {"bbox": [0, 0, "5", 5]}]))
+    with pytest.raises(InputError, match='^bad.json: results entry 0 .* "bbox"'):
+        compare_results("all.json", "bad.json", "truth.json", resamples=100)
 
 
 @pytest.mark.parametrize(

@@ -54,19 +54,20 @@ def compare_results(
     found: dict[str, dict[str, Any]] = {}
     for kind in _common_kinds(pair, ground_truth):
         limits = _limits(pair, kind)
-        sides = [_matches(ground_truth, each.entries, kind, limits, sigmas) for each in pair]
+        sides = [_matches(ground_truth, each, kind, limits, sigmas) for each in pair]
         found[kind] = compare(*sides, resamples, seed, _common_classes(pair, kind))
     return found
 
 
-def _matches(
-    truth: dict[str, Any], entries: list[dict[str, Any]], kind: Kind, limits: list[int], sigmas: Any
-) -> Matches:
+def _matches(truth: dict[str, Any], results: Results, kind: Kind, limits: list[int], sigmas: Any) -> Matches:
     found: list[Matches] = []
-    evaluate_coco(
-        truth, entries, [kind], limits, keypoint_sigmas=sigmas,
-        inspect=lambda _, evaluated: found.append(read_matches(evaluated)),
-    )  # fmt: skip
+    try:
+        evaluate_coco(
+            truth, results.entries, [kind], limits, keypoint_sigmas=sigmas,
+            inspect=lambda _, evaluated: found.append(read_matches(evaluated)),
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{results.path}: {error}") from error
     return found[0]
 
 
