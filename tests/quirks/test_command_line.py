@@ -224,7 +224,7 @@ def test_fine_tuning_needs_a_data_set(refused):
 @quirk("a smaller or larger `--train.steps`", "decays and warm-up follow, unless they are given too")
 def test_the_schedule_follows_the_number_of_steps():
     train = resolve("demo", "--train.steps", "90")[0].experiment.train
-    assert (train.decay_steps, train.warmup_steps) == ((66, 82), 18)
+    assert (train.decay_steps, train.warmup_steps) == ((67, 82), 18)
     train = resolve("demo", "--train.steps", "90", "--train.decay-steps", "80")[0].experiment.train
     assert (train.decay_steps, train.warmup_steps) == ((80,), 18)
 
