@@ -1,8 +1,8 @@
 """Muon: momentum whose matrices are replaced by the nearest orthogonal ones (Jordan et al., 2024).
 
 ``optax.contrib.muon`` multiplies the whole matrix in each Newton-Schulz iteration. Here the iterations stay
-in the small square matrix of its rows' products, and the matrix is multiplied once, in the end: 7.7 GFLOP
-instead of 18.6 for the layers of the demo.
+in the small square matrix of its rows' products, and the matrix is multiplied once, in the end: for M rows
+and N columns 4 M^2 N + 36 M^3 operations instead of 20 M^2 N + 10 M^3, of which 3x3 kernels have N = 9 M.
 
 References:
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
@@ -15,7 +15,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+
+from mrcnn_jax.typing import Array, Float
 
 MOMENTUM = 0.95
 ITERATIONS = 5
